@@ -1,0 +1,55 @@
+# The verbs of this repository. Bare `make` prints them.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export HOST PORT DATA_DIR MODEL LLAMA_SERVER
+
+.DEFAULT_GOAL := help
+.PHONY: help local local-reset check-config test lint check format tiny-model lock clean
+
+help: ## print this list
+	@echo "llm-serving-stack: a private replacement for the OpenAI API. Start here: make local"
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
+
+local: $(VENV)/.run ## start an engine and the API on this machine (PORT=, HOST=, MODEL=, DATA_DIR=)
+	@exec $(BIN)/python -m api_server local
+
+local-reset: ## remove what `make local` stored (DATA_DIR, default .local)
+	@sh scripts/local_reset.sh
+
+check-config: $(VENV)/.run ## check the environment and configs/stack.yaml, start nothing
+	@$(BIN)/python -m api_server check
+
+test: $(VENV)/.dev ## run every test, against a real engine (builds it the first time)
+	@$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev ## formatting, types, the arrows between rooms, YAML, shell
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/python scripts/check_arrows.py
+	@$(BIN)/yamllint -s .
+	@$(BIN)/shellcheck scripts/*.sh .ci/run
+
+check: lint test ## what CI runs: lint, then test
+
+format: $(VENV)/.dev ## format the code
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+tiny-model: ## train models/tiny anew (about 10 minutes on two cores) and print its evaluation
+	@sh scripts/tiny_model.sh
+
+lock: $(VENV)/.dev ## write the locked requirements anew from pyproject.toml
+	@sh scripts/lock.sh
+
+clean: ## remove the virtual environments and caches of this checkout
+	rm -rf .venv .venv-tiny .mypy_cache .ruff_cache .pytest_cache
+
+$(VENV)/.run: requirements.txt
+	@sh scripts/venv.sh "$(PYTHON)" $(VENV) requirements.txt
+	@touch $@
+
+$(VENV)/.dev: requirements.txt requirements-dev.txt
+	@sh scripts/venv.sh "$(PYTHON)" $(VENV) requirements-dev.txt
+	@touch $@ $(VENV)/.run

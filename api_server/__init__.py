@@ -1,0 +1,3 @@
+"""llm-serving-stack: a private replacement for the OpenAI API on your own machine."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,175 @@
+"""Every error the stack raises on purpose, in one tree. Imports no framework.
+
+    StackError
+    ├── ClientLeftError                 nobody waits for the answer any more; never sent to anyone
+    ├── SetupError                      the operator must change something; one sentence says what
+    │   └── ConfigurationError          a key or a value in a file or in the environment is wrong
+    └── ApiError                        a request cannot be answered; has a status and a code
+        ├── InvalidRequestError         400  invalid_request_error
+        │   └── ContextLengthError      400  context_length_exceeded
+        ├── ModelNotFoundError          404  model_not_found
+        ├── RouteNotFoundError          404  route_not_found
+        ├── MethodNotAllowedError       405  method_not_allowed
+        ├── BodyTimeoutError            408  request_timeout
+        ├── BodyTooLargeError           413  request_too_large
+        ├── InternalError               500  internal_error
+        ├── InferenceError              502  engine_error
+        │   └── TruncatedAnswerError    502  engine_truncated
+        ├── ResourceNotAvailableError   503  engine_unavailable
+        ├── ShuttingDownError           503  shutting_down
+        └── EngineTimeoutError          504  engine_timeout
+
+`ApiError.envelope()` is the one place that renders OpenAI's error envelope.
+"""
+
+import logging
+from collections.abc import Mapping
+from typing import ClassVar
+
+
+class StackError(Exception):
+    """The root of every error that this project raises on purpose."""
+
+
+class ClientLeftError(StackError):
+    """The client closed its connection before the answer was complete."""
+
+
+class SetupError(StackError):
+    """The stack cannot start or build; the message says what to do about it."""
+
+
+class ConfigurationError(SetupError):
+    """A configuration key or value is wrong; the message names it, its source and the remedy."""
+
+
+class ApiError(StackError):
+    """A request that cannot be answered: HTTP status, OpenAI error type and code, a sentence."""
+
+    status: ClassVar[int] = 500
+    type: ClassVar[str] = "server_error"
+    code: ClassVar[str] = "internal_error"
+    log_level: ClassVar[int] = logging.INFO
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        retry_after_seconds: int | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.headers = dict(headers or {})
+        if retry_after_seconds is not None:
+            self.headers["retry-after"] = str(retry_after_seconds)
+
+    def envelope(self) -> dict[str, dict[str, str | None]]:
+        """OpenAI's error envelope, `{"error": {message, type, param, code}}`."""
+        return {
+            "error": {
+                "message": self.message,
+                "type": self.type,
+                "param": self.param,
+                "code": self.code,
+            }
+        }
+
+
+class InvalidRequestError(ApiError):
+    """The request is malformed or asks for what cannot be; `param` names the field."""
+
+    status = 400
+    type = "invalid_request_error"
+    code = "invalid_request"
+
+
+class ContextLengthError(InvalidRequestError):
+    """The prompt does not fit into the model's context; the message has both numbers."""
+
+    code = "context_length_exceeded"
+
+
+class ModelNotFoundError(ApiError):
+    """No model of that name; the message lists those there are."""
+
+    status = 404
+    type = "invalid_request_error"
+    code = "model_not_found"
+
+
+class RouteNotFoundError(ApiError):
+    """No such route."""
+
+    status = 404
+    type = "invalid_request_error"
+    code = "route_not_found"
+
+
+class MethodNotAllowedError(ApiError):
+    """The route exists, but not for this method."""
+
+    status = 405
+    type = "invalid_request_error"
+    code = "method_not_allowed"
+
+
+class BodyTimeoutError(ApiError):
+    """The client began a body and did not finish it in time."""
+
+    status = 408
+    type = "invalid_request_error"
+    code = "request_timeout"
+
+
+class BodyTooLargeError(ApiError):
+    """The body is larger than the configured limit."""
+
+    status = 413
+    type = "invalid_request_error"
+    code = "request_too_large"
+
+
+class InternalError(ApiError):
+    """A defect of ours. The client gets a request id, the log gets the traceback."""
+
+    log_level = logging.ERROR
+
+
+class InferenceError(ApiError):
+    """The engine answered with an error or with something that is no answer."""
+
+    status = 502
+    code = "engine_error"
+    log_level = logging.WARNING
+
+
+class TruncatedAnswerError(InferenceError):
+    """The engine's stream ended before the answer was complete."""
+
+    code = "engine_truncated"
+
+
+class ResourceNotAvailableError(ApiError):
+    """No engine can take the request now."""
+
+    status = 503
+    code = "engine_unavailable"
+    log_level = logging.WARNING
+
+
+class ShuttingDownError(ApiError):
+    """The server is going down and ends what still runs."""
+
+    status = 503
+    code = "shutting_down"
+
+
+class EngineTimeoutError(ApiError):
+    """One of the time-outs of a request passed; the message says which."""
+
+    status = 504
+    code = "engine_timeout"
+    log_level = logging.WARNING

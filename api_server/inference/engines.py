@@ -1,0 +1,28 @@
+"""The engine table: what differs between the programs that serve models, one row each."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Engine:
+    """One kind of engine.
+
+    `health_path` answers 200 only when the model is loaded. `sampling` makes the engine's own
+    defaults those of OpenAI; a model's entry and then the request override it.
+    """
+
+    name: str
+    health_path: str
+    sampling: Mapping[str, float] = field(default_factory=dict)
+
+
+LLAMA_SERVER = Engine(
+    name="llama-server",
+    health_path="/health",
+    sampling={"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0},
+)
+OPENAI = Engine(name="openai", health_path="/v1/models")
+GATEWAY = Engine(name="llm-serving-stack", health_path="/health/live")
+
+ENGINES: Mapping[str, Engine] = {engine.name: engine for engine in (LLAMA_SERVER, OPENAI, GATEWAY)}

@@ -1,0 +1,1 @@
+"""One handler for each way of reaching a model."""

@@ -1,0 +1,302 @@
+"""Speaks to any engine with OpenAI's HTTP API: llama-server first of all.
+
+The one generation verb is a stream of events. Everything an engine or a socket can do wrong is
+translated here, once, into the error tree; no text of an engine reaches a client.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+
+from api_server.errors import (
+    ApiError,
+    ContextLengthError,
+    EngineTimeoutError,
+    InferenceError,
+    InvalidRequestError,
+    ResourceNotAvailableError,
+    TruncatedAnswerError,
+)
+from api_server.inference import sse
+from api_server.inference.catalogue import Model
+from api_server.inference.handlers.http1 import (
+    Connection,
+    EngineConnectionError,
+    EngineSilenceError,
+    Origin,
+    Pool,
+    render_request,
+)
+
+MAX_ERROR_BODY_BYTES = 64 * 1024
+PROBE_TIMEOUT_SECONDS = 1.0
+RETRY_AFTER_SECONDS = 2
+"""What a client is told while an engine is down: about what a restart of a small one takes."""
+
+log = logging.getLogger(__name__)
+
+
+class _EngineErrorBody(msgspec.Struct):
+    message: str = ""
+    type: str = ""
+    n_prompt_tokens: int | None = None
+    n_ctx: int | None = None
+
+
+class _EngineError(msgspec.Struct):
+    error: _EngineErrorBody
+
+
+def translate_error(status: int, body: bytes, retry_after: str | None = None) -> ApiError:
+    """What an engine's error means for a client. Pure; the engine's own text stays out."""
+    try:
+        error = msgspec.json.decode(body, type=_EngineError).error
+    except msgspec.DecodeError:
+        error = _EngineErrorBody()
+    if error.type == "exceed_context_size_error":
+        return ContextLengthError(
+            f"This model's context holds {error.n_ctx} tokens, and your prompt has "
+            f"{error.n_prompt_tokens}. Shorten the prompt.",
+            param="messages",
+        )
+    if status in (400, 422):
+        return InvalidRequestError(
+            "The model's engine refused a value in this request. Check the parameters beyond "
+            "model and messages (response_format, tools, grammar, ...); the gateway's log has "
+            "the engine's reason under this request's x-request-id."
+        )
+    if status in (429, 503):
+        seconds = int(retry_after) if retry_after and retry_after.isdecimal() else None
+        return ResourceNotAvailableError(
+            "The model is loading or its engine is busy. Try again shortly.",
+            retry_after_seconds=seconds or RETRY_AFTER_SECONDS,
+        )
+    return InferenceError("The model's engine failed to answer this request.")
+
+
+class EventStream:
+    """The events of one running generation, as blocks of whole events.
+
+    `first` is the block that opened the stream; `next_block` gives the others and `b""` once the
+    engine has said that it is done. Raises the error tree's classes, never a transport's.
+    """
+
+    def __init__(
+        self, connection: Connection, events: sse.EventBuffer, first: bytes, idle_seconds: float
+    ) -> None:
+        self.first = first
+        self._connection = connection
+        self._events = events
+        self._idle_seconds = idle_seconds
+        self._is_done = _is_done(first)
+
+    async def next_block(self) -> bytes:
+        """The next whole events; waits `idle_seconds` at most for each read."""
+        while not self._is_done:
+            data = await self._read()
+            if not data:
+                raise TruncatedAnswerError(
+                    "The engine ended its answer before it was complete. What you received is cut."
+                )
+            block = _feed(self._events, data)
+            if block:
+                _raise_if_error(block)
+                self._is_done = _is_done(block)
+                return block
+        await self._finish()
+        return b""
+
+    async def _read(self) -> bytes:
+        try:
+            return await self._connection.read(self._idle_seconds)
+        except EngineSilenceError as exc:
+            raise EngineTimeoutError(
+                f"The engine sent nothing for {self._idle_seconds:g} s. What you received is cut."
+            ) from exc
+        except EngineConnectionError as exc:
+            raise TruncatedAnswerError(
+                "The engine broke off before its answer was complete. What you received is cut."
+            ) from exc
+
+    async def _finish(self) -> None:
+        """Read the end of the HTTP body, so that the connection can be used again."""
+        try:
+            await self._connection.read(0.05)
+        except (EngineSilenceError, EngineConnectionError):
+            log.debug("engine did not end its response after [DONE]; connection dropped")
+
+
+def _is_done(block: bytes) -> bool:
+    return sse.DONE in block[-64:] and any(data == sse.DONE for data in sse.payloads(block))
+
+
+def _raise_if_error(block: bytes) -> None:
+    """An engine that fails inside a stream says so in an event."""
+    if b'"error"' not in block:
+        return
+    for data in sse.payloads(block):
+        if data.startswith(b'{"error"'):
+            log.warning(
+                "engine failed inside a stream",
+                extra={"engine_reason": data[:500].decode("utf-8", "replace")},
+            )
+            raise translate_error(500, data)
+
+
+def _feed(events: sse.EventBuffer, data: bytes) -> bytes:
+    try:
+        return events.feed(data)
+    except sse.EventTooLargeError as exc:
+        raise InferenceError("The engine sent an event beyond all bounds.") from exc
+
+
+class OpenAICompatibleHandler:
+    """Reaches one model over HTTP. `aclose` drops its idle connections."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self._pool = Pool(
+            Origin.parse(model.replicas[0]),
+            connect_timeout_seconds=model.timeouts.connect_seconds,
+        )
+        self._headers = {"content-type": "application/json", "accept": "text/event-stream"}
+        if model.api_key:
+            self._headers["authorization"] = f"Bearer {model.api_key}"
+
+    @asynccontextmanager
+    async def open_stream(
+        self, path: str, body: bytes, request_id: str
+    ) -> AsyncIterator[EventStream]:
+        """Start a generation and wait for its first event.
+
+        Leaving the context before the stream is over closes the connection, which is how an
+        engine learns that nobody waits any more. `request_id` must be free of line breaks.
+        """
+        headers = self._headers | {"x-request-id": request_id}
+        request = render_request("POST", self._pool.origin, path, headers, body)
+        deadline = asyncio.get_running_loop().time() + self.model.timeouts.first_token_seconds
+        connection = await self._exchange(request, deadline)
+        try:
+            if connection.status != 200:
+                raise await self._error(connection)
+            events = sse.EventBuffer()
+            first = await self._first_block(connection, events, deadline)
+            yield EventStream(connection, events, first, self.model.timeouts.idle_seconds)
+        finally:
+            self._pool.release(connection)
+
+    async def is_ready(self) -> bool:
+        """Whether the engine says that it could serve a token now. Never raises, 1 s at most."""
+        try:
+            status, _ = await self._get(self.model.engine.health_path)
+        except ApiError:
+            return False
+        return status == 200
+
+    async def get_json(self, path: str) -> dict[str, Any]:
+        """What the engine tells of itself under a path such as `/props`."""
+        status, body = await self._get(path)
+        try:
+            answer: dict[str, Any] = msgspec.json.decode(body, type=dict)
+        except msgspec.DecodeError as exc:
+            raise InferenceError(f"The engine's {path} is not a JSON object.") from exc
+        if status != 200:
+            raise InferenceError(f"The engine answered {path} with HTTP {status}.")
+        return answer
+
+    async def aclose(self) -> None:
+        self._pool.close()
+
+    async def _get(self, path: str) -> tuple[int, bytes]:
+        """A small request on a connection of its own: status and body, within a second."""
+        request = render_request("GET", self._pool.origin, path, self._headers, b"")
+        try:
+            async with asyncio.timeout(PROBE_TIMEOUT_SECONDS):
+                connection, _ = await self._pool.acquire(fresh=True)
+                try:
+                    connection.send(request)
+                    await connection.headers(PROBE_TIMEOUT_SECONDS)
+                    body = b""
+                    while data := await connection.read(PROBE_TIMEOUT_SECONDS):
+                        body += data
+                    return connection.status, body
+                finally:
+                    connection.abort()
+        except (TimeoutError, EngineSilenceError) as exc:
+            raise EngineTimeoutError(f"The engine did not answer {path} in time.") from exc
+        except EngineConnectionError as exc:
+            raise _connection_failure(exc) from exc
+
+    async def _exchange(self, request: bytes, deadline: float) -> Connection:
+        """Send a request and wait for headers; a kept connection that proves dead is replaced."""
+        fresh = False
+        while True:
+            connection: Connection | None = None
+            was_used = False
+            try:
+                connection, was_used = await self._pool.acquire(fresh=fresh)
+                connection.send(request)
+                await connection.headers(deadline - asyncio.get_running_loop().time())
+                return connection
+            except EngineConnectionError as exc:
+                if was_used and connection is not None and not connection.received_bytes:
+                    fresh = True
+                    continue
+                raise _connection_failure(exc) from exc
+            except EngineSilenceError as exc:
+                raise self._no_first_token() from exc
+            finally:
+                if connection is not None and not connection.status:
+                    connection.abort()
+
+    async def _first_block(
+        self, connection: Connection, events: sse.EventBuffer, deadline: float
+    ) -> bytes:
+        loop = asyncio.get_running_loop()
+        try:
+            while data := await connection.read(deadline - loop.time()):
+                block = _feed(events, data)
+                if any(True for _ in sse.payloads(block)):
+                    _raise_if_error(block)
+                    return block
+        except EngineSilenceError as exc:
+            raise self._no_first_token() from exc
+        except EngineConnectionError as exc:
+            raise _connection_failure(exc) from exc
+        raise InferenceError("The model's engine answered without a single event.")
+
+    def _no_first_token(self) -> EngineTimeoutError:
+        seconds = self.model.timeouts.first_token_seconds
+        return EngineTimeoutError(f"The engine produced no first token within {seconds:g} s.")
+
+    async def _error(self, connection: Connection) -> ApiError:
+        body = b""
+        try:
+            while len(body) < MAX_ERROR_BODY_BYTES:
+                data = await connection.read(self.model.timeouts.idle_seconds)
+                if not data:
+                    break
+                body += data
+        except (EngineConnectionError, EngineSilenceError):
+            log.debug("engine's error body is incomplete")
+        log.warning(
+            "engine answered with an error",
+            extra={"model": self.model.id, "engine_status": connection.status}
+            | {"engine_reason": body[:500].decode("utf-8", "replace")},
+        )
+        return translate_error(
+            connection.status, body, connection.response_headers.get("retry-after")
+        )
+
+
+def _connection_failure(exc: EngineConnectionError) -> ApiError:
+    if exc.sent:
+        return InferenceError("The model's engine closed the connection before it answered.")
+    return ResourceNotAvailableError(
+        "The model's engine cannot be reached; it may be starting. Try again shortly.",
+        retry_after_seconds=RETRY_AFTER_SECONDS,
+    )

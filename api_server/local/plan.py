@@ -1,0 +1,100 @@
+"""Decides how an engine is started: slots, context, memory, flags. Pure functions of values."""
+
+import string
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from api_server.errors import SetupError
+from api_server.local.gguf import GgufHead
+
+COMPUTE_BYTES = 300 * 1024 * 1024
+"""An allowance for the engine's buffers, beside weights and caches; on the careful side."""
+
+PROMPT_CACHE_MIB = 256
+GIB = 1024**3
+
+
+@dataclass(frozen=True)
+class EnginePlan:
+    """How one llama-server is started. `context_tokens` is what each slot gets."""
+
+    model_id: str
+    model_path: Path
+    port: int
+    slots: int
+    context_tokens: int
+    threads: int
+
+    def flags(self) -> list[str]:
+        """The command line after the binary. `-c` is the total over all slots."""
+        return [
+            *("--model", str(self.model_path)),
+            *("--alias", self.model_id),
+            *("--host", "127.0.0.1"),
+            *("--port", str(self.port)),
+            *("--parallel", str(self.slots)),
+            *("--ctx-size", str(self.slots * self.context_tokens)),
+            *("--threads", str(self.threads)),
+            *("--cache-ram", str(PROMPT_CACHE_MIB)),
+            "--jinja",
+            "--metrics",
+            "--slots",
+            "--no-webui",
+        ]
+
+
+def flag_names(flags: Sequence[str]) -> list[str]:
+    """The flags without their values: what a foreign binary must understand."""
+    return [flag for flag in flags if flag.startswith("--")]
+
+
+def context_per_slot(head: GgufHead, wanted_tokens: int) -> int:
+    """No more than the model was trained on."""
+    return min(wanted_tokens, head.context_tokens)
+
+
+def thread_count(wanted: int, cores: int) -> int:
+    """0 means one less than the cores: with all of them llama.cpp's barriers collapse."""
+    return wanted or max(1, cores - 1)
+
+
+def needed_bytes(head: GgufHead, slots: int, context_tokens: int) -> int:
+    """Weights, KV cache in 16 bits, prompt cache and buffers."""
+    kv_bytes = head.kv_bytes_per_token * slots * context_tokens
+    return head.file_bytes + kv_bytes + PROMPT_CACHE_MIB * 1024 * 1024 + COMPUTE_BYTES
+
+
+def check_memory(head: GgufHead, slots: int, context_tokens: int, available_bytes: int) -> None:
+    """Raises `SetupError` with the numbers when the model would not fit."""
+    needed = needed_bytes(head, slots, context_tokens)
+    if needed > available_bytes:
+        raise SetupError(
+            f"{head.path.name} needs about {needed / GIB:.1f} GiB of memory "
+            f"({head.file_bytes / GIB:.1f} weights, the rest for {slots} slots of "
+            f"{context_tokens} tokens), and {available_bytes / GIB:.1f} GiB are free. Take a "
+            "smaller model, or lower local.slots or local.context_tokens in configs/stack.yaml."
+        )
+
+
+def model_id_of(path: Path) -> str:
+    """The name clients use for a file: its stem in lower case, without odd characters."""
+    stem = path.stem.lower()
+    kept = string.ascii_lowercase + string.digits + "._-"
+    cleaned = "".join(char if char in kept else "-" for char in stem)
+    return cleaned.strip("-._")[:100] or "model"
+
+
+def restart_delay_seconds(crashes: int) -> float:
+    """0.5, 1, 2, ... 30 s before the next start of a child that keeps dying."""
+    return float(min(30.0, 0.5 * 2 ** max(0, crashes - 1)))
+
+
+def available_memory_bytes(meminfo: str, cgroup_limit: str, cgroup_used: str) -> int:
+    """What may still be used, from /proc/meminfo and the control group's two files ("" if none)."""
+    available = next(
+        int(line.split()[1]) * 1024 for line in meminfo.splitlines() if "MemAvailable" in line
+    )
+    if cgroup_limit.strip().isdigit() and cgroup_used.strip().isdigit():
+        available = min(available, int(cgroup_limit) - int(cgroup_used))
+    return available

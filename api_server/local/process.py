@@ -1,0 +1,123 @@
+"""Child processes: started in a session of their own, tied to our life, stopped for certain."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+_TETHER = Path(__file__).with_name("tether.py")
+SECOND_TERM_SECONDS = 1.0
+MAX_LOG_BYTES = 20 * 1024 * 1024
+
+
+def tether_command(argv: Sequence[str]) -> list[str]:
+    """The command that runs `argv` so that it dies with this process."""
+    return [sys.executable, "-S", "-I", str(_TETHER), str(os.getpid()), *argv]
+
+
+@dataclass(frozen=True)
+class Command:
+    """What to run. Standard output and error go to the end of `log_path`."""
+
+    name: str
+    argv: Sequence[str]
+    environment: Mapping[str, str]
+    log_path: Path
+
+
+class Child:
+    """One running child process."""
+
+    def __init__(self, command: Command, process: asyncio.subprocess.Process) -> None:
+        self._command = command
+        self._process = process
+
+    @classmethod
+    async def start(cls, command: Command) -> "Child":
+        """Start it. A log that has grown large is moved aside first."""
+        path = command.log_path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and path.stat().st_size > MAX_LOG_BYTES:
+            path.replace(path.with_suffix(".log.1"))
+        with path.open("ab") as log:
+            process = await asyncio.create_subprocess_exec(
+                *tether_command(command.argv),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=dict(command.environment),
+                start_new_session=True,
+            )
+        return cls(command, process)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.returncode
+
+    async def wait(self) -> int:
+        return await self._process.wait()
+
+    async def stop(self, grace_seconds: float) -> None:
+        """TERM, after the grace TERM again, then KILL. llama-server needs the second one."""
+        for signal_, seconds in (
+            (signal.SIGTERM, grace_seconds),
+            (signal.SIGTERM, SECOND_TERM_SECONDS),
+        ):
+            self._send(signal_)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._process.wait()
+                    return
+        await self.kill()
+
+    async def kill(self) -> None:
+        """KILL, and wait until it is gone."""
+        self._send(signal.SIGKILL)
+        await self._process.wait()
+
+    def _send(self, signal_: signal.Signals) -> None:
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal_)
+
+
+def last_lines(path: Path, count: int = 5) -> str:
+    """The end of a log, for a person who has to find out why a child died."""
+    with contextlib.suppress(OSError):
+        with path.open("rb") as log:
+            log.seek(max(0, path.stat().st_size - 8192))
+            text = log.read().decode("utf-8", "replace")
+        return "\n".join(line for line in text.splitlines()[-count:])
+    return ""
+
+
+def is_port_free(host: str, port: int) -> bool:
+    """Whether a server could listen there now. Raises `OSError` for an unknown host."""
+    family, type_, protocol, _, address = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    with socket.socket(family, type_, protocol) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(address)
+            probe.listen(1)
+        except OSError:
+            return False
+        return True
+
+
+def free_port() -> int:
+    """A port of the loopback interface that is free now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -1,0 +1,267 @@
+"""What `make local` does, step by step: check, build, start, watch, stop."""
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import secrets
+import signal
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import yaml
+
+from api_server.errors import ApiError, SetupError
+from api_server.inference.catalogue import Model
+from api_server.inference.engines import GATEWAY, LLAMA_SERVER
+from api_server.inference.handlers.openai_compatible import OpenAICompatibleHandler
+from api_server.local import plan as planning
+from api_server.local.engine_binary import find_engine
+from api_server.local.gguf import GgufHead, read_head
+from api_server.local.plan import EnginePlan
+from api_server.local.process import Command, free_port, is_port_free
+from api_server.local.supervisor import Supervisor, Watch
+from api_server.local.terminal import Say
+from api_server.settings import REPOSITORY, Settings, inherited_environment
+
+ENGINE_STOP_SECONDS = 1.0
+GATEWAY_STOP_SECONDS = 3.0
+GATEWAY_START_SECONDS = 30.0
+TINY_MODEL = REPOSITORY / "models/tiny/tiny-q8_0.gguf"
+
+
+async def run_local(settings: Settings, say: Say) -> None:
+    """Bring the stack up and keep it up until the task is cancelled. Leaves no process behind."""
+    environment = settings.environment
+    data_dir = environment.data_dir.resolve()
+    with _locked(data_dir):
+        _check_port(environment.host, environment.port)
+        head, plan = _plan(settings)
+        binary = await find_engine(
+            explicit=environment.llama_server,
+            cache_home=environment.cache_home,
+            say=say,
+            flags=planning.flag_names(plan.flags()),
+        )
+        _check_port(environment.host, environment.port)
+        say.line(f"starting {head.name} ({plan.slots} slots of {plan.context_tokens} tokens)")
+        key = secrets.token_urlsafe(24)
+        async with (
+            _running(_engine(settings, plan, binary, key, data_dir, say)) as engine,
+            _running(_gateway(settings, plan, key, data_dir, say)) as gateway,
+            asyncio.TaskGroup() as tasks,
+        ):
+            tasks.create_task(engine.keep_up())
+            tasks.create_task(gateway.keep_up())
+            say.line(_banner(settings, plan.model_id, data_dir))
+
+
+def stop_on_signals(task: "asyncio.Task[None]") -> None:
+    """The first Ctrl-C (or TERM, or a closed terminal) stops in order, a second one in haste."""
+    loop = asyncio.get_running_loop()
+    for signal_ in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(signal_, task.cancel)
+
+
+@contextlib.contextmanager
+def _locked(data_dir: Path) -> Iterator[None]:
+    """One stack for one data directory."""
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        lock = (data_dir / "lock").open("a+")
+    except OSError as exc:
+        raise SetupError(
+            f"The data directory {data_dir} cannot be written ({exc.strerror}). "
+            "Choose another: make local DATA_DIR=..."
+        ) from exc
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as exc:
+            lock.seek(0)
+            raise SetupError(
+                f"Another `make local` (process {lock.read().strip() or 'unknown'}) uses "
+                f"{data_dir}. Stop it, or run beside it: make local DATA_DIR=.local2 PORT=8001"
+            ) from exc
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+def _check_port(host: str, port: int) -> None:
+    try:
+        is_free = is_port_free(host, port)
+    except OSError as exc:
+        raise SetupError(f"HOST {host} is no address of this machine ({exc.strerror}).") from exc
+    if not is_free:
+        raise SetupError(
+            f"Port {port} on {host} is taken. Stop the program that listens there, or choose "
+            f"another: make local PORT={port + 1 if port < 65535 else 8000}"
+        )
+
+
+def _plan(settings: Settings) -> tuple[GgufHead, EnginePlan]:
+    local = settings.stack.local
+    path = (settings.environment.model or _from_repository(local.model)).expanduser().resolve()
+    head = read_head(path)
+    context_tokens = planning.context_per_slot(head, local.context_tokens)
+    planning.check_memory(head, local.slots, context_tokens, _available_memory())
+    return head, EnginePlan(
+        model_id="tiny" if path == TINY_MODEL else planning.model_id_of(path),
+        model_path=path,
+        port=free_port(),
+        slots=local.slots,
+        context_tokens=context_tokens,
+        threads=planning.thread_count(local.threads, len(os.sched_getaffinity(0))),
+    )
+
+
+def _from_repository(path: Path) -> Path:
+    return path if path.is_absolute() else REPOSITORY / path
+
+
+def _available_memory() -> int:
+    def read(path: str) -> str:
+        with contextlib.suppress(OSError):
+            return Path(path).read_text()
+        return ""
+
+    return planning.available_memory_bytes(
+        read("/proc/meminfo"),
+        read("/sys/fs/cgroup/memory.max"),
+        read("/sys/fs/cgroup/memory.current"),
+    )
+
+
+@asynccontextmanager
+async def _running(supervisor: Supervisor) -> AsyncIterator[Supervisor]:
+    """Start a child and stop it at the end; a second cancellation meanwhile kills it."""
+    try:
+        await supervisor.start()
+        yield supervisor
+    finally:
+        try:
+            await supervisor.stop()
+        except asyncio.CancelledError:
+            await supervisor.kill()
+            raise
+
+
+def _engine(
+    settings: Settings, plan: EnginePlan, binary: Path, key: str, data_dir: Path, say: Say
+) -> Supervisor:
+    handler = OpenAICompatibleHandler(
+        Model(
+            id=plan.model_id,
+            engine=LLAMA_SERVER,
+            replicas=(f"http://127.0.0.1:{plan.port}",),
+            api_key=key,
+        )
+    )
+
+    async def verify() -> None:
+        """The engine must have the slots and the context that we asked for."""
+        try:
+            props = await handler.get_json("/props")
+        except ApiError as exc:
+            raise SetupError(f"The engine does not tell its slots: {exc.message}") from exc
+        slots = props.get("total_slots")
+        context = props.get("default_generation_settings", {}).get("n_ctx")
+        if slots != plan.slots or not isinstance(context, int) or context < plan.context_tokens:
+            raise SetupError(
+                f"The engine runs {slots} slots of {context} tokens, not the {plan.slots} of "
+                f"{plan.context_tokens} asked for. Change local.slots or local.context_tokens."
+            )
+
+    local = settings.stack.local
+    command = Command(
+        name="the engine",
+        argv=[str(binary), *plan.flags()],
+        environment=inherited_environment() | {"LLAMA_API_KEY": key},
+        log_path=data_dir / "logs/engine.log",
+    )
+    watch = Watch(
+        is_ready=handler.is_ready,
+        verify=verify,
+        start_seconds=local.start_seconds,
+        hang_seconds=local.hang_seconds,
+        stop_seconds=ENGINE_STOP_SECONDS,
+    )
+    return Supervisor(command, watch, say)
+
+
+def _gateway(
+    settings: Settings, plan: EnginePlan, key: str, data_dir: Path, say: Say
+) -> Supervisor:
+    environment = settings.environment
+    config = data_dir / "stack.yaml"
+    _write_stack_file(settings, plan, config)
+    address = reachable_address(environment.host)
+    handler = OpenAICompatibleHandler(
+        Model(id="gateway", engine=GATEWAY, replicas=(base_url(address, environment.port),))
+    )
+
+    async def nothing_to_verify() -> None:
+        return
+
+    command = Command(
+        name="the gateway",
+        argv=[sys.executable, "-m", "api_server", "serve"],
+        environment=inherited_environment()
+        | {
+            "STACK_CONFIG": str(config),
+            "HOST": environment.host,
+            "PORT": str(environment.port),
+            "LOG_LEVEL": environment.log_level,
+            "ENGINE_API_KEY": key,
+            "PYTHONPATH": str(REPOSITORY),
+        },
+        log_path=data_dir / "logs/gateway.log",
+    )
+    watch = Watch(
+        is_ready=handler.is_ready,
+        verify=nothing_to_verify,
+        start_seconds=GATEWAY_START_SECONDS,
+        hang_seconds=settings.stack.local.hang_seconds,
+        stop_seconds=GATEWAY_STOP_SECONDS,
+    )
+    return Supervisor(command, watch, say)
+
+
+def _write_stack_file(settings: Settings, plan: EnginePlan, path: Path) -> None:
+    """The stack file as given, with the local engine in place of the models."""
+    local = settings.stack.local
+    document = settings.stack.model_dump(mode="json", exclude_none=True, exclude={"local"})
+    document["models"] = [
+        {
+            "id": plan.model_id,
+            "engine": LLAMA_SERVER.name,
+            "replicas": [f"http://127.0.0.1:{plan.port}"],
+            "defaults": local.tiny_defaults if plan.model_id == "tiny" else local.defaults,
+        }
+    ]
+    header = "# Written by `make local` at each start; change configs/stack.yaml instead.\n"
+    path.write_text(header + yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
+
+
+def reachable_address(host: str) -> str:
+    """Where this machine itself reaches a server that listens on `host`."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - a key, no bind
+
+
+def base_url(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _banner(settings: Settings, model_id: str, data_dir: Path) -> str:
+    url = base_url(settings.environment.host, settings.environment.port)
+    return f"""
+Ready: {url}/v1 serves the model '{model_id}'. Ctrl-C stops it.
+
+  curl {url}/v1/chat/completions -H 'content-type: application/json' \\
+    -d '{{"model": "{model_id}", "messages": [{{"role": "user", "content": "Hello!"}}]}}'
+
+  examples: python examples/chat.py      logs: {data_dir}/logs/"""

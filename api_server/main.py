@@ -1,0 +1,128 @@
+"""The composition root: builds every object of the gateway and is the only one that knows them all.
+
+`create_app` opens nothing; connections are made when the first request needs them, and the
+lifespan closes them.
+"""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from api_server import __version__
+from api_server.errors import (
+    ApiError,
+    InternalError,
+    InvalidRequestError,
+    MethodNotAllowedError,
+    RouteNotFoundError,
+)
+from api_server.inference.catalogue import Catalogue
+from api_server.inference.handlers.openai_compatible import OpenAICompatibleHandler
+from api_server.middleware.error_edge import ErrorEdge
+from api_server.middleware.request_log import RequestLog
+from api_server.observability.record import record_of
+from api_server.routes import health as health_routes
+from api_server.routes import models as model_routes
+from api_server.routes.completions import CompletionsEndpoint
+from api_server.services.completions import Completions
+from api_server.services.health import Health
+from api_server.services.requests import Kind
+from api_server.settings import Settings
+
+
+class Gateway:
+    """The ASGI application: the token path first, FastAPI for everything else.
+
+    `health` is there for the server that runs it, which marks it as draining.
+    """
+
+    def __init__(self, app: ASGIApp, health: Health) -> None:
+        self._app = app
+        self.health = health
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app(scope, receive, send)
+
+
+class TokenPath:
+    """Hands the paths it knows to raw ASGI endpoints and the rest to the application behind."""
+
+    def __init__(self, endpoints: Mapping[str, ASGIApp], rest: ASGIApp) -> None:
+        self._endpoints = endpoints
+        self._rest = rest
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        endpoint = self._endpoints.get(scope["path"]) if scope["type"] == "http" else None
+        if endpoint is None:
+            await self._rest(scope, receive, send)
+        elif scope["method"] != "POST":
+            raise MethodNotAllowedError(
+                f"{scope['path']} takes POST, not {scope['method']}.", headers={"allow": "POST"}
+            )
+        else:
+            await endpoint(scope, receive, send)
+
+
+def create_app(settings: Settings) -> Gateway:
+    """The gateway for these settings, ready to be served."""
+    catalogue = Catalogue(settings.models())
+    handlers = {model.id: OpenAICompatibleHandler(model) for model in catalogue}
+    completions = Completions(catalogue, handlers)
+    health = Health(handlers, __version__)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        for handler in handlers.values():
+            await handler.aclose()
+
+    app = FastAPI(title="llm-serving-stack", version=__version__, lifespan=lifespan)
+    app.state.catalogue = catalogue
+    app.state.health = health
+    app.include_router(model_routes.router)
+    app.include_router(health_routes.router)
+    app.add_exception_handler(ApiError, _render)
+    app.add_exception_handler(HTTPException, _render)
+    app.add_exception_handler(RequestValidationError, _render)
+    app.add_exception_handler(Exception, _render)
+
+    limits = settings.stack.gateway
+    token_path = TokenPath(
+        {
+            kind.value: CompletionsEndpoint(
+                kind,
+                completions,
+                max_body_bytes=limits.max_body_bytes,
+                body_seconds=limits.body_timeout_seconds,
+            )
+            for kind in Kind
+        },
+        app,
+    )
+    return Gateway(RequestLog(ErrorEdge(token_path), health), health)
+
+
+async def _render(request: Request, exc: Exception) -> JSONResponse:
+    """FastAPI's own errors in the envelope of all others."""
+    if isinstance(exc, ApiError):
+        error = exc
+    elif isinstance(exc, HTTPException) and exc.status_code == 405:
+        allowed = (exc.headers or {}).get("Allow", "")
+        error = MethodNotAllowedError(
+            f"{request.url.path} takes {allowed}, not {request.method}.", headers={"allow": allowed}
+        )
+    elif isinstance(exc, HTTPException) and exc.status_code == 404:
+        error = RouteNotFoundError(
+            f"There is no {request.method} {request.url.path} here. GET /docs lists the routes."
+        )
+    elif isinstance(exc, HTTPException | RequestValidationError):
+        error = InvalidRequestError("The request is malformed.")
+    else:  # Starlette raises it again after this answer, and the edge logs it
+        request_id = record_of(request.scope).request_id
+        error = InternalError(f"The server failed; its log has the reason under {request_id}.")
+    return JSONResponse(error.envelope(), status_code=error.status, headers=error.headers)

@@ -1,0 +1,67 @@
+"""The edge: every error of a request becomes OpenAI's envelope here, and nothing leaks past it."""
+
+import logging
+
+import msgspec
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api_server.errors import ApiError, ClientLeftError, InternalError
+from api_server.observability.record import record_of
+
+log = logging.getLogger(__name__)
+
+
+class ErrorEdge:
+    """Answers with the envelope of an `ApiError`; any other exception is a logged 500.
+
+    Errors after the headers went out are the endpoint's own to tell; here they only end the
+    connection.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        has_begun = False
+
+        async def noting_send(message: Message) -> None:
+            nonlocal has_begun
+            has_begun = True
+            await send(message)
+
+        record = record_of(scope)
+        try:
+            await self._app(scope, receive, noting_send)
+        except ClientLeftError:
+            record.outcome = "client_left"
+            return
+        except ApiError as exc:
+            error = exc
+        except Exception:  # the edge: a defect must neither kill the server nor reach the client
+            log.exception("unexpected error", extra={"request_id": record.request_id})
+            error = InternalError(
+                f"The server failed; its log has the reason under {record.request_id}."
+            )
+        else:
+            return
+        record.outcome = "error"
+        record.error_code = error.code
+        record.error_message = error.message[:500]
+        record.log_level = error.log_level
+        if not has_begun:
+            await send_error(send, error)
+
+
+async def send_error(send: Send, error: ApiError) -> None:
+    """One error as a whole HTTP answer."""
+    body = msgspec.json.encode(error.envelope())
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+    ]
+    headers += [(name.encode(), value.encode()) for name, value in error.headers.items()]
+    await send({"type": "http.response.start", "status": error.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

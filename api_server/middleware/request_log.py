@@ -1,0 +1,50 @@
+"""Gives each request an id and writes its one line of log at the end, whatever the end was."""
+
+import logging
+import re
+import uuid
+
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api_server.observability.record import RequestRecord, attach_record
+from api_server.services.health import Health
+
+_ACCEPTED_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+
+log = logging.getLogger("api_server.request")
+
+
+class RequestLog:
+    """Outermost wrapper. A client's own `x-request-id` is kept if it is short and harmless."""
+
+    def __init__(self, app: ASGIApp, health: Health) -> None:
+        self._app = app
+        self._health = health
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        record = RequestRecord(_request_id(scope), scope["method"], scope["path"])
+        attach_record(scope, record)
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                record.status = message["status"]
+                MutableHeaders(scope=message)["x-request-id"] = record.request_id
+            await send(message)
+
+        self._health.requests_in_flight += 1
+        try:
+            await self._app(scope, receive, send_with_id)
+        finally:
+            self._health.requests_in_flight -= 1
+            log.log(record.log_level, "request", extra=record.as_fields())
+
+
+def _request_id(scope: Scope) -> str:
+    for name, value in scope["headers"]:
+        if name == b"x-request-id" and _ACCEPTED_ID.fullmatch(value):
+            return str(value, "ascii")
+    return f"req_{uuid.uuid4().hex}"

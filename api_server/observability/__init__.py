@@ -1,0 +1,1 @@
+"""Logs and figures about requests. Used by every room, uses none."""

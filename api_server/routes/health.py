@@ -1,0 +1,81 @@
+"""`/health` for a person, `/health/live` and `/health/ready` for machines. Three true answers."""
+
+from typing import Literal
+
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel
+
+from api_server.services.health import Health, humanize_seconds
+
+router = APIRouter(tags=["health"])
+
+
+class ModelHealth(BaseModel):
+    """One model and whether its engine could serve a token now."""
+
+    id: str
+    is_ready: bool
+
+
+class Summary(BaseModel):
+    """What a person wants to know."""
+
+    status: Literal["ok", "degraded", "down"]
+    models: list[ModelHealth]
+    requests_in_flight: int
+    uptime: str
+    uptime_seconds: float
+    version: str
+
+
+class Readiness(BaseModel):
+    """Whether a token could be served now, and if not, which models cannot."""
+
+    status: Literal["ready", "not ready"]
+    unready_models: list[str]
+
+
+class Liveness(BaseModel):
+    """The process answers; nothing else is said."""
+
+    status: Literal["alive"] = "alive"
+
+
+def _health(request: Request) -> Health:
+    health: Health = request.app.state.health
+    return health
+
+
+@router.get("/health")
+async def summary(request: Request) -> Summary:
+    """Status, models, uptime. Always 200: for decisions there is `/health/ready`."""
+    health = _health(request)
+    models = [ModelHealth(id=id_, is_ready=ready) for id_, ready in (await health.models()).items()]
+    ready = sum(model.is_ready for model in models)
+    status: Literal["ok", "degraded", "down"] = "ok" if ready == len(models) else "degraded"
+    return Summary(
+        status=status if ready else "down",
+        models=models,
+        requests_in_flight=health.requests_in_flight,
+        uptime=humanize_seconds(health.uptime_seconds()),
+        uptime_seconds=round(health.uptime_seconds(), 1),
+        version=health.version,
+    )
+
+
+@router.get("/health/live")
+async def live() -> Liveness:
+    """200 as long as the process can answer at all."""
+    return Liveness()
+
+
+@router.get("/health/ready", responses={503: {"model": Readiness}})
+async def ready(request: Request, response: Response) -> Readiness:
+    """200 when each model could serve a token now, else 503; asks the engines each time."""
+    health = _health(request)
+    unready = [id_ for id_, is_ready in (await health.models()).items() if not is_ready]
+    if unready or health.is_draining:
+        response.status_code = 503
+        response.headers["retry-after"] = "1"
+        return Readiness(status="not ready", unready_models=unready)
+    return Readiness(status="ready", unready_models=[])

@@ -1,0 +1,1 @@
+"""What a request means. Knows neither HTTP nor drivers."""

@@ -1,0 +1,93 @@
+"""Folds the chunks of a stream into the one answer that a plain request expects. Pure.
+
+Text is joined, tool calls are joined by their index, log probabilities are appended; fields that
+OpenAI does not know are kept, the last value wins.
+"""
+
+from typing import Any
+
+from api_server.services.requests import Kind
+
+Json = dict[str, Any]
+_OBJECTS = {Kind.CHAT: "chat.completion", Kind.TEXT: "text_completion"}
+
+
+class Fold:
+    """Feed it every chunk of one stream, then take `answer()`."""
+
+    def __init__(self, kind: Kind) -> None:
+        self._kind = kind
+        self._head: Json = {}
+        self._choices: dict[int, Json] = {}
+
+    def add(self, chunk: Json) -> None:
+        """Take in one chunk (a decoded `data` payload)."""
+        for key, value in chunk.items():
+            if key not in ("choices", "object") and value is not None:
+                if key in ("id", "created"):
+                    self._head.setdefault(key, value)
+                else:
+                    self._head[key] = value
+        for choice in chunk.get("choices", ()):
+            self._add_choice(choice)
+
+    def answer(self) -> Json:
+        """The whole answer; choices in the order of their index."""
+        choices = [self._choices[index] for index in sorted(self._choices)]
+        return {**self._head, "object": _OBJECTS[self._kind], "choices": choices}
+
+    def _add_choice(self, piece: Json) -> None:
+        index = piece.get("index", 0)
+        choice = self._choices.get(index)
+        if choice is None:
+            choice = {"index": index, "logprobs": None, "finish_reason": None}
+            if self._kind is Kind.CHAT:
+                choice["message"] = {"role": "assistant", "content": None, "refusal": None}
+            else:
+                choice["text"] = ""
+            self._choices[index] = choice
+        if self._kind is Kind.CHAT:
+            _merge_delta(choice["message"], piece.get("delta") or {})
+        else:
+            choice["text"] += piece.get("text") or ""
+        if piece.get("logprobs"):
+            choice["logprobs"] = _merge_logprobs(choice["logprobs"], piece["logprobs"])
+        if piece.get("finish_reason"):
+            choice["finish_reason"] = piece["finish_reason"]
+
+
+def _merge_delta(message: Json, delta: Json) -> None:
+    for key, value in delta.items():
+        if value is None or key == "role":
+            continue
+        if key == "tool_calls":
+            calls = message.setdefault("tool_calls", [])
+            for piece in value:
+                _merge_tool_call(calls, piece)
+        elif isinstance(value, str):
+            message[key] = (message.get(key) or "") + value
+        else:
+            message[key] = value
+
+
+def _merge_tool_call(calls: list[Json], piece: Json) -> None:
+    """A call's first piece names it, later ones only add to its arguments."""
+    index = piece.get("index", len(calls))
+    while len(calls) <= index:
+        calls.append({"id": "", "type": "function", "function": {"name": "", "arguments": ""}})
+    call = calls[index]
+    call["id"] = piece.get("id") or call["id"]
+    call["type"] = piece.get("type") or call["type"]
+    function = piece.get("function") or {}
+    call["function"]["name"] += function.get("name") or ""
+    call["function"]["arguments"] += function.get("arguments") or ""
+
+
+def _merge_logprobs(so_far: Json | None, piece: Json) -> Json:
+    merged = dict(so_far or {})
+    for key, value in piece.items():
+        if isinstance(value, list):
+            merged[key] = [*(merged.get(key) or []), *value]
+        elif value is not None or key not in merged:
+            merged[key] = value
+    return merged

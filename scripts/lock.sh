@@ -1,0 +1,13 @@
+#!/bin/sh
+# Writes requirements.txt and requirements-dev.txt from pyproject.toml, with hashes.
+set -eu
+tool=$(mktemp -d)
+trap 'rm -rf "$tool"' EXIT
+python3 -m venv "$tool"
+"$tool/bin/pip" install --quiet --disable-pip-version-check uv
+compile() {
+    "$tool/bin/uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+        --no-emit-index-url --no-annotate --no-header "$@"
+}
+compile pyproject.toml -o requirements.txt
+compile pyproject.toml --group dev -o requirements-dev.txt

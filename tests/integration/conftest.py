@@ -1,0 +1,75 @@
+"""A real gateway on a real socket, in front of the fake engine."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+import uvicorn
+import yaml
+
+from api_server.main import Gateway, create_app
+from api_server.settings import load_settings
+from tests.fake_engine import FakeEngine, running_engine
+
+TIMEOUTS = {"connect_seconds": 0.5, "first_token_seconds": 0.5, "idle_seconds": 0.5}
+
+
+@dataclass
+class Stack:
+    """The pair under test, and clients for it."""
+
+    engine: FakeEngine
+    gateway: Gateway
+    url: str
+    client: openai.AsyncOpenAI
+
+
+@asynccontextmanager
+async def running_gateway(
+    folder: Path, engine: FakeEngine, **sections: Any
+) -> AsyncIterator[tuple[Gateway, str]]:
+    document = {
+        "timeouts": TIMEOUTS | {"total_seconds": 5},
+        "models": [{"id": "fake", "replicas": [f"http://127.0.0.1:{engine.port}"]}],
+    }
+    path = folder / "stack.yaml"
+    path.write_text(yaml.safe_dump(document | sections))
+    gateway = create_app(load_settings({"STACK_CONFIG": str(path)}))
+    config = uvicorn.Config(
+        gateway, host="127.0.0.1", port=0, log_config=None, access_log=False, lifespan="on"
+    )
+    server = uvicorn.Server(config)
+    server.capture_signals = _no_signals  # type: ignore[method-assign]
+    task = asyncio.create_task(server.serve())
+    while not server.started:
+        await asyncio.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    try:
+        yield gateway, f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        server.force_exit = True
+        await task
+
+
+class _no_signals:  # noqa: N801 - stands for a method
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+
+@pytest.fixture
+async def stack(tmp_path: Path) -> AsyncIterator[Stack]:
+    async with (
+        running_engine() as engine,
+        running_gateway(tmp_path, engine) as (gateway, url),
+        openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client,
+    ):
+        yield Stack(engine, gateway, url, client)

@@ -1,0 +1,114 @@
+"""A folded stream is the answer that a plain request would have had."""
+
+from typing import Any
+
+from api_server.services.folding import Fold
+from api_server.services.requests import Kind
+
+
+def chunk(delta: dict[str, Any], index: int = 0, **more: Any) -> dict[str, Any]:
+    choice = {"index": index, "delta": delta, "finish_reason": None} | more
+    return {"id": "c1", "object": "chat.completion.chunk", "created": 7, "choices": [choice]}
+
+
+def fold(kind: Kind, chunks: list[dict[str, Any]]) -> dict[str, Any]:
+    result = Fold(kind)
+    for piece in chunks:
+        result.add(piece)
+    return result.answer()
+
+
+def test_text_is_joined() -> None:
+    answer = fold(
+        Kind.CHAT,
+        [
+            chunk({"role": "assistant", "content": None}),
+            chunk({"content": "Hel"}),
+            chunk({"content": "lo"}),
+            chunk({}, finish_reason="stop"),
+            {"id": "c1", "choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 2}},
+        ],
+    )
+    assert answer["object"] == "chat.completion"
+    assert answer["id"] == "c1"
+    assert answer["usage"] == {"prompt_tokens": 1, "completion_tokens": 2}
+    assert answer["choices"] == [
+        {
+            "index": 0,
+            "message": {"role": "assistant", "content": "Hello", "refusal": None},
+            "logprobs": None,
+            "finish_reason": "stop",
+        }
+    ]
+
+
+def test_tool_calls_are_joined_by_index() -> None:
+    def call(index: int, **fields: Any) -> dict[str, Any]:
+        return chunk({"tool_calls": [{"index": index} | fields]})
+
+    answer = fold(
+        Kind.CHAT,
+        [
+            call(0, id="a", type="function", function={"name": "f", "arguments": ""}),
+            call(0, function={"arguments": '{"x"'}),
+            call(1, id="b", type="function", function={"name": "g", "arguments": "{"}),
+            call(0, function={"arguments": ": 1}"}),
+            call(1, function={"arguments": "}"}),
+            chunk({}, finish_reason="tool_calls"),
+        ],
+    )
+    message = answer["choices"][0]["message"]
+    assert message["content"] is None
+    assert message["tool_calls"] == [
+        {"id": "a", "type": "function", "function": {"name": "f", "arguments": '{"x": 1}'}},
+        {"id": "b", "type": "function", "function": {"name": "g", "arguments": "{}"}},
+    ]
+
+
+def test_choices_interleave_and_come_out_in_order() -> None:
+    answer = fold(
+        Kind.CHAT,
+        [
+            chunk({"content": "b"}, 1),
+            chunk({"content": "a"}, 0),
+            chunk({"content": "B"}, 1),
+            chunk({}, 0, finish_reason="stop"),
+            chunk({}, 1, finish_reason="length"),
+        ],
+    )
+    assert [c["message"]["content"] for c in answer["choices"]] == ["a", "bB"]
+    assert [c["finish_reason"] for c in answer["choices"]] == ["stop", "length"]
+
+
+def test_log_probabilities_are_appended() -> None:
+    answer = fold(
+        Kind.CHAT,
+        [
+            chunk({"content": "a"}, logprobs={"content": [{"token": "a"}], "refusal": None}),
+            chunk({"content": "b"}, logprobs={"content": [{"token": "b"}], "refusal": None}),
+        ],
+    )
+    expected = {"content": [{"token": "a"}, {"token": "b"}], "refusal": None}
+    assert answer["choices"][0]["logprobs"] == expected
+
+
+def test_fields_beyond_openai_are_kept() -> None:
+    answer = fold(
+        Kind.CHAT,
+        [
+            chunk({"reasoning_content": "hm"}),
+            chunk({"reasoning_content": "m"}) | {"timings": {"a": 1}},
+        ],
+    )
+    assert answer["choices"][0]["message"]["reasoning_content"] == "hmm"
+    assert answer["timings"] == {"a": 1}
+
+
+def test_text_completions_fold_too() -> None:
+    pieces = [
+        {"id": "t", "choices": [{"index": 0, "text": "a", "finish_reason": None}]},
+        {"id": "t", "choices": [{"index": 0, "text": "b", "finish_reason": "length"}]},
+    ]
+    answer = fold(Kind.TEXT, pieces)
+    assert answer["object"] == "text_completion"
+    assert answer["choices"][0]["text"] == "ab"

@@ -1,0 +1,136 @@
+"""Settings: one typed file, one place for the environment, errors that name key, source, remedy."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from api_server.errors import ConfigurationError
+from api_server.settings import (
+    REPOSITORY,
+    Environment,
+    Stack,
+    load_environment,
+    load_settings,
+    load_stack,
+)
+
+MINIMAL = "models:\n  - {id: m, replicas: ['http://127.0.0.1:1']}\n"
+
+
+def stack_error(tmp_path: Path, text: str) -> str:
+    path = tmp_path / "stack.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigurationError) as caught:
+        load_stack(path)
+    assert str(path) in str(caught.value)
+    return str(caught.value)
+
+
+def test_shipped_stack_file_is_valid() -> None:
+    stack = load_stack(REPOSITORY / "configs/stack.yaml")
+    assert [model.id for model in stack.models] == ["llama-3.3-8b-instruct"]
+
+
+def test_shipped_stack_file_names_every_key() -> None:
+    text = (REPOSITORY / "configs/stack.yaml").read_text()
+    for section in Stack.model_fields:
+        assert re.search(rf"^{section}:", text, re.MULTILINE)
+    for section in ("gateway", "timeouts", "local"):
+        for key in type(
+            getattr(load_stack(REPOSITORY / "configs/stack.yaml"), section)
+        ).model_fields:
+            assert re.search(rf"^  {key}:", text, re.MULTILINE), f"{section}.{key}"
+
+
+def test_schema_beside_the_stack_file_is_current() -> None:
+    shipped = json.loads((REPOSITORY / "configs/stack.schema.json").read_text())
+    assert shipped == Stack.model_json_schema(), "run: make schema"
+
+
+def test_every_environment_setting_stands_in_the_example_and_the_readme() -> None:
+    example = (REPOSITORY / ".env.example").read_text()
+    readme = (REPOSITORY / "README.md").read_text()
+    for name in Environment.model_fields:
+        assert re.search(rf"^#? ?{name.upper()}=", example, re.MULTILINE), name.upper()
+        assert f"`{name.upper()}`" in readme, name.upper()
+    for name in re.findall(r"^#? ?([A-Z_]+)=", example, re.MULTILINE):
+        assert name.lower() in Environment.model_fields, name
+
+
+def test_unknown_key_names_the_nearest_right_one(tmp_path: Path) -> None:
+    message = stack_error(tmp_path, MINIMAL + "timeouts: {idle_second: 3}\n")
+    assert "unknown key 'timeouts.idle_second'" in message
+    assert "Did you mean 'idle_seconds'?" in message
+
+
+def test_unknown_key_inside_a_list_names_its_place(tmp_path: Path) -> None:
+    text = "models:\n  - {id: m, replicas: ['http://h:1'], engin: llama-server}\n"
+    message = stack_error(tmp_path, text)
+    assert "unknown key 'models[0].engin'" in message
+    assert "Did you mean 'engine'?" in message
+
+
+def test_unknown_key_far_from_all_lists_the_known_ones(tmp_path: Path) -> None:
+    message = stack_error(tmp_path, MINIMAL + "zzz: 1\n")
+    assert "Known here: gateway, timeouts, models, local." in message
+
+
+def test_every_wrong_key_is_named_at_once(tmp_path: Path) -> None:
+    message = stack_error(tmp_path, MINIMAL + "gateway: {drain_seconds: -1, max_body_bytes: x}\n")
+    assert "gateway.drain_seconds" in message
+    assert "gateway.max_body_bytes" in message
+    assert "'x'" in message
+
+
+@pytest.mark.parametrize(
+    ("text", "fragment"),
+    [
+        ("models: [", "line"),
+        ("- a\n- b\n", "must hold keys"),
+        ("", "must hold keys"),
+        ("models: []\n", "models"),
+        ("models:\n  - {id: m, replicas: ['ftp://x']}\n", "base URL"),
+        (MINIMAL + "gateway: {}\ngateway: {}\n", "the key 'gateway' stands twice"),
+        (MINIMAL + "  - {id: m, replicas: ['http://127.0.0.1:2']}\n", "two models have the id 'm'"),
+        (MINIMAL + "timeouts: {idle_seconds: .inf}\n", "timeouts.idle_seconds"),
+    ],
+)
+def test_broken_stack_files_are_explained(tmp_path: Path, text: str, fragment: str) -> None:
+    assert fragment in stack_error(tmp_path, text)
+
+
+def test_missing_stack_file_names_the_variable(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="STACK_CONFIG"):
+        load_settings({"STACK_CONFIG": str(tmp_path / "none.yaml")})
+
+
+def test_environment_error_names_variable_and_source() -> None:
+    with pytest.raises(ConfigurationError, match=r"PORT in the environment: .*70000"):
+        load_environment({"PORT": "70000"})
+
+
+def test_env_file_is_read_and_its_unknown_keys_are_errors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PORT", raising=False)
+    Path(".env").write_text("PORT=8123\n")
+    assert load_environment().port == 8123
+    monkeypatch.setenv("PORT", "8124")
+    assert load_environment().port == 8124
+    Path(".env").write_text("PORTT=8123\n")
+    with pytest.raises(ConfigurationError, match=r"\.env: unknown key 'PORTT'.*'PORT'"):
+        load_environment()
+
+
+def test_empty_variable_counts_as_not_set() -> None:
+    assert load_environment({"PORT": "", "MODEL": ""}).port == 8000
+
+
+def test_secrets_are_not_shown() -> None:
+    environment = load_environment({"ENGINE_API_KEY": "hush-hush"})
+    assert "hush-hush" not in repr(environment)
+    settings = load_settings({"ENGINE_API_KEY": "hush-hush"})
+    assert "hush-hush" not in repr(settings.models())
