@@ -2,10 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-export HOST PORT DATA_DIR MODEL LLAMA_SERVER
 
 .DEFAULT_GOAL := help
-.PHONY: help local local-reset check-config test lint check format tiny-model lock clean
+.PHONY: help local local-reset check-config test schema lint check format tiny-model lock clean
 
 help: ## print this list
 	@echo "llm-serving-stack: a private replacement for the OpenAI API. Start here: make local"
@@ -20,14 +19,18 @@ local-reset: ## remove what `make local` stored (DATA_DIR, default .local)
 check-config: $(VENV)/.run ## check the environment and configs/stack.yaml, start nothing
 	@$(BIN)/python -m api_server check
 
-test: $(VENV)/.dev ## run every test, against a real engine (builds it the first time)
+test: $(VENV)/.dev ## run every test, against a real engine (compiles it the first time)
+	@$(BIN)/python -m api_server engine
 	@$(BIN)/python -m pytest
+
+schema: $(VENV)/.run ## write configs/stack.schema.json anew from api_server/settings.py
+	@$(BIN)/python -m scripts.write_schema
 
 lint: $(VENV)/.dev ## formatting, types, the arrows between rooms, YAML, shell
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
-	@$(BIN)/python scripts/check_arrows.py
+	@$(BIN)/python -m scripts.check_arrows
 	@$(BIN)/yamllint -s .
 	@$(BIN)/shellcheck scripts/*.sh .ci/run
 

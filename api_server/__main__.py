@@ -1,11 +1,12 @@
-"""The command line: `python -m api_server serve | local | check`."""
+"""The command line: `python -m api_server serve | local | engine | check`."""
 
 import argparse
 import asyncio
 import sys
+from collections.abc import Coroutine
 
 from api_server.errors import SetupError
-from api_server.local.stack import run_local, stop_on_signals
+from api_server.local.stack import engine_binary, run_local, stop_on_signals
 from api_server.local.terminal import TerminalSay
 from api_server.observability.logging import configure_logging
 from api_server.server import serve
@@ -20,6 +21,7 @@ def main() -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("serve", help="run the gateway against the engines of the stack file")
     commands.add_parser("local", help="start an engine and the gateway on this machine")
+    commands.add_parser("engine", help="find or compile llama-server and print its path")
     commands.add_parser("check", help="check the environment and the stack file, start nothing")
     command = parser.parse_args().command
     try:
@@ -27,7 +29,9 @@ def main() -> int:
         if command == "check":
             return check(settings)
         if command == "local":
-            return local(settings)
+            return until_done(run_local(settings, TerminalSay(sys.stderr)), end=0)
+        if command == "engine":
+            return until_done(engine(settings), end=INTERRUPTED)
         configure_logging(settings.environment.log_level)
         serve(settings)
     except SetupError as exc:
@@ -45,20 +49,25 @@ def check(settings: Settings) -> int:
     return 0
 
 
-def local(settings: Settings) -> int:
-    """`make local`: until Ctrl-C, which is its normal end."""
-    say = TerminalSay(sys.stderr)
+async def engine(settings: Settings) -> None:
+    """Make sure that there is an engine."""
+    print(await engine_binary(settings, TerminalSay(sys.stderr)))
+
+
+def until_done(work: Coroutine[None, None, None], *, end: int) -> int:
+    """Run to the end, or until a signal stops it in order, which gives the exit code `end`."""
 
     async def run() -> None:
         task = asyncio.current_task()
         assert task is not None
         stop_on_signals(task)
-        await run_local(settings, say)
+        await work
 
     try:
         asyncio.run(run())
     except asyncio.CancelledError:
-        say.line("stopped")
+        print("stopped", file=sys.stderr)
+        return end
     except BaseExceptionGroup as exc:
         for error in exc.exceptions:
             if isinstance(error, SetupError):

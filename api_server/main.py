@@ -125,4 +125,5 @@ async def _render(request: Request, exc: Exception) -> JSONResponse:
     else:  # Starlette raises it again after this answer, and the edge logs it
         request_id = record_of(request.scope).request_id
         error = InternalError(f"The server failed; its log has the reason under {request_id}.")
+    record_of(request.scope).fail("error", error.code, error.message, error.log_level)
     return JSONResponse(error.envelope(), status_code=error.status, headers=error.headers)

@@ -1,11 +1,16 @@
 """Runs the gateway under uvicorn: drains on the first signal, hurries on the second."""
 
+import errno
+import socket
 from types import FrameType
 
 import uvicorn
 
+from api_server.errors import SetupError
 from api_server.main import Gateway, create_app
 from api_server.settings import Settings
+
+BACKLOG = 2048
 
 
 class _Server(uvicorn.Server):
@@ -24,13 +29,36 @@ class _Server(uvicorn.Server):
         self.should_exit = True
 
 
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises `SetupError` that says what to do when there can be none."""
+    try:
+        family, type_, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except (socket.gaierror, UnicodeError) as exc:
+        raise SetupError(f"HOST {host} is no address of this machine; try 127.0.0.1.") from exc
+    listener = socket.socket(family, type_, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+    except OSError as exc:
+        listener.close()
+        if exc.errno == errno.EADDRINUSE:
+            raise SetupError(
+                f"Port {port} on {host} is taken. Stop the program that listens there, or choose "
+                f"another: PORT={port + 1 if port < 65535 else 8000}"
+            ) from exc
+        raise SetupError(f"Cannot listen on {host}, port {port}: {exc.strerror}.") from exc
+    return listener
+
+
 def serve(settings: Settings) -> None:
-    """Serve until a signal; returns when everything is closed. Exits with 3 if it cannot listen."""
+    """Serve until a signal; returns when everything is closed."""
+    listener = listen(settings.environment.host, settings.environment.port)
     gateway = create_app(settings)
     config = uvicorn.Config(
         gateway,
-        host=settings.environment.host,
-        port=settings.environment.port,
         loop="uvloop",
         http="httptools",
         lifespan="on",
@@ -40,4 +68,5 @@ def serve(settings: Settings) -> None:
         timeout_graceful_shutdown=int(settings.stack.gateway.drain_seconds),
         timeout_keep_alive=75,
     )
-    _Server(config, gateway).run()
+    with listener:
+        _Server(config, gateway).run(sockets=[listener])

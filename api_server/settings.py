@@ -44,6 +44,7 @@ class Environment(_Strict):
     engine_api_key: SecretStr | None = None
     model: Path | None = None
     llama_server: str | None = None
+    cxx: str | None = None
     xdg_cache_home: Path | None = None
 
     @property

@@ -27,7 +27,7 @@ ROOMS: dict[str, set[str]] = {
         *("settings", "errors", "schemas", "observability"),
     },
     "server": {"main", "settings", "errors"},
-    "local": {"settings", "inference", "errors"},
+    "local": {"server", "settings", "inference", "errors"},
     "__main__": {"server", "local", "settings", "errors", "observability"},
     "__init__": set(),
 }
@@ -60,7 +60,9 @@ def breaches_of(path: str, source: str) -> list[str]:
             target = parts[1] if len(parts) > 1 else "__init__"
             if target not in ROOMS[room] | {room, "__init__"}:
                 allowed = ", ".join(sorted(ROOMS[room])) or "nothing"
-                found.append(f"{path}:{line}: {room} must not import {target}; it may use {allowed}")
+                found.append(
+                    f"{path}:{line}: {room} must not import {target}; it may use {allowed}"
+                )
         elif parts[0] in DRIVERS:
             rooms, remedy = DRIVERS[parts[0]]
             if not any(path.startswith(f"{PACKAGE}/{place}") for place in rooms):

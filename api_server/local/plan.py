@@ -1,7 +1,6 @@
-"""Decides how an engine is started: slots, context, memory, flags. Pure functions of values."""
+"""Decides how an engine is started: slots, context, memory, command line. Pure functions."""
 
 import string
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +11,20 @@ COMPUTE_BYTES = 300 * 1024 * 1024
 """An allowance for the engine's buffers, beside weights and caches; on the careful side."""
 
 PROMPT_CACHE_MIB = 256
+VALUE_FLAGS = (
+    "--model",
+    "--alias",
+    "--host",
+    "--port",
+    "--parallel",
+    "--ctx-size",
+    "--threads",
+    "--cache-ram",
+)
+SWITCHES = ("--jinja", "--metrics", "--slots", "--no-webui")
+FLAGS = (*VALUE_FLAGS, *SWITCHES)
+"""Every flag that we pass, which a foreign binary must understand."""
+
 GIB = 1024**3
 
 
@@ -26,27 +39,20 @@ class EnginePlan:
     context_tokens: int
     threads: int
 
-    def flags(self) -> list[str]:
-        """The command line after the binary. `-c` is the total over all slots."""
-        return [
-            *("--model", str(self.model_path)),
-            *("--alias", self.model_id),
-            *("--host", "127.0.0.1"),
-            *("--port", str(self.port)),
-            *("--parallel", str(self.slots)),
-            *("--ctx-size", str(self.slots * self.context_tokens)),
-            *("--threads", str(self.threads)),
-            *("--cache-ram", str(PROMPT_CACHE_MIB)),
-            "--jinja",
-            "--metrics",
-            "--slots",
-            "--no-webui",
-        ]
-
-
-def flag_names(flags: Sequence[str]) -> list[str]:
-    """The flags without their values: what a foreign binary must understand."""
-    return [flag for flag in flags if flag.startswith("--")]
+    def arguments(self) -> list[str]:
+        """The command line after the binary. `--ctx-size` is the total over all slots."""
+        values = (
+            self.model_path,
+            self.model_id,
+            "127.0.0.1",
+            self.port,
+            self.slots,
+            self.slots * self.context_tokens,
+            self.threads,
+            PROMPT_CACHE_MIB,
+        )
+        pairs = zip(VALUE_FLAGS, values, strict=True)
+        return [word for flag, value in pairs for word in (flag, str(value))] + list(SWITCHES)
 
 
 def context_per_slot(head: GgufHead, wanted_tokens: int) -> int:

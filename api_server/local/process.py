@@ -100,21 +100,6 @@ def last_lines(path: Path, count: int = 5) -> str:
     return ""
 
 
-def is_port_free(host: str, port: int) -> bool:
-    """Whether a server could listen there now. Raises `OSError` for an unknown host."""
-    family, type_, protocol, _, address = socket.getaddrinfo(
-        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )[0]
-    with socket.socket(family, type_, protocol) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(address)
-            probe.listen(1)
-        except OSError:
-            return False
-        return True
-
-
 def free_port() -> int:
     """A port of the loopback interface that is free now."""
     with socket.socket() as probe:

@@ -21,9 +21,10 @@ from api_server.local import plan as planning
 from api_server.local.engine_binary import find_engine
 from api_server.local.gguf import GgufHead, read_head
 from api_server.local.plan import EnginePlan
-from api_server.local.process import Command, free_port, is_port_free
+from api_server.local.process import Command, free_port
 from api_server.local.supervisor import Supervisor, Watch
 from api_server.local.terminal import Say
+from api_server.server import listen
 from api_server.settings import REPOSITORY, Settings, inherited_environment
 
 ENGINE_STOP_SECONDS = 1.0
@@ -37,15 +38,10 @@ async def run_local(settings: Settings, say: Say) -> None:
     environment = settings.environment
     data_dir = environment.data_dir.resolve()
     with _locked(data_dir):
-        _check_port(environment.host, environment.port)
+        listen(environment.host, environment.port).close()
         head, plan = _plan(settings)
-        binary = await find_engine(
-            explicit=environment.llama_server,
-            cache_home=environment.cache_home,
-            say=say,
-            flags=planning.flag_names(plan.flags()),
-        )
-        _check_port(environment.host, environment.port)
+        binary = await engine_binary(settings, say)
+        listen(environment.host, environment.port).close()
         say.line(f"starting {head.name} ({plan.slots} slots of {plan.context_tokens} tokens)")
         key = secrets.token_urlsafe(24)
         async with (
@@ -63,6 +59,18 @@ def stop_on_signals(task: "asyncio.Task[None]") -> None:
     loop = asyncio.get_running_loop()
     for signal_ in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(signal_, task.cancel)
+
+
+async def engine_binary(settings: Settings, say: Say) -> Path:
+    """The llama-server to run: one that the operator has, or the one compiled for this machine."""
+    environment = settings.environment
+    return await find_engine(
+        explicit=environment.llama_server,
+        cache_home=environment.cache_home,
+        say=say,
+        flags=planning.FLAGS,
+        compiler=environment.cxx,
+    )
 
 
 @contextlib.contextmanager
@@ -89,18 +97,6 @@ def _locked(data_dir: Path) -> Iterator[None]:
         lock.write(str(os.getpid()))
         lock.flush()
         yield
-
-
-def _check_port(host: str, port: int) -> None:
-    try:
-        is_free = is_port_free(host, port)
-    except OSError as exc:
-        raise SetupError(f"HOST {host} is no address of this machine ({exc.strerror}).") from exc
-    if not is_free:
-        raise SetupError(
-            f"Port {port} on {host} is taken. Stop the program that listens there, or choose "
-            f"another: make local PORT={port + 1 if port < 65535 else 8000}"
-        )
 
 
 def _plan(settings: Settings) -> tuple[GgufHead, EnginePlan]:
@@ -179,7 +175,7 @@ def _engine(
     local = settings.stack.local
     command = Command(
         name="the engine",
-        argv=[str(binary), *plan.flags()],
+        argv=[str(binary), *plan.arguments()],
         environment=inherited_environment() | {"LLAMA_API_KEY": key},
         log_path=data_dir / "logs/engine.log",
     )

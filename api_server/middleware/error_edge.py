@@ -47,10 +47,7 @@ class ErrorEdge:
             )
         else:
             return
-        record.outcome = "error"
-        record.error_code = error.code
-        record.error_message = error.message[:500]
-        record.log_level = error.log_level
+        record.fail("error", error.code, error.message, error.log_level)
         if not has_begun:
             await send_error(send, error)
 

@@ -37,6 +37,13 @@ class RequestRecord:
         if self.first_token_ms is None:
             self.first_token_ms = self.elapsed_ms()
 
+    def fail(self, outcome: str, code: str, message: str, log_level: int) -> None:
+        """Note the error that ended the request; a client's text in it is kept short."""
+        self.outcome = outcome
+        self.error_code = code
+        self.error_message = message[:500]
+        self.log_level = log_level
+
     def as_fields(self) -> dict[str, object]:
         """The fields of the log line; what is not known is left out."""
         fields: dict[str, object] = {

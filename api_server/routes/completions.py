@@ -66,16 +66,19 @@ class CompletionsEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         record = record_of(scope)
-        body = await read_body(receive, self._max_body_bytes, self._body_seconds)
+        body = await read_body(scope, receive, self._max_body_bytes, self._body_seconds)
         client = AsgiClient(send)
         async with cancelled_when_client_leaves(receive, client):
             await self._completions.serve(self._kind, body, client, record)
 
 
-async def read_body(receive: Receive, max_bytes: int, seconds: float) -> bytes:
-    """The whole body, within a size and a time."""
+async def read_body(scope: Scope, receive: Receive, max_bytes: int, seconds: float) -> bytes:
+    """The whole body, within a size and a time; one that is announced too large is not read."""
     parts: list[bytes] = []
     size = 0
+    announced = next((value for name, value in scope["headers"] if name == b"content-length"), b"")
+    if announced.isdigit() and int(announced) > max_bytes:
+        raise BodyTooLargeError(f"The body is larger than {max_bytes} bytes.")
     try:
         async with asyncio.timeout(seconds):
             while True:

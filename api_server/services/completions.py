@@ -125,10 +125,7 @@ def error_event(error: ApiError) -> bytes:
 
 async def _end_with_error(client: Client, error: ApiError, record: RequestRecord) -> None:
     """The last event of a stream that failed; a client that does not even read it is cut off."""
-    record.outcome = "error_in_stream"
-    record.error_code = error.code
-    record.error_message = error.message
-    record.log_level = error.log_level
+    record.fail("error_in_stream", error.code, error.message, error.log_level)
     try:
         async with asyncio.timeout(LAST_EVENT_SECONDS):
             await client.events(error_event(error))

@@ -28,7 +28,7 @@ OPPOSITE_PAIRS: Final[tuple[tuple[str, str], ...]] = (
     ("full", "empty"), ("early", "late"), ("near", "far"), ("left", "right"), ("in", "out"),
     ("on", "off"), ("yes", "no"), ("true", "false"), ("strong", "weak"), ("clean", "dirty"),
     ("loud", "quiet"), ("thick", "thin"), ("wide", "narrow"), ("deep", "shallow"),
-    ("long", "short"), ("heavy", "weightless"), ("sweet", "bitter"), ("love", "hate"),
+    ("long", "short"), ("wild", "tame"), ("sweet", "bitter"), ("love", "hate"),
     ("win", "lose"), ("push", "pull"), ("buy", "sell"), ("start", "stop"), ("begin", "end"),
     ("always", "never"), ("inside", "outside"), ("above", "below"), ("before", "after"),
     ("north", "south"), ("east", "west"), ("summer", "winter"), ("war", "peace"),
@@ -49,29 +49,17 @@ CAPITALS: Final[dict[str, str]] = {
     "Thailand": "Bangkok", "Vietnam": "Hanoi", "Indonesia": "Jakarta", "South Korea": "Seoul",
     "the Philippines": "Manila", "Iran": "Tehran", "Iraq": "Baghdad", "Egypt": "Cairo",
     "Morocco": "Rabat", "Kenya": "Nairobi", "Nigeria": "Abuja", "Ghana": "Accra",
-    "Canada": "Ottawa", "the United States": "Washington", "Mexico": "Mexico City",
+    "Canada": "Ottawa", "the United States": "Washington", "the USA": "Washington", "the UK": "London",
+    "Mexico": "Mexico City",
     "Cuba": "Havana", "Brazil": "Brasilia", "Argentina": "Buenos Aires", "Chile": "Santiago",
     "Peru": "Lima", "Colombia": "Bogota", "Australia": "Canberra", "New Zealand": "Wellington",
 }  # fmt: skip
 
 NAMES: Final[tuple[str, ...]] = tuple(
-    """Anna Ben Clara David Emma Felix Grace Henry Ida Jack Kate Leo Mia Noah Olivia Paul Quinn Rosa
-    Sam Tina Uma Victor Wendy Xavier Yara Zoe Adam Bella Carl Diana Eric Fiona George Hannah Ivan
-    Julia Kevin Laura Mark Nina Oscar Petra Ralph Sara Tom Ursula Vera Walter Yusuf Zara Ahmed Bruno
-    Chloe Dylan Elena Frank Gina Hugo Irene James Karen Luis Maria Nathan Owen Peter Rachel Simon
-    Theo Vincent William Alice Bob Carol Daniel Eve Fatima Greta Hassan Ines Jonas Kira Lena Max
-    Nora Omar Priya Raj Sofia Tariq Viktor Wanda Yuki Zlatan Alex Brian Cindy Derek Erin Flora Gavin
-    Helen Isaac Jane Kyle Linda Mona Nick Olga Philip Rita Steve Tara Ulrich Vivian Wayne Agnes
-    Boris Celine Dmitri Edith Fabian Gloria Hector Ingrid Joel Keiko Lars Monica Nadia Otto Pablo
-    Regina Stefan Thomas Valeria Wolfgang Yasmin Zachary Aaron Beatrice Connor Deborah Elias Freya
-    Gustav Hilda Igor Jasmine Klaus Lydia Milan Naomi Oleg Patricia Roman Silvia Tobias Veronica
-    Arthur Bianca Cyril Dolores Emil Francis Gerald Hiro Isabel Jorge Kamal Leila Magnus Nelson
-    Zoë José René Chloé Jürgen Renée Søren""".split()
+    ["Anna", "Ben", "Clara", "David", "Emma", "Felix", "Grace", "Henry", "Ida", "Jack", "Kate", "Leo", "Mia", "Noah", "Olivia", "Paul", "Quinn", "Rosa", "Sam", "Tina", "Uma", "Victor", "Wendy", "Xavier", "Yara", "Zoe", "Adam", "Bella", "Carl", "Diana", "Eric", "Fiona", "George", "Hannah", "Ivan", "Julia", "Kevin", "Laura", "Mark", "Nina", "Oscar", "Petra", "Ralph", "Sara", "Tom", "Ursula", "Vera", "Walter", "Yusuf", "Zara", "Ahmed", "Bruno", "Chloe", "Dylan", "Elena", "Frank", "Gina", "Hugo", "Irene", "James", "Karen", "Luis", "Maria", "Nathan", "Owen", "Peter", "Rachel", "Simon", "Theo", "Vincent", "William", "Alice", "Bob", "Carol", "Daniel", "Eve", "Fatima", "Greta", "Hassan", "Ines", "Jonas", "Kira", "Lena", "Max", "Nora", "Omar", "Priya", "Raj", "Sofia", "Tariq", "Viktor", "Wanda", "Yuki", "Zlatan", "Alex", "Brian", "Cindy", "Derek", "Erin", "Flora", "Gavin", "Helen", "Isaac", "Jane", "Kyle", "Linda", "Mona", "Nick", "Olga", "Philip", "Rita", "Steve", "Tara", "Ulrich", "Vivian", "Wayne", "Agnes", "Boris", "Celine", "Dmitri", "Edith", "Fabian", "Gloria", "Hector", "Ingrid", "Joel", "Keiko", "Lars", "Monica", "Nadia", "Otto", "Pablo", "Regina", "Stefan", "Thomas", "Valeria", "Wolfgang", "Yasmin", "Zachary", "Aaron", "Beatrice", "Connor", "Deborah", "Elias", "Freya", "Gustav", "Hilda", "Igor", "Jasmine", "Klaus", "Lydia", "Milan", "Naomi", "Oleg", "Patricia", "Roman", "Silvia", "Tobias", "Veronica", "Arthur", "Bianca", "Cyril", "Dolores", "Emil", "Francis", "Gerald", "Hiro", "Isabel", "Jorge", "Kamal", "Leila", "Magnus", "Nelson", "Zoë", "José", "René", "Chloé", "Jürgen", "Renée", "Søren"]
 )
 HELD_NAMES: Final[tuple[str, ...]] = tuple(
-    """Marta Robert Susan Gregor Amelia Nikolai Charlotte Matteo Sandra Timothy Leonard Abigail Dora
-    Bernard Camila Trevor Helga Marvin Ruben Stella Kofi Ming Aisha Barbara Edgar Louise Rupert
-    Tamara Vladimir Winston Ernesto Margaret Samira Hamid Lucas Joanna Oliver""".split()
+    ["Marta", "Robert", "Susan", "Gregor", "Amelia", "Nikolai", "Charlotte", "Matteo", "Sandra", "Timothy", "Leonard", "Abigail", "Dora", "Bernard", "Camila", "Trevor", "Helga", "Marvin", "Ruben", "Stella", "Kofi", "Ming", "Aisha", "Barbara", "Edgar", "Louise", "Rupert", "Tamara", "Vladimir", "Winston", "Ernesto", "Margaret", "Samira", "Hamid", "Lucas", "Joanna", "Oliver"]
 )
 
 CITIES: Final[tuple[str, ...]] = tuple(
@@ -90,17 +78,10 @@ HELD_CITIES: Final[tuple[str, ...]] = (
 )  # fmt: skip
 
 WORDS: Final[tuple[str, ...]] = tuple(
-    """apple table river garden window castle bridge mountain forest pencil basket bottle candle
-    carpet cheese circle cotton dragon engine feather flower guitar hammer helmet island jacket
-    kettle ladder letter magnet mirror needle orange oyster paper pepper pillow planet pocket potato
-    rabbit ribbon rocket saddle salmon school shadow signal silver spider square street summer sugar
-    thunder ticket tiger tunnel turtle velvet violin wagon walnut whistle yellow zebra camera laptop
-    chair lamp book phone shoes bread butter coffee tea pizza pasta soup salad cake honey lemon
-    train plane boat car bicycle truck bus tram horse dog cat bird fish""".split()
+    ["apple", "table", "river", "garden", "window", "castle", "bridge", "mountain", "forest", "pencil", "basket", "bottle", "candle", "carpet", "cheese", "circle", "cotton", "dragon", "engine", "feather", "flower", "guitar", "hammer", "helmet", "island", "jacket", "kettle", "ladder", "letter", "magnet", "mirror", "needle", "orange", "oyster", "paper", "pepper", "pillow", "planet", "pocket", "potato", "rabbit", "ribbon", "rocket", "saddle", "salmon", "school", "shadow", "signal", "silver", "spider", "square", "street", "summer", "sugar", "thunder", "ticket", "tiger", "tunnel", "turtle", "velvet", "violin", "wagon", "walnut", "whistle", "yellow", "zebra", "camera", "laptop", "chair", "lamp", "book", "phone", "shoes", "bread", "butter", "coffee", "tea", "pizza", "pasta", "soup", "salad", "cake", "honey", "lemon", "train", "plane", "boat", "car", "bicycle", "truck", "bus", "tram", "horse", "dog", "cat", "bird", "fish"]
 )
 HELD_WORDS: Final[tuple[str, ...]] = tuple(
-    """lantern compass blanket trumpet curtain hamster anchor marble umbrella printer keyboard
-    sandwich pancake meadow harbour valley cactus balloon""".split()
+    ["lantern", "compass", "blanket", "trumpet", "curtain", "hamster", "anchor", "marble", "umbrella", "printer", "keyboard", "sandwich", "pancake", "meadow", "harbour", "valley", "cactus", "balloon"]
 )
 
 FAVOURITES: Final[dict[str, tuple[str, ...]]] = {
@@ -113,8 +94,8 @@ FAVOURITES: Final[dict[str, tuple[str, ...]]] = {
     "sport": ("tennis", "football", "chess", "running", "swimming", "rowing", "golf", "hockey"),
 }
 
-_ONSETS = "b c d f g h j k l m n p r s t v w z br ch dr fr gr kl pl sh st th tr".split()
-_VOWELS = "a e i o u a e i o ai ea ee ia oo ou".split()
+_ONSETS = ["b", "c", "d", "f", "g", "h", "j", "k", "l", "m", "n", "p", "r", "s", "t", "v", "w", "z", "br", "ch", "dr", "fr", "gr", "kl", "pl", "sh", "st", "th", "tr"]
+_VOWELS = ["a", "e", "i", "o", "u", "a", "e", "i", "o", "ai", "ea", "ee", "ia", "oo", "ou"]
 _CODAS = ["", "", "", "n", "r", "l", "s", "m", "t", "k", "nd", "rt", "ck", "x"]
 
 

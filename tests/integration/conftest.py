@@ -1,6 +1,7 @@
 """A real gateway on a real socket, in front of the fake engine."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -19,6 +20,21 @@ from tests.fake_engine import FakeEngine, running_engine
 TIMEOUTS = {"connect_seconds": 0.5, "first_token_seconds": 0.5, "idle_seconds": 0.5}
 
 
+@asynccontextmanager
+async def raw_connection(
+    url: str, **options: Any
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """A socket to the gateway, for what no HTTP client would send."""
+    port = int(url.rsplit(":", 1)[1])
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, **options)
+    try:
+        yield reader, writer
+    finally:
+        writer.transport.abort()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+
+
 @dataclass
 class Stack:
     """The pair under test, and clients for it."""
@@ -35,6 +51,7 @@ async def running_gateway(
 ) -> AsyncIterator[tuple[Gateway, str]]:
     document = {
         "timeouts": TIMEOUTS | {"total_seconds": 5},
+        "gateway": {"body_timeout_seconds": 0.5},
         "models": [{"id": "fake", "replicas": [f"http://127.0.0.1:{engine.port}"]}],
     }
     path = folder / "stack.yaml"
@@ -44,7 +61,7 @@ async def running_gateway(
         gateway, host="127.0.0.1", port=0, log_config=None, access_log=False, lifespan="on"
     )
     server = uvicorn.Server(config)
-    server.capture_signals = _no_signals  # type: ignore[method-assign]
+    server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment]
     task = asyncio.create_task(server.serve())
     while not server.started:
         await asyncio.sleep(0.01)
@@ -55,14 +72,6 @@ async def running_gateway(
         server.should_exit = True
         server.force_exit = True
         await task
-
-
-class _no_signals:  # noqa: N801 - stands for a method
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, *_: object) -> None:
-        return None
 
 
 @pytest.fixture

@@ -1,0 +1,238 @@
+"""`make local` under everything a machine and its user can do to it."""
+
+import concurrent.futures
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from tests.local_stack import REPOSITORY, LocalStack, eventually, free_port, local_stack
+
+START_SECONDS = 15
+HELLO: Any = [{"role": "user", "content": "Hello!"}]
+
+
+@pytest.fixture(autouse=True)
+def _engine_is_built(stack: LocalStack) -> None:
+    """The session's stack came up, so the engine is in the cache."""
+    assert stack.process.poll() is None
+
+
+def chat(stack: LocalStack) -> str:
+    with openai.OpenAI(base_url=f"{stack.url}/v1", api_key="none", max_retries=0) as client:
+        answer = client.chat.completions.create(model="tiny", messages=HELLO)
+    return answer.choices[0].message.content or ""
+
+
+def test_second_start_is_ready_in_seconds_and_runs_beside_another(tmp_path: Path) -> None:
+    started = time.monotonic()
+    with local_stack(tmp_path / "data") as second:
+        second.wait_ready(START_SECONDS)
+        assert time.monotonic() - started < START_SECONDS
+        assert chat(second)
+        eventually(lambda: f"Ready: {second.url}/v1" in second.output, 5, "the banner")
+
+
+@pytest.mark.parametrize("signal_", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_stopping_leaves_nothing(tmp_path: Path, signal_: signal.Signals) -> None:
+    with local_stack(tmp_path / "data") as stack:
+        stack.wait_ready(START_SECONDS)
+        assert len(stack.children()) >= 3
+        started = time.monotonic()
+        assert stack.stop(signal_) == 0
+        assert time.monotonic() - started < 8
+        assert stack.children() == []
+
+
+def test_stopping_under_load_ends_streams_with_a_typed_error(tmp_path: Path) -> None:
+    """Running answers get a few seconds, then an error event; never a silent end."""
+    with (
+        local_stack(tmp_path / "data") as stack,
+        concurrent.futures.ThreadPoolExecutor(4) as threads,
+    ):
+        stack.wait_ready(START_SECONDS)
+        body = {"model": "tiny", "messages": HELLO, "stream": True, "ignore_eos": True}
+        body |= {"max_tokens": 1900}
+
+        def read() -> str:
+            with httpx.stream(
+                "POST", f"{stack.url}/v1/chat/completions", json=body, timeout=60
+            ) as answer:
+                return "".join(answer.iter_text())
+
+        answers = [threads.submit(read) for _ in range(4)]
+        url = f"{stack.url}/health"
+        eventually(lambda: httpx.get(url).json()["requests_in_flight"] >= 4, 10, "four streams")
+        started = time.monotonic()
+        assert stack.stop() == 0
+        assert time.monotonic() - started < 10
+        for answer in answers:
+            text = answer.result(timeout=5)
+            assert text.endswith("data: [DONE]\n\n") or '"code":"shutting_down"' in text
+        assert stack.children() == []
+
+
+def test_ctrl_c_at_any_moment_of_the_start_leaves_nothing(tmp_path: Path) -> None:
+    for number, delay in enumerate((0.05, 0.3, 0.6, 0.9, 1.3)):
+        with local_stack(tmp_path / f"data{number}") as stack:
+            time.sleep(delay)
+            stack.process.send_signal(signal.SIGINT)
+            stack.process.wait(10)
+            assert stack.children() == []
+            assert "Traceback" not in stack.output
+
+
+def test_kill_9_of_the_supervisor_leaves_nothing(tmp_path: Path) -> None:
+    with local_stack(tmp_path / "data") as stack:
+        stack.wait_ready(START_SECONDS)
+        stack.process.kill()
+        stack.process.wait()
+        eventually(lambda: stack.children() == [], 5, "no orphans")
+
+
+@pytest.mark.parametrize("victim", ["--ctx-size", "api_server serve"])
+def test_kill_9_of_a_child_is_noticed_and_mended(tmp_path: Path, victim: str) -> None:
+    with local_stack(tmp_path / "data") as stack:
+        stack.wait_ready(START_SECONDS)
+        pid = next(
+            pid for pid, line in stack.children() if victim in line and pid != stack.process.pid
+        )
+        os.kill(pid, signal.SIGKILL)
+        eventually(lambda: not stack.is_ready(), 5, "readiness tells of the loss")
+        stack.wait_ready(20)
+        assert chat(stack)
+        eventually(lambda: "is back" in stack.output, 5, "the operator is told")
+
+
+def test_stopped_engine_is_unready_and_replaced(tmp_path: Path) -> None:
+    config = tmp_path / "stack.yaml"
+    text = (REPOSITORY / "configs/stack.yaml").read_text()
+    config.write_text(text.replace("hang_seconds: 15", "hang_seconds: 3"))
+    with local_stack(tmp_path / "data", STACK_CONFIG=str(config)) as stack:
+        stack.wait_ready(START_SECONDS)
+        os.kill(stack.engine_pid(), signal.SIGSTOP)
+        eventually(lambda: not stack.is_ready(), 5, "readiness tells of the hang")
+        stack.wait_ready(20)
+        assert chat(stack)
+        assert "was silent for 3 s" in stack.output
+
+
+def failing(data_dir: Path, **environment: str) -> str:
+    """Run a `make local` that cannot work; give what it says."""
+    started = time.monotonic()
+    with local_stack(data_dir, **environment) as stack:
+        assert stack.process.wait(30) == 1
+        assert time.monotonic() - started < 30
+        assert stack.children() == []
+        assert "Traceback" not in stack.output
+        return stack.output
+
+
+def test_same_data_directory_twice(stack: LocalStack) -> None:
+    output = failing_at(stack.data_dir)
+    assert f"process {stack.process.pid}" in output
+    assert "DATA_DIR=" in output
+    assert stack.is_ready()
+
+
+def test_taken_port(tmp_path: Path) -> None:
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        port = holder.getsockname()[1]
+        output = failing(tmp_path / "data", PORT=str(port))
+    assert f"Port {port} on 127.0.0.1 is taken" in output
+    assert "choose another: PORT=" in output
+
+
+@pytest.mark.parametrize(
+    ("content", "fragment"),
+    [
+        (b"not a model", "is no GGUF file"),
+        (b"GGUF\x03\0\0\0", "damaged or cut short"),
+        (b"GGUF" + struct.pack("<IQQ", 3, 0, 0), "without a model"),
+    ],
+)
+def test_file_that_is_no_model(tmp_path: Path, content: bytes, fragment: str) -> None:
+    path = tmp_path / "some.gguf"
+    path.write_bytes(content)
+    assert fragment in failing(tmp_path / "data", MODEL=str(path))
+
+
+def test_missing_model_file(tmp_path: Path) -> None:
+    output = failing(tmp_path / "data", MODEL=str(tmp_path / "none.gguf"))
+    assert "none.gguf cannot be read" in output
+    assert "MODEL" in output
+
+
+def test_model_that_does_not_fit_into_memory(tmp_path: Path) -> None:
+    path = tmp_path / "huge.gguf"
+    with path.open("wb") as file:
+        file.write(gguf_head({"general.architecture": "llama", "llama.block_count": 32}))
+        file.truncate(2 * 1024**4)
+    output = failing(tmp_path / "data", MODEL=str(path))
+    assert "huge.gguf needs about 20" in output
+    assert "GiB are free" in output
+
+
+def test_damaged_model_ends_with_the_engines_last_words(tmp_path: Path) -> None:
+    path = tmp_path / "cut.gguf"
+    path.write_bytes((REPOSITORY / "models/tiny/tiny-q8_0.gguf").read_bytes()[:1_000_000])
+    output = failing(tmp_path / "data", MODEL=str(path))
+    assert "the engine ended while starting" in output
+    assert "engine.log" in output
+
+
+def gguf_head(values: dict[str, Any]) -> bytes:
+    head = b"GGUF" + struct.pack("<IQQ", 3, 0, len(values))
+    for key, value in values.items():
+        head += struct.pack("<Q", len(key)) + key.encode()
+        if isinstance(value, str):
+            head += struct.pack("<IQ", 8, len(value)) + value.encode()
+        else:
+            head += struct.pack("<II", 4, value)
+    return head
+
+
+def test_unwritable_data_directory(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    output = failing_at(tmp_path / "file/data")
+    assert "cannot be written" in output
+    assert "DATA_DIR" in output
+
+
+def failing_at(data_dir: Path) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "api_server", "local"],
+        cwd=REPOSITORY,
+        env=os.environ | {"DATA_DIR": str(data_dir), "PORT": str(free_port())},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 1
+    return done.stderr
+
+
+def test_foreign_host(tmp_path: Path) -> None:
+    output = failing(tmp_path / "data", HOST="no.such.host.invalid")
+    assert "HOST no.such.host.invalid" in output
+
+
+def test_broken_llama_server_is_explained(tmp_path: Path) -> None:
+    fake = tmp_path / "llama-server"
+    fake.write_text("#!/bin/sh\necho 'version: 1'\n")
+    fake.chmod(0o755)
+    output = failing(tmp_path / "data", LLAMA_SERVER=str(fake))
+    assert "--jinja" in output
+    assert "LLAMA_SERVER" in output

@@ -1,0 +1,82 @@
+"""Bad requests get a 4xx in the envelope, in bounded time and memory, and the server goes on."""
+
+import asyncio
+import json
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.integration.conftest import Stack, raw_connection
+from tests.wire import assert_valid
+
+CHAT = "/v1/chat/completions"
+
+
+async def still_serves(stack: Stack) -> None:
+    messages: Any = [{"role": "user", "content": "hi"}]
+    answer = await stack.client.chat.completions.create(model="fake", messages=messages)
+    assert answer.choices[0].message.content == "xxxxx"
+    assert stack.gateway.health.requests_in_flight == 0
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"", 400),
+        (b"\x00\xff\xfe", 400),
+        (b"null", 400),
+        (b"[1]", 400),
+        (b"[" * 1_000_000, 400),
+        (b'{"a":' * 1_000_000, 400),
+        (b'{"model":"fake","messages":[{"role":"user","content":"\xff"}]}', 400),
+        (json.dumps({"model": "fake", "messages": [], "stop": ["x"] * 1_000_000}).encode(), 400),
+        (b'{"model":"' + b"m" * 5_000_000 + b'","messages":[{"role":"user"}]}', 404),
+        (b" " * 50_000_000, 413),
+    ],
+    ids=lambda value: value[:12].decode("latin-1") if isinstance(value, bytes) else str(value),
+)
+async def test_bad_body(stack: Stack, body: bytes, status: int) -> None:
+    async with httpx.AsyncClient(base_url=stack.url, timeout=10) as http:
+        response = await http.post(CHAT, content=body)
+    assert response.status_code == status
+    assert_valid("ErrorResponse", response.json())
+    assert len(response.content) < 1000
+    await still_serves(stack)
+
+
+async def test_declared_but_never_sent_body_is_refused_at_once(stack: Stack) -> None:
+    async with raw_connection(stack.url) as (reader, writer):
+        writer.write(
+            f"POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-length: 99999999\r\n\r\n".encode()
+        )
+        async with asyncio.timeout(2):
+            assert b" 413 " in await reader.readline()
+    await still_serves(stack)
+
+
+async def test_half_a_body_and_then_silence_is_408(stack: Stack) -> None:
+    async with raw_connection(stack.url) as (reader, writer):
+        writer.write(f"POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{{".encode())
+        async with asyncio.timeout(3):
+            assert b" 408 " in await reader.readline()
+    await still_serves(stack)
+
+
+@pytest.mark.parametrize("raw", [b"\r\n\r\n", b"GET\r\n\r\n", b"\x16\x03\x01" + b"\x00" * 99])
+async def test_what_is_no_http_is_dropped(stack: Stack, raw: bytes) -> None:
+    async with raw_connection(stack.url) as (reader, writer):
+        writer.write(raw)
+        writer.write_eof()
+        async with asyncio.timeout(3):
+            answer = await reader.read()
+        assert answer == b"" or answer.startswith(b"HTTP/1.1 400")
+    await still_serves(stack)
+
+
+async def test_client_that_leaves_in_its_body_is_forgotten(stack: Stack) -> None:
+    async with raw_connection(stack.url) as (_, writer):
+        writer.write(f"POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{{".encode())
+        await asyncio.sleep(0.1)
+    await asyncio.sleep(0.1)
+    await still_serves(stack)

@@ -1,0 +1,117 @@
+"""Runs `python -m api_server local` as a user would, from outside, and sees what it leaves."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def eventually(claim: Callable[[], bool], seconds: float, what: str) -> None:
+    """Wait until a claim holds; fail with `what` when it does not in time."""
+    deadline = time.monotonic() + seconds
+    while not claim():
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        time.sleep(0.05)
+
+
+@dataclass
+class LocalStack:
+    """One running (or failed) `make local`."""
+
+    process: subprocess.Popen[str]
+    port: int
+    data_dir: Path
+    output_path: Path
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def output(self) -> str:
+        return self.output_path.read_text()
+
+    def is_ready(self) -> bool:
+        try:
+            return httpx.get(f"{self.url}/health/ready", timeout=3).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    def wait_ready(self, seconds: float) -> None:
+        def claim() -> bool:
+            assert self.process.poll() is None, self.output
+            return self.is_ready()
+
+        eventually(claim, seconds, "the stack is ready")
+
+    def engine_pid(self) -> int:
+        return next(pid for pid, line in self.children() if "--ctx-size" in line)
+
+    def children(self) -> list[tuple[int, str]]:
+        """Processes that belong to this stack: they name its data directory or its port."""
+        marks = (str(self.data_dir), f"PORT={self.port}\0")
+        return [(pid, line) for pid, line, env in processes() if any(m in env for m in marks)]
+
+    def stop(self, signal_: signal.Signals = signal.SIGINT, seconds: float = 20) -> int:
+        self.process.send_signal(signal_)
+        return self.process.wait(seconds)
+
+
+def processes() -> Iterator[tuple[int, str, str]]:
+    """Pid, command line and environment of all other processes of this machine."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                line = (entry / "cmdline").read_text().replace("\0", " ")
+                environment = (entry / "environ").read_text(errors="replace")
+                state = (entry / "stat").read_text().rsplit(")", 1)[1].split()[0]
+            except OSError:
+                continue
+            if state != "Z":
+                yield int(entry.name), line, environment
+
+
+@contextmanager
+def local_stack(data_dir: Path, **environment: str) -> Iterator[LocalStack]:
+    """Start it in the background; whatever happens, nothing of it is left at the end."""
+    data_dir.mkdir(parents=True, exist_ok=True)
+    port = int(environment.setdefault("PORT", str(free_port())))
+    output_path = data_dir.parent / f"{data_dir.name}-{port}.out"
+    with output_path.open("w") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "api_server", "local"],
+            cwd=REPOSITORY,
+            env=os.environ | {"DATA_DIR": str(data_dir)} | environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            text=True,
+        )
+    stack = LocalStack(process, port, data_dir, output_path)
+    try:
+        yield stack
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
