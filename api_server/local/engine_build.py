@@ -8,354 +8,50 @@ import asyncio
 import contextlib
 import errno
 import fcntl
-import hashlib
 import os
 import platform
-import re
 import shlex
 import shutil
-import signal
 import sys
 import tarfile
 import time
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO
 
 from api_server.errors import SetupError
-from api_server.local.process import tether_command
+from api_server.local.engine_recipe import (
+    BUILD_PEAK_BYTES,
+    CMAKE_FLAGS,
+    MB,
+    SERVER,
+    SOURCE_FOLDER,
+    SOURCE_PACKAGE,
+    Recipe,
+    cache_key,
+    compile_text,
+    cpu_identity,
+    disk_full_sentence,
+    failure_sentence,
+    find_compiler,
+    format_seconds,
+    is_wanted_member,
+    last_error_line,
+    missing_space,
+    parallel_jobs,
+    parse_recipe,
+    parse_status,
+)
+from api_server.local.machine import free_memory_bytes
+from api_server.local.programs import Outcome, run_program
 from api_server.local.terminal import Say
 
 REQUIREMENTS = Path(__file__).resolve().parents[2] / "requirements-engine.txt"
-SOURCE_PACKAGE = "llama-cpp-python"
-SOURCE_FOLDER = PurePosixPath("vendor/llama.cpp")
-CMAKE_FLAGS = (
-    "-DCMAKE_BUILD_TYPE=Release",
-    "-DBUILD_SHARED_LIBS=OFF",
-    "-DGGML_NATIVE=ON",
-    # A compiler cache may start a daemon, which would outlive us and keep our lock.
-    "-DGGML_CCACHE=OFF",
-    "-DLLAMA_CURL=OFF",
-    "-DLLAMA_OPENSSL=OFF",
-    "-DLLAMA_BUILD_UI=OFF",
-    "-DLLAMA_USE_PREBUILT_UI=OFF",
-    "-DLLAMA_BUILD_TESTS=OFF",
-    "-DLLAMA_BUILD_EXAMPLES=OFF",
-)
-SERVER = "llama-server"
 BINARIES = (SERVER, "llama-quantize")
-COMPILERS = ("c++", "g++", "clang++")
-
-MB = 1_000_000
-BUILD_PEAK_BYTES = 600 * MB
 SOURCE_BYTES = 77 * MB
-JOB_MEMORY_BYTES = 1_500 * MB
-
-TICK_SECONDS = 1.0
-END_GRACE_SECONDS = 3.0
-END_POLL_SECONDS = 0.02
 LOCK_POLL_SECONDS = 0.5
 SMOKE_TIMEOUT_SECONDS = 10.0
-FIRST_ESTIMATE_SECONDS = 10.0
-TAIL_LINES = 2_000
-
-NETWORK_SIGNS = (
-    "Failed to establish a new connection",
-    "Temporary failure in name resolution",
-    "Name or service not known",
-    "NameResolutionError",
-    "NewConnectionError",
-    "ConnectTimeoutError",
-    "ReadTimeoutError",
-    "Read timed out",
-    "ProxyError",
-    "Network is unreachable",
-    "Connection refused",
-    "Connection reset",
-)
-DISK_SIGNS = ("No space left on device", "Disk quota exceeded")
-MEMORY_SIGNS = ("Killed signal terminated program", "Cannot allocate memory", "out of memory")
-
-
-# ---------------------------------------------------------------- decisions: functions of values
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """The two parts of requirements-engine.txt, each a requirements file of its own."""
-
-    tools: str
-    source: str
-    version: str
-
-
-def parse_recipe(text: str) -> Recipe:
-    """Split the text into the build tools and the source package, whose version it reads."""
-    tools: list[str] = []
-    source: list[str] = []
-    version = ""
-    for requirement in re.findall(r"^(?!#|\s)(?:.*\\\n)*.*\n?", text, flags=re.MULTILINE):
-        name, _, rest = requirement.partition("==")
-        if name.strip() == SOURCE_PACKAGE:
-            source.append(requirement)
-            version = rest.split()[0]
-        else:
-            tools.append(requirement)
-    if not version:
-        raise SetupError(
-            f"requirements-engine.txt pins no {SOURCE_PACKAGE}: restore that file from git"
-        )
-    return Recipe(tools="".join(tools), source="".join(source), version=version)
-
-
-def cpu_identity(machine: str, cpuinfo: str) -> tuple[str, ...]:
-    """What -march=native depends on: architecture, model, sorted features (of the first CPU)."""
-    first, _, _ = cpuinfo.partition("\n\n")
-    fields = {
-        name.strip().lower(): value.strip()
-        for name, _, value in (line.partition(":") for line in first.splitlines())
-    }
-    models = [fields.get(name, "") for name in ("model name", "cpu implementer", "cpu part")]
-    features = fields.get("flags") or fields.get("features") or ""
-    return (machine, *models, *sorted(features.split()))
-
-
-def cache_key(version: str, flags: Iterable[str], cpu: Iterable[str]) -> str:
-    """The name of the cache entry: version, then 12 hex digits over flags and CPU."""
-    text = "\n".join([*sorted(flags), "", *cpu])
-    return f"{version}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
-
-
-def parallel_jobs(cores: int, memory_bytes: int) -> int:
-    """How many compilers may run at once; at least one."""
-    return max(1, min(cores, memory_bytes // JOB_MEMORY_BYTES))
-
-
-def available_memory(meminfo: str, cgroup_limit: str) -> int:
-    """Bytes free for compilers: MemAvailable of /proc/meminfo, or the container's limit if less."""
-    found = re.search(r"^MemAvailable:\s+(\d+) kB", meminfo, flags=re.MULTILINE)
-    free = int(found[1]) * 1024 if found else JOB_MEMORY_BYTES
-    return min(free, int(cgroup_limit)) if cgroup_limit.strip().isdigit() else free
-
-
-def missing_space(free_bytes: int, already_used_bytes: int) -> int:
-    """How many bytes the disk lacks for the build; what a stopped build left there counts."""
-    return max(0, BUILD_PEAK_BYTES - already_used_bytes - free_bytes)
-
-
-def find_compiler(compiler: str | None, which: Callable[[str], str | None]) -> str:
-    """The C++ compiler to use: `compiler` (the value of CXX, may carry arguments) or a usual name.
-
-    Raises SetupError when there is none.
-    """
-    if compiler and compiler.strip():
-        program = shlex.split(compiler)[0]
-        if which(program) is None:
-            raise SetupError(
-                f"CXX is {compiler!r}, but there is no program {program!r}: "
-                "correct or unset CXX and run this again"
-            )
-        return program
-    for name in COMPILERS:
-        if which(name) is not None:
-            return name
-    raise SetupError(
-        "llama-server must be compiled once, but there is no C++ compiler: install one "
-        "(Debian, Ubuntu: apt install g++; Fedora: dnf install gcc-c++; Arch: pacman -S gcc) "
-        "and run this again, or set LLAMA_SERVER to a llama-server binary"
-    )
-
-
-def parse_status(line: str) -> tuple[int, int] | None:
-    """Ninja's `[done/total] ...` as two numbers; None for any other line."""
-    found = re.match(r"\[(\d+)/(\d+)\] ", line)
-    return (int(found[1]), int(found[2])) if found else None
-
-
-def format_seconds(seconds: float) -> str:
-    """`45s`, `1m20s`, `1h05m`."""
-    minutes, left = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours}h{minutes:02}m"
-    return f"{minutes}m{left:02}s" if minutes else f"{left}s"
-
-
-def compile_text(*, total: int, done: int, run_total: int, seconds: float) -> str:
-    """The progress line of a compilation.
-
-    total: steps of a build from nothing; done, run_total: Ninja's count in this run, which after a
-    stopped build covers only what was left; seconds: since this run began.
-    """
-    share = (max(total, run_total) - run_total + done) / max(total, run_total, 1)
-    text = f"building {SERVER}  {int(share * 100)} %  {format_seconds(seconds)} elapsed"
-    if 0 < done < run_total and seconds >= FIRST_ESTIMATE_SECONDS:
-        left = (run_total - done) * seconds / done
-        text += f", about {format_seconds(-(-left // 10) * 10)} left"
-    return text
-
-
-def last_error_line(lines: Sequence[str]) -> str:
-    """The last line of a tool's output that says what went wrong, shortened to 300 characters."""
-    said = [line.strip() for line in lines]
-    for number in range(len(said) - 1, -1, -1):
-        line = said[number]
-        if line.startswith("CMake Error"):
-            following = next((text for text in said[number + 1 :] if text), "")
-            return f"{line} {following}"[:300]
-        if re.search(r"\berror: (?!ld returned)|undefined reference", line, re.IGNORECASE):
-            return line[:300]
-    noise = ("ninja: build stopped", "FAILED:", "[notice]")
-    telling = [line for line in said if line and not line.startswith(noise)]
-    return telling[-1][:300] if telling else "it ended without a word"
-
-
-def failure_sentence(step: str, lines: Sequence[str], log: Path) -> str:
-    """What to tell the operator when a step failed with this output."""
-    text = "\n".join(lines)
-    if any(sign in text for sign in DISK_SIGNS):
-        return disk_full_sentence(log.parent)
-    if any(sign in text for sign in MEMORY_SIGNS):
-        return (
-            f"{step} ran out of memory: close other programs and run this again; "
-            "what is compiled is kept"
-        )
-    if "DO NOT MATCH THE HASHES" in text or "Hashes are required" in text:
-        return (
-            f"{step} got a file whose hash is not the pinned one: the package index or a proxy "
-            f"gave other bytes than requirements-engine.txt expects (see {log})"
-        )
-    if any(sign in text for sign in NETWORK_SIGNS):
-        return (
-            f"{step} cannot reach the package index: connect to the network (or correct pip's "
-            "index and proxy settings) and run this again, or set LLAMA_SERVER to a llama-server "
-            "binary"
-        )
-    if "ensurepip is not available" in text:
-        return (
-            f"{step} needs Python's venv module: install it (Debian, Ubuntu: apt install "
-            "python3-venv) and run this again"
-        )
-    return f"{step} failed: {last_error_line(lines)} (the whole output is in {log})"
-
-
-def disk_full_sentence(folder: Path) -> str:
-    """The disk got full while building."""
-    return (
-        f"the disk is full: free some space where {folder} lies (a build from nothing needs "
-        f"{BUILD_PEAK_BYTES // MB} MB) and run this again; what is compiled is kept"
-    )
-
-
-def is_wanted_member(name: str, *, is_plain: bool) -> bool:
-    """Whether a member of the source archive is unpacked: plain files of llama.cpp, no `..`."""
-    path = PurePosixPath(name)
-    inside = PurePosixPath(*path.parts[1:])
-    return is_plain and ".." not in path.parts and inside.is_relative_to(SOURCE_FOLDER)
-
-
-# ---------------------------------------------------------------------- processes and their end
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a program ended: its exit status and its last lines (standard output and error)."""
-
-    returncode: int
-    lines: list[str]
-
-
-async def run_program(
-    argv: Sequence[str],
-    *,
-    on_lines: Callable[[list[str]], None] | None = None,
-    keep_open: Sequence[int] = (),
-) -> Outcome:
-    """Run a program in a session of its own until it ends; no process of it outlives the call.
-
-    `on_lines` gets new whole lines as they come, and an empty list after each quiet second. On
-    cancellation the session gets SIGTERM, then SIGKILL. What cannot be started ends with status 1.
-    """
-    process = await asyncio.create_subprocess_exec(
-        *tether_command(list(argv)),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-        start_new_session=True,
-        pass_fds=keep_open,
-    )
-    tail: deque[str] = deque(maxlen=TAIL_LINES)
-    try:
-        async for lines in _lines(process):
-            tail.extend(lines)
-            if on_lines:
-                on_lines(lines)
-        return Outcome(await process.wait(), list(tail))
-    finally:
-        await _end_session(process)
-
-
-async def _lines(process: asyncio.subprocess.Process) -> AsyncIterator[list[str]]:
-    """New whole lines of any length, as they come; an empty list after each quiet second."""
-    rest = b""
-    while process.stdout:
-        try:
-            async with asyncio.timeout(TICK_SECONDS):
-                chunk = await process.stdout.read(65536)
-        except TimeoutError:
-            yield []
-            continue
-        *whole, rest = (rest + chunk).split(b"\n")
-        if not chunk and rest:
-            whole = [rest]
-        yield [line.decode(errors="replace").rstrip() for line in whole]
-        if not chunk:
-            break
-
-
-async def _end_session(process: asyncio.subprocess.Process) -> None:
-    """Leave no process of the program's session alive, even if cancelled meanwhile."""
-    try:
-        signal_session(process.pid, signal.SIGTERM)
-        for _ in range(int(END_GRACE_SECONDS / END_POLL_SECONDS)):
-            if not session_members(process.pid):
-                break
-            await asyncio.sleep(END_POLL_SECONDS)
-    finally:
-        signal_session(process.pid, signal.SIGKILL)
-        # To its end, so that the pipe is closed; a stray daemon that holds it is not waited for.
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(TICK_SECONDS):
-                while process.stdout and await process.stdout.read(65536):
-                    pass
-        await process.wait()
-
-
-def session_members(session: int) -> list[int]:
-    """The living processes of a session. Ninja gives each compiler a process group of its own."""
-    members = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                stat = (entry / "stat").read_text(errors="replace")
-            except OSError:
-                continue
-            state, _, _, its_session = stat.rpartition(")")[2].split()[:4]
-            if int(its_session) == session and state not in "ZX":
-                members.append(int(entry.name))
-    return members
-
-
-def signal_session(session: int, number: signal.Signals) -> None:
-    """Signal every process of a session."""
-    for pid in session_members(session):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, number)
-
-
-# --------------------------------------------------------------------------- the cache on disk
 
 
 @dataclass(frozen=True)
@@ -472,9 +168,6 @@ def _try_lock(lock: int) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-# ------------------------------------------------------------------------------------ the build
 
 
 async def build_engine(
@@ -646,7 +339,7 @@ class _Build:
                     compile_text(total=total, done=done, run_total=run_total, seconds=seconds)
                 )
 
-        jobs = parallel_jobs(len(os.sched_getaffinity(0)), _free_memory())
+        jobs = parallel_jobs(len(os.sched_getaffinity(0)), free_memory_bytes())
         await self._program(
             f"compiling {SERVER}", [*ninja, "-j", str(jobs), *BINARIES], on_lines=show
         )
@@ -715,10 +408,3 @@ class _Build:
         if outcome.returncode:
             ended = [f"error: ended by signal {-outcome.returncode}"] * (outcome.returncode < 0)
             raise SetupError(failure_sentence(step, outcome.lines + ended, self.entry.log))
-
-
-def _free_memory() -> int:
-    limit = Path("/sys/fs/cgroup/memory.max")
-    return available_memory(
-        Path("/proc/meminfo").read_text(), limit.read_text() if limit.exists() else ""
-    )

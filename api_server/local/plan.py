@@ -93,14 +93,4 @@ def model_id_of(path: Path) -> str:
 
 def restart_delay_seconds(crashes: int) -> float:
     """0.5, 1, 2, ... 30 s before the next start of a child that keeps dying."""
-    return float(min(30.0, 0.5 * 2 ** max(0, crashes - 1)))
-
-
-def available_memory_bytes(meminfo: str, cgroup_limit: str, cgroup_used: str) -> int:
-    """What may still be used, from /proc/meminfo and the control group's two files ("" if none)."""
-    available = next(
-        int(line.split()[1]) * 1024 for line in meminfo.splitlines() if "MemAvailable" in line
-    )
-    if cgroup_limit.strip().isdigit() and cgroup_used.strip().isdigit():
-        available = min(available, int(cgroup_limit) - int(cgroup_used))
-    return available
+    return 30.0 if crashes > 6 else 0.5 * 2.0 ** max(0, crashes - 1)

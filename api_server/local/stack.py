@@ -20,6 +20,7 @@ from api_server.inference.handlers.openai_compatible import OpenAICompatibleHand
 from api_server.local import plan as planning
 from api_server.local.engine_binary import find_engine
 from api_server.local.gguf import GgufHead, read_head
+from api_server.local.machine import free_memory_bytes
 from api_server.local.plan import EnginePlan
 from api_server.local.process import Command, free_port
 from api_server.local.supervisor import Supervisor, Watch
@@ -42,6 +43,8 @@ async def run_local(settings: Settings, say: Say) -> None:
         head, plan = _plan(settings)
         binary = await engine_binary(settings, say)
         listen(environment.host, environment.port).close()
+        if not head.has_chat_template:
+            say.line(f"{head.name} brings no chat template; the engine uses a generic one")
         say.line(f"starting {head.name} ({plan.slots} slots of {plan.context_tokens} tokens)")
         key = secrets.token_urlsafe(24)
         async with (
@@ -104,7 +107,7 @@ def _plan(settings: Settings) -> tuple[GgufHead, EnginePlan]:
     path = (settings.environment.model or _from_repository(local.model)).expanduser().resolve()
     head = read_head(path)
     context_tokens = planning.context_per_slot(head, local.context_tokens)
-    planning.check_memory(head, local.slots, context_tokens, _available_memory())
+    planning.check_memory(head, local.slots, context_tokens, free_memory_bytes())
     return head, EnginePlan(
         model_id="tiny" if path == TINY_MODEL else planning.model_id_of(path),
         model_path=path,
@@ -117,19 +120,6 @@ def _plan(settings: Settings) -> tuple[GgufHead, EnginePlan]:
 
 def _from_repository(path: Path) -> Path:
     return path if path.is_absolute() else REPOSITORY / path
-
-
-def _available_memory() -> int:
-    def read(path: str) -> str:
-        with contextlib.suppress(OSError):
-            return Path(path).read_text()
-        return ""
-
-    return planning.available_memory_bytes(
-        read("/proc/meminfo"),
-        read("/sys/fs/cgroup/memory.max"),
-        read("/sys/fs/cgroup/memory.current"),
-    )
 
 
 @asynccontextmanager

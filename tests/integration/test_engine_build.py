@@ -22,15 +22,9 @@ from typing import NamedTuple
 import pytest
 
 from api_server.errors import SetupError
-from api_server.local import engine_build
-from api_server.local.engine_build import (
-    Entry,
-    build_engine,
-    engine_entry,
-    read_recipe,
-    run_program,
-    session_members,
-)
+from api_server.local import engine_build, programs
+from api_server.local.engine_build import Entry, build_engine, engine_entry, read_recipe
+from api_server.local.programs import Outcome, run_program, session_members
 
 STEPS = 6
 SERVER_SCRIPT = "#!/bin/sh\necho version: 1\n"
@@ -187,7 +181,7 @@ async def test_an_entry_that_lacks_a_binary_is_built_again(seeded: Seeded) -> No
 async def test_a_cancelled_build_leaves_no_process_and_is_resumed(
     seeded: Seeded, compiler: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_build, "END_GRACE_SECONDS", 0.5)
+    monkeypatch.setattr(programs, "END_GRACE_SECONDS", 0.5)
     seeded.tell("compiler", f"[ ! -e 1.o ] || {{ touch started; {compiler}; }}")
     said = Said()
     build = asyncio.create_task(seeded.build(said))
@@ -411,7 +405,7 @@ async def test_changed_tools_are_installed_again(
     no_venv.write_text("#!/bin/sh\necho 'because ensurepip is not available.'\nexit 1\n")
     no_venv.chmod(0o755)
 
-    async def run_untethered(argv: list[str], **options: object) -> engine_build.Outcome:
+    async def run_untethered(argv: list[str], **options: object) -> Outcome:
         swapped = [str(no_venv) if word == sys.executable else word for word in argv]
         return await run_program(swapped, **options)  # type: ignore[arg-type]
 

@@ -6,11 +6,10 @@ from pathlib import Path
 import pytest
 
 from api_server.errors import SetupError
-from api_server.local.engine_build import (
+from api_server.local.engine_build import REQUIREMENTS, read_recipe
+from api_server.local.engine_recipe import (
     BUILD_PEAK_BYTES,
     CMAKE_FLAGS,
-    REQUIREMENTS,
-    available_memory,
     cache_key,
     compile_text,
     cpu_identity,
@@ -23,7 +22,6 @@ from api_server.local.engine_build import (
     parallel_jobs,
     parse_recipe,
     parse_status,
-    read_recipe,
 )
 
 LOG = Path("/cache/k.building/build.log")
@@ -94,14 +92,6 @@ def test_the_build_asks_for_no_network_and_no_daemon() -> None:
 )
 def test_jobs_are_limited_by_cores_and_memory(cores: int, memory: int, jobs: int) -> None:
     assert parallel_jobs(cores, memory) == jobs
-
-
-@pytest.mark.parametrize(
-    ("limit", "expected"),
-    [("", 8_192_000), ("max\n", 8_192_000), ("4096\n", 4096), ("9999999999\n", 8_192_000)],
-)
-def test_the_container_limits_the_memory(limit: str, expected: int) -> None:
-    assert available_memory("MemTotal: 9 kB\nMemAvailable:    8000 kB\n", limit) == expected
 
 
 def test_what_a_stopped_build_left_needs_no_space_again() -> None:

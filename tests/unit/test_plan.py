@@ -1,0 +1,139 @@
+"""How an engine is started: decisions, tested without one."""
+
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from api_server.errors import SetupError
+from api_server.local.gguf import GgufHead, read_head
+from api_server.local.machine import available_memory_bytes, free_memory_bytes
+from api_server.local.plan import (
+    FLAGS,
+    GIB,
+    EnginePlan,
+    check_memory,
+    context_per_slot,
+    model_id_of,
+    needed_bytes,
+    restart_delay_seconds,
+    thread_count,
+)
+
+LLAMA_8B = GgufHead(Path("8b.gguf"), 4_920_739_232, "llama", "8B", 131072, 131072, has_chat_template=True)
+
+
+def test_command_line_gives_the_total_context() -> None:
+    plan = EnginePlan("m", Path("/m.gguf"), 8080, slots=4, context_tokens=2048, threads=1)
+    arguments = plan.arguments()
+    assert arguments[arguments.index("--ctx-size") + 1] == "8192"
+    assert arguments[arguments.index("--parallel") + 1] == "4"
+    assert [word for word in arguments if word.startswith("--")] == list(FLAGS)
+
+
+def test_an_8b_model_with_four_slots_needs_what_arithmetic_says() -> None:
+    assert 7 < needed_bytes(LLAMA_8B, 4, 4096) / GIB < 7.3
+    check_memory(LLAMA_8B, 4, 4096, 8 * GIB)
+    with pytest.raises(SetupError, match=r"7\.1 GiB .* 6\.0 GiB are free"):
+        check_memory(LLAMA_8B, 4, 4096, 6 * GIB)
+
+
+def test_context_is_never_more_than_the_model_was_trained_on() -> None:
+    assert context_per_slot(LLAMA_8B, 4096) == 4096
+    assert context_per_slot(LLAMA_8B, 10**6) == 131072
+
+
+@pytest.mark.parametrize(
+    ("wanted", "cores", "expected"), [(0, 2, 1), (0, 1, 1), (0, 8, 7), (3, 2, 3)]
+)
+def test_threads_leave_one_core_free(wanted: int, cores: int, expected: int) -> None:
+    assert thread_count(wanted, cores) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("Llama-3.3-8B-Instruct-Q4_K_M.gguf", "llama-3.3-8b-instruct-q4_k_m"),
+        ("my model (1).gguf", "my-model--1"),
+        ("模型.gguf", "model"),
+    ],
+)
+def test_model_ids_come_from_file_names(name: str, expected: str) -> None:
+    assert model_id_of(Path(name)) == expected
+
+
+def test_restarts_back_off_and_stay_bounded() -> None:
+    delays = [restart_delay_seconds(n) for n in range(1, 10)]
+    assert delays == [0.5, 1, 2, 4, 8, 16, 30, 30, 30]
+    assert restart_delay_seconds(10_000) == 30
+
+
+@pytest.mark.parametrize(
+    ("limit", "used", "stat", "expected"),
+    [
+        ("", "", "", 8_192_000),
+        ("max\n", "5", "", 8_192_000),
+        ("3000000\n", "1000000\n", "", 2_000_000),
+        ("3000000\n", "1000000\n", "anon 1\ninactive_file 500000\n", 2_500_000),
+    ],
+)
+def test_memory_is_what_machine_and_container_leave(
+    limit: str, used: str, stat: str, expected: int
+) -> None:
+    meminfo = "MemTotal: 9 kB\nMemAvailable:    8000 kB\n"
+    assert available_memory_bytes(meminfo, limit, used, stat) == expected
+    assert free_memory_bytes() > 0
+
+
+def head_of(values: dict[str, Any]) -> bytes:
+    head = b"GGUF" + struct.pack("<IQQ", 3, 1, len(values))
+    for key, value in values.items():
+        head += struct.pack("<Q", len(key)) + key.encode()
+        if isinstance(value, str):
+            head += struct.pack("<IQ", 8, len(value)) + value.encode()
+        elif isinstance(value, list):
+            head += struct.pack("<IIQ", 9, 8, len(value))
+            head += b"".join(struct.pack("<Q", len(v)) + v.encode() for v in value)
+        else:
+            head += struct.pack("<II", 4, value)
+    return head
+
+
+VALUES = {
+    "general.architecture": "llama",
+    "tokenizer.ggml.tokens": ["a", "bc", ""],
+    "llama.block_count": 32,
+    "llama.embedding_length": 4096,
+    "llama.attention.head_count": 32,
+    "llama.attention.head_count_kv": 8,
+    "llama.context_length": 8192,
+    "tokenizer.chat_template": "x",
+}
+
+
+def test_head_of_a_model_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "m.gguf"
+    path.write_bytes(head_of(VALUES))
+    head = read_head(path)
+    assert head.kv_bytes_per_token == 128 * 1024
+    assert head.context_tokens == 8192
+    assert head.has_chat_template
+
+
+def test_head_cut_anywhere_is_a_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "m.gguf"
+    whole = head_of(VALUES)
+    for size in range(0, len(whole) - 1, 3):
+        path.write_bytes(whole[:size])
+        with pytest.raises(SetupError, match=r"m\.gguf"):
+            read_head(path)
+
+
+def test_head_of_random_bytes_is_a_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "m.gguf"
+    path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 1, 2**60) + b"\xff" * 1000)
+    with pytest.raises(SetupError, match="damaged"):
+        read_head(path)
+    with pytest.raises(SetupError, match="cannot be read"):
+        read_head(tmp_path)
