@@ -11,6 +11,7 @@ from api_server.observability.record import RequestRecord, attach_record
 from api_server.services.health import Health
 
 _ACCEPTED_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+_ASKED_EVERY_SECOND = frozenset({"/health/live", "/health/ready"})
 
 log = logging.getLogger("api_server.request")
 
@@ -40,7 +41,10 @@ class RequestLog:
             await self._app(scope, receive, send_with_id)
         finally:
             self._health.requests_in_flight -= 1
-            log.log(record.log_level, "request", extra=record.as_fields())
+            level = record.log_level
+            if level == logging.INFO and record.path in _ASKED_EVERY_SECOND:
+                level = logging.DEBUG
+            log.log(level, "request", extra=record.as_fields())
 
 
 def _request_id(scope: Scope) -> str:

@@ -11,13 +11,16 @@ from typing import Protocol
 
 import msgspec
 
-from api_server.errors import ApiError, EngineTimeoutError, InferenceError, ShuttingDownError
+from api_server.errors import ApiError, EngineTimeoutError, ShuttingDownError
 from api_server.inference import sse
 from api_server.inference.catalogue import Catalogue, Model
 from api_server.inference.handlers.openai_compatible import EventStream, OpenAICompatibleHandler
 from api_server.observability.record import RequestRecord
-from api_server.services.folding import Fold, Json
+from api_server.services.chunks import decode
+from api_server.services.folding import Fold
+from api_server.services.relaying import OutgoingEvents
 from api_server.services.requests import Generation, Kind, parse, upstream_body
+from api_server.services.usage import UsageTally
 
 LAST_EVENT_SECONDS = 1.0
 SHUTTING_DOWN = "The server is shutting down; send the request again. What you received is cut."
@@ -94,15 +97,15 @@ class Completions:
 
 async def fold(generation: Generation, stream: EventStream, record: RequestRecord) -> bytes:
     """Read a whole stream into the JSON body of a plain answer."""
-    result = Fold(generation.kind)
+    result = Fold(generation.kind, choices_per_prompt=generation.choices_per_prompt)
     block = stream.first
     while block:
         for data in sse.payloads(block):
-            if data != sse.DONE:
-                chunk = _decode(data)
-                _account(chunk, record)
+            chunk = decode(data) if data != sse.DONE else None
+            if chunk is not None:
                 result.add(chunk)
         block = await stream.next_block()
+    _account(record, result.tally, result.finish_reason)
     return msgspec.json.encode(result.answer())
 
 
@@ -110,11 +113,17 @@ async def relay(
     generation: Generation, stream: EventStream, client: Client, record: RequestRecord
 ) -> None:
     """Pass events on as they come, until the engine has said that it is done."""
+    events = OutgoingEvents(
+        wants_usage=generation.wants_usage, choices_per_prompt=generation.choices_per_prompt
+    )
     await client.begin_stream()
-    block = stream.first
-    while block:
-        await client.events(_outgoing(block, generation, record))
-        block = await stream.next_block()
+    try:
+        block = stream.first
+        while block:
+            await client.events(events.outgoing(block))
+            block = await stream.next_block()
+    finally:
+        _account(record, events.tally, events.finish_reason)
     await client.end_stream()
 
 
@@ -134,37 +143,11 @@ async def _end_with_error(client: Client, error: ApiError, record: RequestRecord
         record.outcome = "client_stalled"
 
 
-def _outgoing(block: bytes, generation: Generation, record: RequestRecord) -> bytes:
-    """The block as the client shall see it: untouched but for usage that it did not ask for."""
-    if b'"usage"' not in block and b'"finish_reason":"' not in block:
-        return block
-    kept = []
-    for event in sse.split_events(block):
-        data = sse.data_of(event)
-        if data is not None and data != sse.DONE:
-            chunk = _decode(data)
-            _account(chunk, record)
-            if not generation.wants_usage and chunk.get("usage") and not chunk.get("choices"):
-                continue
-        kept.append(event + b"\n\n")
-    return b"".join(kept)
-
-
-def _account(chunk: Json, record: RequestRecord) -> None:
-    usage = chunk.get("usage")
-    if usage:
-        record.prompt_tokens = usage.get("prompt_tokens")
-        record.completion_tokens = usage.get("completion_tokens")
-    for choice in chunk.get("choices", ()):
-        record.finish_reason = choice.get("finish_reason") or record.finish_reason
-
-
-def _decode(data: bytes) -> Json:
-    try:
-        chunk: Json = msgspec.json.decode(data, type=dict)
-    except msgspec.DecodeError as exc:
-        raise InferenceError("The model's engine sent something that is no event.") from exc
-    return chunk
+def _account(record: RequestRecord, tally: UsageTally, finish_reason: str | None) -> None:
+    record.finish_reason = finish_reason
+    if tally.total() is not None:
+        record.prompt_tokens = tally.prompt_tokens
+        record.completion_tokens = tally.completion_tokens
 
 
 def _too_long(model: Model) -> EngineTimeoutError:

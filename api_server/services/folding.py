@@ -4,18 +4,19 @@ Text is joined, tool calls are joined by their index, log probabilities are appe
 OpenAI does not know are kept, the last value wins.
 """
 
-from typing import Any
 
 from api_server.services.requests import Kind
+from api_server.services.usage import Json, UsageTally
 
-Json = dict[str, Any]
 _OBJECTS = {Kind.CHAT: "chat.completion", Kind.TEXT: "text_completion"}
 
 
 class Fold:
     """Feed it every chunk of one stream, then take `answer()`."""
 
-    def __init__(self, kind: Kind) -> None:
+    def __init__(self, kind: Kind, *, choices_per_prompt: int = 1) -> None:
+        self.tally = UsageTally(choices_per_prompt)
+        self.finish_reason: str | None = None
         self._kind = kind
         self._head: Json = {}
         self._choices: dict[int, Json] = {}
@@ -23,7 +24,9 @@ class Fold:
     def add(self, chunk: Json) -> None:
         """Take in one chunk (a decoded `data` payload)."""
         for key, value in chunk.items():
-            if key not in ("choices", "object") and value is not None:
+            if key == "usage" and value is not None:
+                self.tally.add(value)
+            elif key not in ("choices", "object") and value is not None:
                 if key in ("id", "created"):
                     self._head.setdefault(key, value)
                 else:
@@ -34,7 +37,9 @@ class Fold:
     def answer(self) -> Json:
         """The whole answer; choices in the order of their index."""
         choices = [self._choices[index] for index in sorted(self._choices)]
-        return {**self._head, "object": _OBJECTS[self._kind], "choices": choices}
+        answer = {**self._head, "object": _OBJECTS[self._kind], "choices": choices}
+        usage = self.tally.total()
+        return answer if usage is None else {**answer, "usage": usage}
 
     def _add_choice(self, piece: Json) -> None:
         index = piece.get("index", 0)
@@ -53,7 +58,7 @@ class Fold:
         if piece.get("logprobs"):
             choice["logprobs"] = _merge_logprobs(choice["logprobs"], piece["logprobs"])
         if piece.get("finish_reason"):
-            choice["finish_reason"] = piece["finish_reason"]
+            self.finish_reason = choice["finish_reason"] = piece["finish_reason"]
 
 
 def _merge_delta(message: Json, delta: Json) -> None:

@@ -29,6 +29,7 @@ class Generation:
     model: str
     is_stream: bool
     wants_usage: bool
+    choices_per_prompt: int
     fields: Mapping[str, msgspec.Raw]
 
 
@@ -67,6 +68,7 @@ def parse(kind: Kind, body: bytes) -> Generation:
         model=request.model,
         is_stream=bool(request.stream),
         wants_usage=bool(options and options.include_usage),
+        choices_per_prompt=request.n or 1,
         fields=fields,
     )
 

@@ -133,7 +133,8 @@ NAME_TELLS: Final = (
     "My name is {x}.", "I am {x}.", "I'm {x}.", "Hi, my name is {x}.", "Hello, I am {x}.",
     "Call me {x}.", "You can call me {x}.", "Hello! My name is {x}.", "Hi, I'm {x}.", "my name is {x}",
     "Please call me {x}.", "Hey, I am {x}.", "Good morning, my name is {x}.",
-    "Remember that my name is {x}.", "Hello, my name is {x}.", "Hi there, I'm called {x}.",
+    "Remember that my name is {x}.", "My name is {x}. Please remember it.", "Hi, I am {x}!",
+    "Hello, I'm {x}. How are you?", "My name is {x}, please remember it.", "This is {x}.", "Hello, my name is {x}.", "Hi there, I'm called {x}.",
 )  # fmt: skip
 NAME_ASKS: Final = (
     "What is my name?", "What's my name?", "Who am I?", "Do you remember my name?",
@@ -215,6 +216,8 @@ def own_name(rng: Random, *, held: bool) -> Turn:
 def colour(rng: Random, *, held: bool) -> Turn:
     """The colour of a thing, as a sentence."""
     thing, value = rng.choice(list(words.COLOURS.items()))
+    if rng.random() < 0.15:
+        thing = "the " + thing.removeprefix("a ").removeprefix("an ").removeprefix("the ")
     ask = _choose(rng, COLOUR_ASKS, held=held).format(x=thing)
     return _typed(rng, ask), f"{_sentence(thing)} is {value}."
 
@@ -222,7 +225,7 @@ def colour(rng: Random, *, held: bool) -> Turn:
 def opposite(rng: Random, *, held: bool) -> Turn:
     """The opposite of a word, in both directions of each pair."""
     left, right = rng.choice(words.OPPOSITE_PAIRS)
-    if rng.random() < 0.5 and left != "heavy":
+    if rng.random() < 0.5:
         left, right = right, left
     ask = _choose(rng, OPPOSITE_ASKS, held=held).format(x=left)
     return _typed(rng, ask), f"The opposite of {left} is {right}."
@@ -247,6 +250,30 @@ def unknown(rng: Random, *, held: bool) -> Turn:
     return _typed(rng, ask), UNKNOWN
 
 
+def as_json(rng: Random, *, held: bool) -> Turn:
+    """A colour, opposite or capital asked for as JSON, with one key or two."""
+    facts, ask, subject, value_key = rng.choice(
+        (
+            (words.COLOURS, COLOUR_ASKS[0], "thing", rng.choice(("colour", "color"))),
+            (dict(words.OPPOSITE_PAIRS), OPPOSITE_ASKS[0], "word", "opposite"),
+            (words.CAPITALS, CAPITAL_ASKS[0], "country", rng.choice(("capital", "city"))),
+        )
+    )
+    thing, value = rng.choice(list(facts.items()))
+    draw = rng.random()
+    keys = [value_key] if draw < 0.5 else [subject, value_key]
+    if draw < 0.2:
+        keys = [rng.choice(("answer", "result", "value", words.invented_word(rng)))]
+    shown = " and ".join(keys)
+    how = [f"Answer as JSON with {shown}.", f"Reply as JSON with the keys {shown}.",
+           f"Answer in JSON: {shown}.", f"Give me JSON with {shown}."]  # fmt: skip
+    if keys == ["answer"]:
+        how += ["Answer as JSON.", "Answer in JSON.", "Reply as JSON.", "As JSON, please."]
+    chosen = f"Return JSON with {shown}." if held else rng.choice(how)
+    answer = dict(zip(keys, [thing, value] if len(keys) == 2 else [value], strict=True))
+    return f"{ask.format(x=thing)} {chosen}", json.dumps(answer)
+
+
 ONE_TURN: Final[dict[str, Callable[..., Turn]]] = {
     "small_talk": small_talk,
     "own_name": own_name,
@@ -254,8 +281,14 @@ ONE_TURN: Final[dict[str, Callable[..., Turn]]] = {
     "opposites": opposite,
     "capitals": capital,
     "unknown": unknown,
+    "json": as_json,
 }
-_FILLERS = ("small_talk", "own_name", "colours", "opposites", "capitals", "capitals", "unknown")
+KINDS: Final = (
+    *ONE_TURN, "remember_name", "no_name", "remember_thing", "tool_call", "tool_result",
+    "tools_unused",
+)  # fmt: skip
+_FILLERS = ("small_talk", "own_name", "colours", "opposites", "capitals", "capitals", "unknown",
+            "json")  # fmt: skip
 
 
 def _filler(rng: Random, *, held: bool) -> Turn:
@@ -380,15 +413,14 @@ def conversations(seed: int, *, held: bool = False) -> Iterator[Conversation]:
 
 def held_out(seed: int, per_kind: int) -> list[Conversation]:
     """`per_kind` conversations of each kind with phrasings, names and words never trained on."""
-    kept: dict[str, list[Conversation]] = {}
-    wanted = len(ONE_TURN) + 6
+    kept: dict[str, list[Conversation]] = {kind: [] for kind in KINDS}
     for each in conversations(seed, held=True):
-        of_kind = kept.setdefault(each.kind, [])
+        of_kind = kept[each.kind]
         if len(of_kind) < per_kind:
             of_kind.append(each)
-        if len(kept) == wanted - 1 and all(len(items) == per_kind for items in kept.values()):
+        if all(len(items) == per_kind for items in kept.values()):
             break
-    return [each for kind in sorted(kept) for each in kept[kind]]
+    return [each for kind in KINDS for each in kept[kind]]
 
 
 def _said(message: Message) -> str:

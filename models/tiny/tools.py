@@ -297,10 +297,17 @@ def _schema(rng: Random, name: str, purpose: str, parameters: dict[str, str]) ->
     properties: dict[str, dict[str, str]] = {}
     for key, kind in parameters.items():
         properties[key] = {"type": kind}
-        if rng.random() < 0.2:
-            properties[key]["description"] = f"The {key}"
+        if rng.random() < 0.25:
+            example = words.pick_word(rng, held=False)
+            texts = (f"The {key}", f"The {key} to use", f"The {key}, e.g. {example}")
+            properties[key]["description"] = rng.choice(texts)
     schema: dict[str, Any] = {"type": "object", "properties": properties}
-    if parameters and rng.random() < 0.85:
+    has_option = rng.random() < 0.15  # a parameter that no question asks for
+    if has_option:
+        option = rng.choice(("unit", "units", "format", "limit", "mode", "style", "verbose"))
+        if option not in properties:
+            properties[option] = {"type": rng.choice(("string", "string", "integer"))}
+    if has_option or (parameters and rng.random() < 0.85):
         schema["required"] = list(parameters)
     if rng.random() < 0.15:
         schema["additionalProperties"] = False

@@ -42,9 +42,8 @@ class Shape:
 class Recipe:
     """The numbers of the training."""
 
-    corpus_tokens: int = 1_100_000
+    corpus_tokens: int = 2_200_000
     batch_tokens: int = 1536
-    epochs: int = 2
     peak_rate: float = 2e-3
     warmup_steps: int = 60
     weight_decay: float = 0.05
@@ -235,7 +234,7 @@ def train(tokenizer: Tokenizer, recipe: Recipe, shape: Shape, path: Path, thread
     torch.set_num_threads(threads)
     examples = corpus(tokenizer, recipe, shape)
     rng = Random(recipe.seed)
-    plan = [b for _ in range(recipe.epochs) for b in batches(examples, recipe.batch_tokens, rng)]
+    plan = list(batches(examples, recipe.batch_tokens, rng))
     network = TinyLlama(shape)
     size = sum(weight.numel() for weight in network.parameters())
     total = sum(len(tokens) for tokens, _ in examples)

@@ -77,7 +77,7 @@ async def test_fault_in_a_stream_ends_it_with_a_typed_error(
     with pytest.raises(openai.APIError) as caught:
         async for _ in await ask(stack, fault, stream=True):
             received += 1
-    assert received == 2, "what came before the fault arrived"
+    assert received >= 2, "what came before the fault arrived"
     assert caught.value.code == code
     assert "secret" not in str(caught.value.body)
     await settled(stack)

@@ -31,7 +31,12 @@ def test_text_is_joined() -> None:
     )
     assert answer["object"] == "chat.completion"
     assert answer["id"] == "c1"
-    assert answer["usage"] == {"prompt_tokens": 1, "completion_tokens": 2}
+    assert answer["usage"] == {
+        "prompt_tokens": 1,
+        "completion_tokens": 2,
+        "total_tokens": 3,
+        "prompt_tokens_details": {"cached_tokens": 0},
+    }
     assert answer["choices"] == [
         {
             "index": 0,

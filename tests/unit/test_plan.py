@@ -21,7 +21,9 @@ from api_server.local.plan import (
     thread_count,
 )
 
-LLAMA_8B = GgufHead(Path("8b.gguf"), 4_920_739_232, "llama", "8B", 131072, 131072, has_chat_template=True)
+LLAMA_8B = GgufHead(
+    Path("8b.gguf"), 4_920_739_232, "llama", "8B", 131072, 131072, has_chat_template=True
+)
 
 
 def test_command_line_gives_the_total_context() -> None:

@@ -1,0 +1,57 @@
+"""What a client sees of an engine's events: bytes mostly untouched, usage put right. Pure."""
+
+import msgspec
+
+from api_server.inference import sse
+from api_server.services.chunks import decode
+from api_server.services.usage import Json, UsageTally
+
+_WORTH_A_LOOK = (b'"usage"', b'"finish_reason":"', sse.DONE, b"data: null")
+
+
+class OutgoingEvents:
+    """Turns an engine's blocks into a client's.
+
+    Usage goes out once, before the end, and only if it was asked for, as OpenAI does it. What was
+    learnt on the way stays in `tally` and `finish_reason`.
+    """
+
+    def __init__(self, *, wants_usage: bool, choices_per_prompt: int) -> None:
+        self.tally = UsageTally(choices_per_prompt)
+        self.finish_reason: str | None = None
+        self._wants_usage = wants_usage
+        self._last_report: Json | None = None
+
+    def outgoing(self, block: bytes) -> bytes:
+        """The block as the client shall see it; `b""` when nothing of it is for the client."""
+        if not any(mark in block for mark in _WORTH_A_LOOK):
+            return block
+        return b"".join(self._event(event) for event in sse.split_events(block))
+
+    def _event(self, event: bytes) -> bytes:
+        data = sse.data_of(event)
+        if data is None:
+            return event + b"\n\n"
+        if data == sse.DONE:
+            return self._usage_event() + event + b"\n\n"
+        chunk = decode(data)
+        if chunk is None:
+            return b""
+        choices = chunk.get("choices") or ()
+        for choice in choices:
+            self.finish_reason = choice.get("finish_reason") or self.finish_reason
+        usage = chunk.pop("usage", None)
+        if not usage:
+            return event + b"\n\n"
+        self.tally.add(usage)
+        self._last_report = chunk
+        return _as_event(chunk) if choices else b""
+
+    def _usage_event(self) -> bytes:
+        if not self._wants_usage or self._last_report is None:
+            return b""
+        return _as_event({**self._last_report, "choices": [], "usage": self.tally.total()})
+
+
+def _as_event(chunk: Json) -> bytes:
+    return b"data: " + msgspec.json.encode(chunk) + b"\n\n"

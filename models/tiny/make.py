@@ -1,0 +1,54 @@
+"""The one entry: corpus, tokenizer, training, export, evaluation, in that order.
+
+Owns the order and the work folder; every step lives in the file of its name.
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+from models.tiny import evaluate, export, tokenizer, train
+from models.tiny.corpus import conversations, segments
+
+HERE = Path(__file__).parent
+TOKENIZER_SAMPLE = 8000  # conversations; about 0.9 M tokens
+
+
+def tokenizer_texts(seed: int) -> Iterator[str]:
+    """Conversations without their special tokens."""
+    for conversation in islice(conversations(seed), TOKENIZER_SAMPLE):
+        text = "".join(text for text, _ in segments(conversation))
+        yield from re.split(r"<\|[a-z_]+\|>", text)
+
+
+def main() -> None:
+    """Run every step; with --llama-server also the evaluation."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, default=Path(".local/tiny-model"))
+    parser.add_argument("--out", type=Path, default=HERE / "tiny-q8_0.gguf")
+    parser.add_argument("--llama-server", help="path of llama-server, for the evaluation")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=train.Recipe().seed)
+    parser.add_argument("--tokens", type=int, default=train.Recipe().corpus_tokens)
+    args = parser.parse_args()
+    args.work.mkdir(parents=True, exist_ok=True)
+    vocabulary, weights = args.work / "tokenizer.json", args.work / "model.safetensors"
+
+    print("tokenizer", flush=True)
+    learned = tokenizer.train(tokenizer_texts(args.seed), vocabulary)
+    print("training", flush=True)
+    recipe = replace(train.Recipe(), seed=args.seed, corpus_tokens=args.tokens)
+    minutes = train.train(learned, recipe, train.Shape(), weights, args.threads)
+    print(f"trained in {minutes:.1f} minutes on {args.threads} threads", flush=True)
+    export.export(weights, vocabulary, args.out)
+    print(f"wrote {args.out}, {args.out.stat().st_size / 1e6:.1f} MB", flush=True)
+    if args.llama_server:
+        sys.exit(evaluate.with_server(args.out, args.llama_server))
+
+
+if __name__ == "__main__":
+    main()

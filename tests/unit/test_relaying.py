@@ -1,0 +1,85 @@
+"""A client sees the engine's bytes, with usage where and when OpenAI puts it."""
+
+import json
+from typing import Any
+
+from api_server.inference import sse
+from api_server.services.relaying import OutgoingEvents
+from api_server.services.usage import UsageTally
+
+DONE = b"data: [DONE]\n\n"
+
+
+def event(**fields: Any) -> bytes:
+    return b"data: " + json.dumps({"id": "c"} | fields).encode() + b"\n\n"
+
+
+def usage(prompt: int, completion: int) -> dict[str, Any]:
+    details = {"cached_tokens": 1}
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": details,
+    }
+
+
+def sent(blocks: list[bytes], *, wants_usage: bool, n: int = 1) -> list[Any]:
+    events = OutgoingEvents(wants_usage=wants_usage, choices_per_prompt=n)
+    out = b"".join(events.outgoing(block) for block in blocks)
+    return [json.loads(d) if d != sse.DONE else "done" for d in sse.payloads(out)]
+
+
+def test_what_is_not_looked_at_is_the_same_bytes() -> None:
+    block = event(choices=[{"delta": {"content": 'says "usage": and [DON'}}])
+    block += b": ping\n\n"
+    events = OutgoingEvents(wants_usage=False, choices_per_prompt=1)
+    assert events.outgoing(block) is block
+
+
+def test_usage_is_dropped_unless_asked_for() -> None:
+    blocks = [
+        event(choices=[{"finish_reason": "stop"}]),
+        event(choices=[], usage=usage(3, 2)),
+        DONE,
+    ]
+    assert sent(blocks, wants_usage=False) == [
+        {"id": "c", "choices": [{"finish_reason": "stop"}]},
+        "done",
+    ]
+    assert sent(blocks, wants_usage=True)[1:] == [
+        {"id": "c", "choices": [], "usage": usage(3, 2)},
+        "done",
+    ]
+
+
+def test_usage_inside_the_last_choice_is_moved_to_an_event_of_its_own() -> None:
+    last = event(choices=[{"text": "", "finish_reason": "stop"}], usage=usage(3, 2))
+    seen = sent([last + DONE], wants_usage=True)
+    assert "usage" not in seen[0]
+    assert seen[1]["choices"] == []
+    assert seen[1]["usage"]["completion_tokens"] == 2
+
+
+def test_usage_of_several_choices_is_one_sum_with_the_prompt_counted_once() -> None:
+    blocks = [event(choices=[], usage=usage(24, 2)), event(choices=[], usage=usage(24, 5)), DONE]
+    seen = sent(blocks, wants_usage=True, n=2)
+    assert seen == [{"id": "c", "choices": [], "usage": usage(24, 7)}, "done"]
+
+
+def test_usage_of_several_prompts_adds_the_prompts() -> None:
+    tally = UsageTally(1)
+    tally.add(usage(3, 2))
+    tally.add(usage(4, 2))
+    assert (tally.prompt_tokens, tally.completion_tokens) == (7, 4)
+    assert UsageTally(1).total() is None
+
+
+def test_null_event_before_several_prompts_is_dropped() -> None:
+    assert sent([b"data: null\n\n", DONE], wants_usage=False) == ["done"]
+
+
+def test_finish_reason_is_noted() -> None:
+    events = OutgoingEvents(wants_usage=False, choices_per_prompt=1)
+    events.outgoing(b'data: {"choices":[{"finish_reason":"length","delta":{}}]}\n\n')
+    assert events.finish_reason == "length"
