@@ -40,8 +40,9 @@ format: $(VENV)/.dev ## format the code
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-tiny-model: ## train models/tiny anew (about 10 minutes on two cores) and print its evaluation
-	@sh scripts/tiny_model.sh
+tiny-model: $(VENV)/.run ## train models/tiny anew and print its evaluation
+	@sh scripts/venv.sh "$(PYTHON)" .venv-tiny models/tiny/requirements.txt
+	@.venv-tiny/bin/python -m models.tiny.make --llama-server "$$($(BIN)/python -m api_server engine)"
 
 lock: $(VENV)/.dev ## write the locked requirements anew from pyproject.toml
 	@sh scripts/lock.sh
@@ -50,9 +51,9 @@ clean: ## remove the virtual environments and caches of this checkout
 	rm -rf .venv .venv-tiny .mypy_cache .ruff_cache .pytest_cache
 
 $(VENV)/.run: requirements.txt
-	@sh scripts/venv.sh "$(PYTHON)" $(VENV) requirements.txt
+	@sh scripts/venv.sh "$(PYTHON)" $(VENV) requirements.txt --require-hashes
 	@touch $@
 
 $(VENV)/.dev: requirements.txt requirements-dev.txt
-	@sh scripts/venv.sh "$(PYTHON)" $(VENV) requirements-dev.txt
+	@sh scripts/venv.sh "$(PYTHON)" $(VENV) requirements-dev.txt --require-hashes
 	@touch $@ $(VENV)/.run

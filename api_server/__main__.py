@@ -1,5 +1,9 @@
 """The command line: `python -m api_server serve | local | engine | check`."""
 
+import signal
+
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # until a command takes over: end, without a traceback
+
 import argparse
 import asyncio
 import sys

@@ -73,7 +73,7 @@ def create_app(settings: Settings) -> Gateway:
     catalogue = Catalogue(settings.models())
     handlers = {model.id: OpenAICompatibleHandler(model) for model in catalogue}
     completions = Completions(catalogue, handlers)
-    health = Health(handlers, __version__)
+    health = Health(handlers, completions, __version__)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -104,7 +104,7 @@ def create_app(settings: Settings) -> Gateway:
         },
         app,
     )
-    return Gateway(RequestLog(ErrorEdge(token_path), health), health)
+    return Gateway(RequestLog(ErrorEdge(token_path)), health)
 
 
 async def _render(request: Request, exc: Exception) -> JSONResponse:

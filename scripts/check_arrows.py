@@ -19,7 +19,7 @@ ROOMS: dict[str, set[str]] = {
     "inference": {"errors", "observability"},
     "stores": {"errors", "schemas", "observability"},
     "services": {"inference", "stores", "errors", "schemas", "observability"},
-    "middleware": {"services", "errors", "schemas", "observability"},
+    "middleware": {"errors", "observability"},
     "routes": {"services", "inference", "errors", "schemas", "observability"},
     "settings": {"inference", "errors"},
     "main": {

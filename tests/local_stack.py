@@ -13,6 +13,9 @@ from pathlib import Path
 
 import httpx
 
+NEUTRAL = {"HOST": "127.0.0.1", "MODEL": "", "STACK_CONFIG": "", "LOG_LEVEL": ""}
+"""So that the settings of whoever runs the tests do not change them."""
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
@@ -98,7 +101,7 @@ def local_stack(data_dir: Path, **environment: str) -> Iterator[LocalStack]:
         process = subprocess.Popen(
             [sys.executable, "-m", "api_server", "local"],
             cwd=REPOSITORY,
-            env=os.environ | {"DATA_DIR": str(data_dir)} | environment,
+            env=os.environ | NEUTRAL | {"DATA_DIR": str(data_dir)} | environment,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,

@@ -55,6 +55,11 @@ async def run_local(settings: Settings, say: Say) -> None:
             tasks.create_task(engine.keep_up())
             tasks.create_task(gateway.keep_up())
             say.line(_banner(settings, plan.model_id, data_dir))
+            if not _is_loopback(environment.host):
+                say.line(
+                    f"Warning: there is no authentication yet, and HOST {environment.host} lets "
+                    "everyone who reaches this port use the model."
+                )
 
 
 def stop_on_signals(task: "asyncio.Task[None]") -> None:
@@ -231,6 +236,10 @@ def _write_stack_file(settings: Settings, plan: EnginePlan, path: Path) -> None:
     ]
     header = "# Written by `make local` at each start; change configs/stack.yaml instead.\n"
     path.write_text(header + yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
+
+
+def _is_loopback(host: str) -> bool:
+    return host == "localhost" or host.startswith("127.") or host == "::1"
 
 
 def reachable_address(host: str) -> str:

@@ -8,7 +8,6 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api_server.observability.record import RequestRecord, attach_record
-from api_server.services.health import Health
 
 _ACCEPTED_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 _ASKED_EVERY_SECOND = frozenset({"/health/live", "/health/ready"})
@@ -19,9 +18,8 @@ log = logging.getLogger("api_server.request")
 class RequestLog:
     """Outermost wrapper. A client's own `x-request-id` is kept if it is short and harmless."""
 
-    def __init__(self, app: ASGIApp, health: Health) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._health = health
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -36,11 +34,9 @@ class RequestLog:
                 MutableHeaders(scope=message)["x-request-id"] = record.request_id
             await send(message)
 
-        self._health.requests_in_flight += 1
         try:
             await self._app(scope, receive, send_with_id)
         finally:
-            self._health.requests_in_flight -= 1
             level = record.log_level
             if level == logging.INFO and record.path in _ASKED_EVERY_SECOND:
                 level = logging.DEBUG

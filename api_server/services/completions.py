@@ -58,6 +58,7 @@ class Completions:
     ) -> None:
         self._catalogue = catalogue
         self._handlers = handlers
+        self.in_flight = 0
 
     async def serve(self, kind: Kind, body: bytes, client: Client, record: RequestRecord) -> None:
         """Answer one request. Raises `ApiError` only as long as nothing was sent."""
@@ -65,6 +66,7 @@ class Completions:
         record.stream = generation.is_stream
         model = self._catalogue.find(generation.model)
         record.model = model.id
+        self.in_flight += 1
         try:
             await self._generate(generation, model, client, record)
         except ApiError as exc:
@@ -75,6 +77,8 @@ class Completions:
             if client.has_begun and not client.has_left:
                 await _end_with_error(client, ShuttingDownError(SHUTTING_DOWN), record)
             raise
+        finally:
+            self.in_flight -= 1
 
     async def _generate(
         self, generation: Generation, model: Model, client: Client, record: RequestRecord

@@ -4,7 +4,6 @@ Text is joined, tool calls are joined by their index, log probabilities are appe
 OpenAI does not know are kept, the last value wins.
 """
 
-
 from api_server.services.requests import Kind
 from api_server.services.usage import Json, UsageTally
 

@@ -5,18 +5,29 @@ import time
 from collections.abc import Mapping
 
 from api_server.inference.handlers.openai_compatible import OpenAICompatibleHandler
+from api_server.services.completions import Completions
 
 
 class Health:
     """State of this process and of the engines behind it."""
 
-    def __init__(self, handlers: Mapping[str, OpenAICompatibleHandler], version: str) -> None:
+    def __init__(
+        self,
+        handlers: Mapping[str, OpenAICompatibleHandler],
+        completions: Completions,
+        version: str,
+    ) -> None:
         self._handlers = handlers
+        self._completions = completions
         self._started = time.monotonic()
         self._probe: asyncio.Task[dict[str, bool]] | None = None
         self.version = version
         self.is_draining = False
-        self.requests_in_flight = 0
+
+    @property
+    def requests_in_flight(self) -> int:
+        """Generations that are waiting for an engine or being answered."""
+        return self._completions.in_flight
 
     def uptime_seconds(self) -> float:
         return time.monotonic() - self._started

@@ -28,9 +28,9 @@ LLAMA3_SPLIT: Final = (
 )
 
 
-def train(texts: Iterable[str], path: Path) -> Tokenizer:
-    """Learn the vocabulary from texts without special tokens and write tokenizer.json to path."""
-    tokenizer = Tokenizer(models.BPE(ignore_merges=True))
+def assemble(model: models.BPE) -> Tokenizer:
+    """Llama 3's splitting around a byte-level BPE."""
+    tokenizer = Tokenizer(model)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(LLAMA3_SPLIT), behavior="isolated"),
@@ -38,12 +38,11 @@ def train(texts: Iterable[str], path: Path) -> Tokenizer:
         ]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    trainer = BpeTrainer(
-        vocab_size=LEARNED,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator([*ROLES * 1000, *texts], trainer)
+    return tokenizer
+
+
+def finish(tokenizer: Tokenizer) -> Tokenizer:
+    """Add the special tokens after the learned ones, and begin-of-text before every text."""
     tokenizer.add_special_tokens([AddedToken(name, special=True) for name in SPECIAL])
     first = SPECIAL[0]
     tokenizer.post_processor = processors.Sequence(
@@ -58,8 +57,26 @@ def train(texts: Iterable[str], path: Path) -> Tokenizer:
     )
     if tokenizer.get_vocab_size() != LEARNED + len(SPECIAL):
         raise SystemExit(f"the vocabulary has {tokenizer.get_vocab_size()} tokens, not 1024")
-    tokenizer.save(str(path))
     return tokenizer
+
+
+def train(texts: Iterable[str], path: Path) -> Tokenizer:
+    """Learn the vocabulary from texts without special tokens and write tokenizer.json to path."""
+    tokenizer = assemble(models.BPE(ignore_merges=True))
+    trainer = BpeTrainer(
+        vocab_size=LEARNED,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([*ROLES * 1000, *texts], trainer)
+    finish(tokenizer).save(str(path))
+    return tokenizer
+
+
+def rebuild(tokens: list[str], merges: list[tuple[str, str]]) -> Tokenizer:
+    """The tokenizer from what a GGUF file carries: all tokens in order, and the merges."""
+    vocab = {token: number for number, token in enumerate(tokens[:LEARNED])}
+    return finish(assemble(models.BPE(vocab=vocab, merges=merges, ignore_merges=True)))
 
 
 def load(path: Path) -> Tokenizer:

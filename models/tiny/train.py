@@ -44,6 +44,7 @@ class Recipe:
 
     corpus_tokens: int = 2_200_000
     batch_tokens: int = 1536
+    row_tokens: int = 512
     peak_rate: float = 2e-3
     warmup_steps: int = 60
     weight_decay: float = 0.05
@@ -74,7 +75,7 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(shape.width, shape.kv_heads * shape.head_width, bias=False)
         self.o_proj = nn.Linear(shape.heads * shape.head_width, shape.width, bias=False)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor) -> Tensor:
         """[batch, time, width] to the same."""
         batch, length, _ = x.shape
 
@@ -88,7 +89,7 @@ class Attention(nn.Module):
         q, k, v = split(self.q_proj(x)), split(self.k_proj(x)), split(self.v_proj(x))
         groups = self.shape.heads // self.shape.kv_heads
         k, v = rotate(k).repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
-        mixed = functional.scaled_dot_product_attention(rotate(q), k, v, is_causal=True)
+        mixed = functional.scaled_dot_product_attention(rotate(q), k, v, attn_mask=mask)
         merged: Tensor = self.o_proj(mixed.transpose(1, 2).reshape(batch, length, -1))
         return merged
 
@@ -118,9 +119,9 @@ class Block(nn.Module):
         self.post_attention_layernorm = Norm(shape)
         self.mlp = FeedForward(shape)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor) -> Tensor:
         """[batch, time, width] to the same."""
-        x = x + self.self_attn(self.input_layernorm(x), cos, sin)
+        x = x + self.self_attn(self.input_layernorm(x), cos, sin, mask)
         out: Tensor = x + self.mlp(self.post_attention_layernorm(x))
         return out
 
@@ -148,21 +149,25 @@ class TinyLlama(nn.Module):
         for name, weight in self.named_parameters():
             if weight.dim() == 2:
                 into_stream = name.endswith(("o_proj.weight", "down_proj.weight"))
-                std = 0.02 / math.sqrt(2 * shape.layers) if into_stream else 0.02
+                std = shape.width**-0.5 * (0.35 if into_stream else 1)
+                std = 0.02 if name.endswith("embed_tokens.weight") else std
                 nn.init.normal_(weight, std=std)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """[batch, time] token ids to [batch, time, width] before the output layer."""
+    def forward(self, tokens: Tensor, owner: Tensor) -> Tensor:
+        """[batch, time] token ids and owners to [batch, time, width] before the output layer."""
         cos = self.get_buffer("cos")[: tokens.shape[1]]
         sin = self.get_buffer("sin")[: tokens.shape[1]]
+        mask = (owner[:, None, :, None] == owner[:, None, None, :]).tril()
         x: Tensor = self.model.embed_tokens(tokens)
         for layer in self.model.layers:
-            x = layer(x, cos, sin)
+            x = layer(x, cos, sin, mask)
         out: Tensor = self.model.norm(x)
         return out
 
 
 Example = tuple[list[int], list[int]]  # tokens, labels
+Batch = tuple[Tensor, Tensor, Tensor]  # tokens, labels, which conversation a token belongs to
+OPEN_ROWS: Final = 24
 
 
 def encode(tokenizer: Tokenizer, conversation: Conversation) -> Example:
@@ -182,7 +187,7 @@ def corpus(tokenizer: Tokenizer, recipe: Recipe, shape: Shape) -> list[Example]:
     total = 0
     for conversation in conversations(recipe.seed):
         example = encode(tokenizer, conversation)
-        if len(example[0]) > shape.context:
+        if len(example[0]) > recipe.row_tokens:
             continue
         examples.append(example)
         total += len(example[0])
@@ -191,24 +196,43 @@ def corpus(tokenizer: Tokenizer, recipe: Recipe, shape: Shape) -> list[Example]:
     return examples
 
 
-def batches(examples: list[Example], limit: int, rng: Random) -> Iterator[tuple[Tensor, Tensor]]:
-    """Examples of like length side by side, at most `limit` tokens a batch with the padding."""
-    order = sorted(range(len(examples)), key=lambda i: len(examples[i][0]) + rng.random() * 12)
-    groups: list[list[int]] = [[]]
+def batches(examples: list[Example], recipe: Recipe, rng: Random) -> Iterator[Batch]:
+    """Rows of several conversations each, drawn at random; the mask keeps them apart."""
+    order = rng.sample(range(len(examples)), len(examples))
+    rows: list[list[int]] = []
+    open_rows: list[tuple[int, list[int]]] = []  # tokens left, examples
     for index in order:
-        if (len(groups[-1]) + 1) * len(examples[index][0]) > limit and groups[-1]:
-            groups.append([])
-        groups[-1].append(index)
-    rng.shuffle(groups)
-    for group in groups:
-        longest = max(len(examples[i][0]) for i in group)
-        tokens = torch.zeros(len(group), longest, dtype=torch.long)
-        labels = torch.full((len(group), longest), IGNORED)
-        for row, index in enumerate(group):
-            ids, wanted = examples[index]
-            tokens[row, : len(ids)] = torch.tensor(ids)
-            labels[row, : len(wanted)] = torch.tensor(wanted)
-        yield tokens, labels
+        size = len(examples[index][0])
+        for place, (left, row) in enumerate(open_rows):
+            if size <= left:
+                row.append(index)
+                open_rows[place] = (left - size, row)
+                break
+        else:
+            open_rows.append((recipe.row_tokens - size, [index]))
+        if len(open_rows) > OPEN_ROWS:
+            open_rows.sort(key=lambda entry: entry[0])
+            rows.append(open_rows.pop(0)[1])
+    rows += [row for _, row in open_rows]
+    rng.shuffle(rows)
+    per_batch = recipe.batch_tokens // recipe.row_tokens
+    for first in range(0, len(rows) - per_batch + 1, per_batch):
+        yield _stack([[examples[i] for i in row] for row in rows[first : first + per_batch]], recipe)
+
+
+def _stack(rows: list[list[Example]], recipe: Recipe) -> Batch:
+    shape = (len(rows), recipe.row_tokens)
+    tokens, labels = torch.zeros(shape, dtype=torch.long), torch.full(shape, IGNORED)
+    owner = torch.full(shape, -1)
+    for number, row in enumerate(rows):
+        place = 0
+        for document, (ids, wanted) in enumerate(row):
+            end = place + len(ids)
+            tokens[number, place:end] = torch.tensor(ids)
+            labels[number, place:end] = torch.tensor(wanted)
+            owner[number, place:end] = document
+            place = end
+    return tokens, labels, owner
 
 
 def rate_at(step: int, steps: int, recipe: Recipe) -> float:
@@ -219,9 +243,10 @@ def rate_at(step: int, steps: int, recipe: Recipe) -> float:
     return recipe.peak_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
 
 
-def _loss(network: TinyLlama, tokens: Tensor, labels: Tensor) -> Tensor:
+def _loss(network: TinyLlama, batch: Batch) -> Tensor:
     """Mean over the assistant's tokens; the output layer is computed for these only."""
-    hidden = network(tokens[:, :-1])
+    tokens, labels, owner = batch
+    hidden = network(tokens[:, :-1], owner[:, :-1])
     wanted = labels[:, 1:]
     spoken = wanted != IGNORED
     logits = hidden[spoken] @ network.model.embed_tokens.weight.T
@@ -234,7 +259,7 @@ def train(tokenizer: Tokenizer, recipe: Recipe, shape: Shape, path: Path, thread
     torch.set_num_threads(threads)
     examples = corpus(tokenizer, recipe, shape)
     rng = Random(recipe.seed)
-    plan = list(batches(examples, recipe.batch_tokens, rng))
+    plan = list(batches(examples, recipe, rng))
     network = TinyLlama(shape)
     size = sum(weight.numel() for weight in network.parameters())
     total = sum(len(tokens) for tokens, _ in examples)
@@ -251,10 +276,10 @@ def train(tokenizer: Tokenizer, recipe: Recipe, shape: Shape, path: Path, thread
     )
     started = time.monotonic()
     recent = 0.0
-    for step, (tokens, labels) in enumerate(plan):
+    for step, batch in enumerate(plan):
         for group in optimiser.param_groups:
             group["lr"] = rate_at(step, len(plan), recipe)
-        loss = _loss(network, tokens, labels)
+        loss = _loss(network, batch)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)

@@ -236,3 +236,26 @@ def test_broken_llama_server_is_explained(tmp_path: Path) -> None:
     output = failing(tmp_path / "data", LLAMA_SERVER=str(fake))
     assert "--jinja" in output
     assert "LLAMA_SERVER" in output
+
+
+def test_ctrl_c_in_a_terminal_as_a_user_types_it(tmp_path: Path) -> None:
+    """The real `make`, a real terminal, the real key: the whole foreground group gets SIGINT."""
+    port = free_port()
+    make = f"make local PORT={port} DATA_DIR={tmp_path / 'data'}"
+    with subprocess.Popen(
+        ["script", "-qfec", make, "/dev/null"],
+        cwd=REPOSITORY,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as terminal:
+        stack = LocalStack(terminal, port, tmp_path / "data", tmp_path / "unused")
+        eventually(stack.is_ready, START_SECONDS, "the stack is ready")
+        assert terminal.stdin is not None
+        terminal.stdin.write("\x03")
+        terminal.stdin.flush()
+        output, _ = terminal.communicate(timeout=15)
+    assert "Ready: " in output
+    assert "stopped" in output
+    assert "Traceback" not in output
+    assert stack.children() == []
