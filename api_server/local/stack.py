@@ -66,6 +66,8 @@ def stop_on_signals(task: "asyncio.Task[None]") -> None:
     """The first Ctrl-C (or TERM, or a closed terminal) stops in order, a second one in haste."""
     loop = asyncio.get_running_loop()
     for signal_ in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal_ is signal.SIGHUP and signal.getsignal(signal_) is signal.SIG_IGN:
+            continue  # started under nohup
         loop.add_signal_handler(signal_, task.cancel)
 
 

@@ -30,7 +30,7 @@ class Fold:
                     self._head.setdefault(key, value)
                 else:
                     self._head[key] = value
-        for choice in chunk.get("choices", ()):
+        for choice in chunk.get("choices") or ():
             self._add_choice(choice)
 
     def answer(self) -> Json:
@@ -76,7 +76,9 @@ def _merge_delta(message: Json, delta: Json) -> None:
 
 def _merge_tool_call(calls: list[Json], piece: Json) -> None:
     """A call's first piece names it, later ones only add to its arguments."""
-    index = piece.get("index", len(calls))
+    index = piece.get("index")
+    if index is None:
+        index = len(calls)
     while len(calls) <= index:
         calls.append({"id": "", "type": "function", "function": {"name": "", "arguments": ""}})
     call = calls[index]

@@ -2,6 +2,10 @@
 
 from typing import Any
 
+import pytest
+
+from api_server.errors import InferenceError
+from api_server.services.chunks import decode
 from api_server.services.folding import Fold
 from api_server.services.requests import Kind
 
@@ -9,6 +13,32 @@ from api_server.services.requests import Kind
 def chunk(delta: dict[str, Any], index: int = 0, **more: Any) -> dict[str, Any]:
     choice = {"index": index, "delta": delta, "finish_reason": None} | more
     return {"id": "c1", "object": "chat.completion.chunk", "created": 7, "choices": [choice]}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"[]",
+        b"{",
+        b"7",
+        b'{"choices": {}}',
+        b'{"choices": [1]}',
+        b'{"choices": [{"delta": "x"}]}',
+        b'{"choices": [{"delta": {"tool_calls": [{"index": 1000000000}]}}]}',
+        b'{"choices": [{"delta": {"tool_calls": {}}}]}',
+        b'{"choices": [{"logprobs": "x"}]}',
+        b'{"choices": [], "usage": {"prompt_tokens": "many"}}',
+        b'{"a":' * 100_000,
+    ],
+)
+def test_what_is_no_chunk_is_the_engines_error(data: bytes) -> None:
+    with pytest.raises(InferenceError):
+        decode(data)
+
+
+def test_null_and_chunks_of_unknown_fields_are_chunks() -> None:
+    assert decode(b"null") is None
+    assert decode(b'{"choices": null, "x": 1}') == {"choices": None, "x": 1}
 
 
 def fold(kind: Kind, chunks: list[dict[str, Any]]) -> dict[str, Any]:
