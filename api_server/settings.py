@@ -5,6 +5,7 @@ source and the nearest right key. `configs/stack.schema.json` is generated from 
 """
 
 import difflib
+import io
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -14,6 +15,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
 from dotenv import dotenv_values
+from dotenv.parser import parse_stream
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
 from api_server.errors import ConfigurationError
@@ -163,7 +165,7 @@ def load_environment(variables: Mapping[str, str] | None = None) -> Environment:
     names = Environment.model_fields
     sources: dict[str, str] = {}
     values: dict[str, str] = {}
-    from_file = dotenv_values(ENV_FILE) if variables is None else {}
+    from_file = _read_env_file(Path(ENV_FILE)) if variables is None else {}
     _refuse_unknown(from_file, (name.upper() for name in names), ENV_FILE)
     for mapping, source in (
         (from_file, ENV_FILE),
@@ -182,6 +184,23 @@ def load_environment(variables: Mapping[str, str] | None = None) -> Environment:
             name = str(error["loc"][0])
             lines.append(f"{name.upper()} in {sources[name]}: {_reason(error)}")
         raise ConfigurationError("\n".join(lines)) from exc
+
+
+def _read_env_file(path: Path) -> dict[str, str | None]:
+    """The assignments of `.env`, nothing when there is none."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError) as exc:
+        reason = exc.strerror if isinstance(exc, OSError) else "it is not UTF-8 text"
+        raise ConfigurationError(f"{path}: cannot be read ({reason}).") from exc
+    for binding in parse_stream(io.StringIO(text)):
+        if binding.error:
+            raise ConfigurationError(
+                f"{path}, line {binding.original.line}: is no assignment such as PORT=8001."
+            )
+    return dotenv_values(stream=io.StringIO(text))
 
 
 def load_stack(path: Path) -> Stack:

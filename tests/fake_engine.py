@@ -28,6 +28,7 @@ FAULTS = (
     "loading_503",
     "too_long",
     "bad_value",
+    "no_images",
     "error_body_with_200",
     "error_event_first",
     "error_event_in_stream",
@@ -143,6 +144,11 @@ _PLAIN_ANSWERS: dict[str, tuple[int, Any, str]] = {
     "error_429": (429, {"error": {"message": "slow down"}}, "retry-after: 7\r\n"),
     "loading_503": (503, {"error": {"code": 503, "message": "Loading model"}}, ""),
     "bad_value": (400, {"error": {"code": 400, "message": "secret grammar"}}, ""),
+    "no_images": (
+        500,
+        {"error": {"code": 500, "message": "image input is not supported - hint: secret mmproj"}},
+        "",
+    ),
     "error_body_with_200": (200, _ERROR_500, ""),
     "garbage": (200, "<<<>>>", ""),
     "too_long": (

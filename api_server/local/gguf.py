@@ -35,6 +35,8 @@ class GgufHead:
 
 def read_head(path: Path) -> GgufHead:
     """Read a file's head. Raises `SetupError` when it is missing or no usable GGUF model."""
+    if path.exists() and not path.is_file():  # opening a pipe would wait for ever
+        raise SetupError(f"{path} is no file. MODEL must name one model file in GGUF format.")
     try:
         with path.open("rb") as file:
             if file.read(4) != MAGIC:

@@ -29,6 +29,42 @@ class Message(msgspec.Struct):
     tool_call_id: str | None = None
 
 
+class Function(msgspec.Struct):
+    """A function that the model may call; `parameters` is a JSON schema."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=64)]
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class Tool(msgspec.Struct):
+    """An entry of `tools`; functions are all that engines know."""
+
+    type: Literal["function"]
+    function: Function
+
+
+class NamedFunction(msgspec.Struct):
+    """The function that `tool_choice` demands."""
+
+    name: str
+
+
+class NamedTool(msgspec.Struct):
+    """`tool_choice` as an object."""
+
+    type: Literal["function"]
+    function: NamedFunction
+
+
+class ResponseFormat(msgspec.Struct):
+    """`response_format`; the schema inside is the engine's to check."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: dict[str, Any] | None = None
+
+
 class GenerationRequest(msgspec.Struct, kw_only=True):
     """The fields that chat and text completions share."""
 
@@ -54,10 +90,10 @@ class ChatRequest(GenerationRequest, kw_only=True):
     max_completion_tokens: PositiveInt | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
-    tools: list[dict[str, Any]] | None = None
-    tool_choice: str | dict[str, Any] | None = None
+    tools: list[Tool] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
-    response_format: dict[str, Any] | None = None
+    response_format: ResponseFormat | None = None
 
 
 class CompletionRequest(GenerationRequest, kw_only=True):

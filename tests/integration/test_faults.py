@@ -24,6 +24,7 @@ BEFORE_THE_FIRST_EVENT = [
     ("loading_503", 503, "engine_unavailable"),
     ("too_long", 400, "context_length_exceeded"),
     ("bad_value", 400, "invalid_request"),
+    ("no_images", 400, "invalid_request"),
     ("error_body_with_200", 502, "engine_error"),
     ("error_event_first", 502, "engine_error"),
 ]

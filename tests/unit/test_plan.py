@@ -1,5 +1,6 @@
 """How an engine is started: decisions, tested without one."""
 
+import os
 import struct
 from pathlib import Path
 from typing import Any
@@ -137,5 +138,10 @@ def test_head_of_random_bytes_is_a_sentence(tmp_path: Path) -> None:
     path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 1, 2**60) + b"\xff" * 1000)
     with pytest.raises(SetupError, match="damaged"):
         read_head(path)
-    with pytest.raises(SetupError, match="cannot be read"):
+    with pytest.raises(SetupError, match="is no file"):
         read_head(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(SetupError, match="is no file"):
+        read_head(tmp_path / "pipe")
+    with pytest.raises(SetupError, match="cannot be read"):
+        read_head(tmp_path / "none")

@@ -125,6 +125,19 @@ def test_env_file_is_read_and_its_unknown_keys_are_errors(
         load_environment()
 
 
+@pytest.mark.parametrize(
+    ("content", "fragment"),
+    [(b"PORT=1\n\xff\n", "UTF-8"), (b"PORT=8001\nnot a = line\n", "line 2")],
+)
+def test_broken_env_file_is_explained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, fragment: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(".env").write_bytes(content)
+    with pytest.raises(ConfigurationError, match=rf"\.env.*{fragment}"):
+        load_environment()
+
+
 def test_empty_variable_counts_as_not_set() -> None:
     assert load_environment({"PORT": "", "MODEL": ""}).port == 8000
 

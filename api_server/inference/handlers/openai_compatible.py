@@ -6,6 +6,7 @@ translated here, once, into the error tree; no text of an engine reaches a clien
 
 import asyncio
 import logging
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -37,6 +38,8 @@ PROBE_TIMEOUT_SECONDS = 1.0
 RETRY_AFTER_SECONDS = 2
 """What a client is told while an engine is down: about what a restart of a small one takes."""
 
+_UNSUPPORTED_INPUT = re.compile(r"\b(image|audio|video) input is not supported")
+
 log = logging.getLogger(__name__)
 
 
@@ -62,6 +65,10 @@ def translate_error(status: int, body: bytes, retry_after: str | None = None) ->
             f"This model's context holds {error.n_ctx} tokens, and your prompt has "
             f"{error.n_prompt_tokens}. Shorten the prompt.",
             param="messages",
+        )
+    if unsupported := _UNSUPPORTED_INPUT.search(error.message):
+        return InvalidRequestError(
+            f"This model takes no {unsupported[1]} input; send text only.", param="messages"
         )
     if status in (400, 422):
         return InvalidRequestError(
