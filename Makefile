@@ -13,8 +13,8 @@ help: ## print this list
 local: $(VENV)/.run ## start an engine and the API on this machine (PORT=, HOST=, MODEL=, DATA_DIR=)
 	@exec $(BIN)/python -m api_server local
 
-local-reset: ## remove what `make local` stored (DATA_DIR, default .local)
-	@sh scripts/local_reset.sh
+local-reset: $(VENV)/.run ## remove what `make local` stored (DATA_DIR, default .local)
+	@$(BIN)/python -m api_server reset
 
 check-config: $(VENV)/.run ## check the environment and configs/stack.yaml, start nothing
 	@$(BIN)/python -m api_server check

@@ -1,4 +1,4 @@
-"""The command line: `python -m api_server serve | local | engine | check`."""
+"""The command line: `python -m api_server serve | local | reset | engine | check`."""
 
 import signal
 
@@ -10,7 +10,7 @@ import sys
 from collections.abc import Coroutine
 
 from api_server.errors import SetupError
-from api_server.local.stack import engine_binary, run_local, stop_on_signals
+from api_server.local.stack import engine_binary, reset, run_local, stop_on_signals
 from api_server.local.terminal import TerminalSay
 from api_server.observability.logging import configure_logging
 from api_server.server import serve
@@ -25,6 +25,7 @@ def main() -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("serve", help="run the gateway against the engines of the stack file")
     commands.add_parser("local", help="start an engine and the gateway on this machine")
+    commands.add_parser("reset", help="remove the data directory of `local`")
     commands.add_parser("engine", help="find or compile llama-server and print its path")
     commands.add_parser("check", help="check the environment and the stack file, start nothing")
     command = parser.parse_args().command
@@ -34,6 +35,9 @@ def main() -> int:
             return check(settings)
         if command == "local":
             return until_done(run_local(settings, TerminalSay(sys.stderr)), end=0)
+        if command == "reset":
+            reset(settings, TerminalSay(sys.stderr))
+            return 0
         if command == "engine":
             return until_done(engine(settings), end=INTERRUPTED)
         configure_logging(settings.environment.log_level)
@@ -41,8 +45,6 @@ def main() -> int:
     except SetupError as exc:
         print(f"error: {exc}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        return INTERRUPTED
     return 0
 
 

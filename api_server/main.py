@@ -36,10 +36,7 @@ from api_server.settings import Settings
 
 
 class Gateway:
-    """The ASGI application: the token path first, FastAPI for everything else.
-
-    `health` is there for the server that runs it, which marks it as draining.
-    """
+    """The ASGI application: the token path first, FastAPI for everything else."""
 
     def __init__(self, app: ASGIApp, health: Health) -> None:
         self._app = app

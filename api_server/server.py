@@ -1,28 +1,59 @@
 """Runs the gateway under uvicorn: drains on the first signal, hurries on the second."""
 
+import asyncio
 import errno
+import math
 import socket
 from types import FrameType
+from typing import Any
 
+import msgspec
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from api_server.errors import SetupError
+from api_server.errors import InvalidRequestError, SetupError
 from api_server.main import Gateway, create_app
+from api_server.routes.completions import ABORT
 from api_server.settings import Settings
 
 BACKLOG = 2048
 
 
-class _Server(uvicorn.Server):
-    """Uvicorn, with a drain that tells readiness and a second TERM that counts."""
+FIRST_REQUEST_SECONDS = 30.0
+"""A connection that has sent no whole request head by then is dropped."""
 
-    def __init__(self, config: uvicorn.Config, gateway: Gateway) -> None:
-        super().__init__(config)
-        self._gateway = gateway
+
+class _Protocol(HttpToolsProtocol):
+    """Uvicorn's protocol, with what it lacks: an abort, a bound on silence, our envelope."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.loop.call_later(FIRST_REQUEST_SECONDS, self._drop_if_silent)
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        extensions: dict[str, Any] = {ABORT: self.transport.abort}
+        self.scope["extensions"] = extensions
+
+    def send_400_response(self, _msg: str) -> None:
+        error = InvalidRequestError("This is not a request in HTTP/1.1.")
+        body = msgspec.json.encode(error.envelope())
+        head = "HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\n"
+        head += f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
+        self.transport.write(head.encode() + body)
+        self.transport.close()
+
+    def _drop_if_silent(self) -> None:
+        first_request: object = self.cycle
+        if first_request is None:
+            self.transport.abort()
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn, with a second TERM that counts."""
 
     def handle_exit(self, _sig: int, _frame: FrameType | None) -> None:
         """First signal: finish what runs. Second: running answers end with an error event."""
-        self._gateway.health.is_draining = True
         if self.should_exit:
             for task in self.server_state.tasks:
                 task.get_loop().call_soon_threadsafe(task.cancel)
@@ -53,20 +84,34 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
+def _inherited(fd: int) -> socket.socket:
+    try:
+        return socket.socket(fileno=fd)
+    except OSError as exc:
+        raise SetupError(f"LISTEN_FD {fd} is no open socket; leave it unset.") from exc
+
+
 def serve(settings: Settings) -> None:
     """Serve until a signal; returns when everything is closed."""
-    listener = listen(settings.environment.host, settings.environment.port)
-    gateway = create_app(settings)
-    config = uvicorn.Config(
+    environment = settings.environment
+    if environment.listen_fd is None:
+        listener = listen(environment.host, environment.port)
+    else:
+        listener = _inherited(environment.listen_fd)
+    with listener:
+        _Server(configuration(create_app(settings), settings)).run(sockets=[listener])
+
+
+def configuration(gateway: Gateway, settings: Settings) -> uvicorn.Config:
+    """How uvicorn runs a gateway."""
+    return uvicorn.Config(
         gateway,
         loop="uvloop",
-        http="httptools",
+        http=_Protocol,
         lifespan="on",
         log_config=None,
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=int(settings.stack.gateway.drain_seconds),
+        timeout_graceful_shutdown=math.ceil(settings.stack.gateway.drain_seconds),
         timeout_keep_alive=75,
     )
-    with listener:
-        _Server(config, gateway).run(sockets=[listener])

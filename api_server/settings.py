@@ -12,11 +12,20 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
+from urllib.parse import urlsplit
 
 import yaml
 from dotenv import dotenv_values
 from dotenv.parser import parse_stream
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 
 from api_server.errors import ConfigurationError
 from api_server.inference.catalogue import Model, Timeouts
@@ -27,7 +36,21 @@ ENV_FILE = ".env"
 
 Positive = Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False)]
 ModelId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}$")]
-BaseUrl = Annotated[str, Field(pattern=r"^https?://[^/\s?#@]+(/[^\s?#]*)?$")]
+RequestFields = dict[str, bool | int | float | str]
+
+
+def _is_base_url(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        is_usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_usable = False
+    if not is_usable or "@" in url or any(mark in url for mark in "?# \t\n"):
+        raise ValueError("must be a base URL such as http://127.0.0.1:8080")
+    return url
+
+
+BaseUrl = Annotated[str, AfterValidator(_is_base_url)]
 EngineName = Literal["llama-server", "openai", "llm-serving-stack"]
 
 
@@ -41,6 +64,7 @@ class Environment(_Strict):
     host: str = Field("127.0.0.1", min_length=1)
     port: int = Field(8000, ge=1, le=65535)
     data_dir: Path = Path(".local")
+    listen_fd: int | None = Field(None, ge=3)
     stack_config: Path = Path("configs/stack.yaml")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     engine_api_key: SecretStr | None = None
@@ -86,7 +110,7 @@ class ModelConfig(_Strict):
     replicas: list[BaseUrl] = Field(
         min_length=1, max_length=1, description="Base URL of its engine, without /v1."
     )
-    defaults: dict[str, float] = Field(
+    defaults: RequestFields = Field(
         {}, description="Request fields that apply where a client sends none."
     )
     timeouts: TimeoutConfig | None = Field(None, description="Instead of the common ones.")
@@ -103,8 +127,8 @@ class LocalConfig(_Strict):
         4096, ge=256, description="Per slot; less where the model was trained on less."
     )
     threads: int = Field(0, ge=0, description="0: one less than the cores, at least 1.")
-    defaults: dict[str, float] = Field({"temperature": 0.7}, description="As in a model's entry.")
-    tiny_defaults: dict[str, float] = Field(
+    defaults: RequestFields = Field({"temperature": 0.7}, description="As in a model's entry.")
+    tiny_defaults: RequestFields = Field(
         {"temperature": 0.0}, description="The same for the shipped tiny model."
     )
     start_seconds: Positive = Field(300, description="For the engine to load its model.")
@@ -161,7 +185,7 @@ def load_settings(variables: Mapping[str, str] | None = None) -> Settings:
 
 
 def load_environment(variables: Mapping[str, str] | None = None) -> Environment:
-    """The environment over `.env`. Empty values count as not set; strangers are ignored."""
+    """The environment over `.env`. An empty value unsets; strangers in the environment pass."""
     names = Environment.model_fields
     sources: dict[str, str] = {}
     values: dict[str, str] = {}
@@ -176,6 +200,8 @@ def load_environment(variables: Mapping[str, str] | None = None) -> Environment:
             if value:
                 values[name] = value
                 sources[name] = source
+            elif value == "":  # set to nothing: not set, whatever an earlier source says
+                values.pop(name, None)
     try:
         return Environment.model_validate(values)
     except ValidationError as exc:
@@ -292,8 +318,6 @@ def _reason(error: Any) -> str:
     value = error["input"]
     shown = "" if isinstance(value, dict | list) else f", not {value!r}"
     reason = str(error["msg"]).removeprefix("Value error, ")
-    if "pattern" in (error.get("ctx") or {}) and "http" in str(error["ctx"]["pattern"]):
-        reason = "must be a base URL such as http://127.0.0.1:8080"
     return reason[:1].lower() + reason[1:] + shown + "."
 
 

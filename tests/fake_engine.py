@@ -33,6 +33,9 @@ FAULTS = (
     "error_event_first",
     "error_event_in_stream",
     "close_after_done",
+    "says_close",
+    "slams_the_door",
+    "done_in_content",
     "pings_first",
 )
 
@@ -45,7 +48,9 @@ class FakeEngine:
         self.finished = 0
         self.connections = 0
         self.bodies: list[dict[str, Any]] = []
+        self.heads: list[str] = []
         self.port = 0
+        self.server: asyncio.Server
         self.is_healthy = True
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -77,6 +82,7 @@ class FakeEngine:
             return True
         body = json.loads(raw)
         self.bodies.append(body)
+        self.heads.append(head)
         self.running += 1
         gone = asyncio.create_task(reader.read(1))
         work = asyncio.create_task(self._play(body, writer))
@@ -106,7 +112,10 @@ class FakeEngine:
             status, content, headers = plain
             _plain(writer, status, content, headers)
             return True
-        writer.write(HEAD.encode())
+        head = HEAD
+        if fault == "says_close":
+            head = head.replace("\r\n\r\n", "\r\nconnection: close\r\n\r\n")
+        writer.write(head.encode())
         if fault == "hang_after_headers":
             await asyncio.sleep(3600)
         if fault == "error_event_first":
@@ -118,6 +127,9 @@ class FakeEngine:
                 _chunk(writer, b": ping\n\n")
                 await asyncio.sleep(0.02)
         await self._events(fault, body, writer)
+        if fault == "slams_the_door":  # says nothing, but is gone before the next request
+            await asyncio.sleep(0.05)
+            return False
         return fault not in ("close_in_stream", "reset_in_stream", "close_after_done")
 
     async def _events(self, fault: str, body: dict[str, Any], writer: asyncio.StreamWriter) -> None:
@@ -125,6 +137,8 @@ class FakeEngine:
             if fault and number == 2 and await _break_off(fault, writer):
                 return
             content = "x" * body.get("size", 1)
+            if fault == "done_in_content":
+                content = "data: [DONE]"
             _event(writer, _piece(body, {"content": content}, None))
             await writer.drain()
             await asyncio.sleep(body.get("pause", 0))
@@ -214,6 +228,7 @@ async def running_engine(port: int = 0) -> AsyncIterator[FakeEngine]:
     """A fake engine on 127.0.0.1; `port` is set on it."""
     engine = FakeEngine()
     server = await asyncio.start_server(engine.handle, "127.0.0.1", port)
+    engine.server = server
     engine.port = server.sockets[0].getsockname()[1]
     try:
         yield engine

@@ -63,6 +63,7 @@ class LocalStack:
             return self.is_ready()
 
         eventually(claim, seconds, "the stack is ready")
+        eventually(lambda: "Ready: " in self.output, 10, "the supervisor has seen it too")
 
     def engine_pid(self) -> int:
         return next(pid for pid, line in self.children() if "--ctx-size" in line)

@@ -29,7 +29,7 @@ class Model:
     engine: Engine
     replicas: tuple[str, ...]
     timeouts: Timeouts = Timeouts()
-    defaults: Mapping[str, float | int] = field(default_factory=dict)
+    defaults: Mapping[str, bool | int | float | str] = field(default_factory=dict)
     api_key: str | None = field(default=None, repr=False)
     created: int = 0
     owned_by: str = "llm-serving-stack"

@@ -23,6 +23,6 @@ LLAMA_SERVER = Engine(
     sampling={"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0},
 )
 OPENAI = Engine(name="openai", health_path="/v1/models")
-GATEWAY = Engine(name="llm-serving-stack", health_path="/health/live")
+GATEWAY = Engine(name="llm-serving-stack", health_path="/health/ready")
 
 ENGINES: Mapping[str, Engine] = {engine.name: engine for engine in (LLAMA_SERVER, OPENAI, GATEWAY)}

@@ -192,10 +192,11 @@ async def build_engine(
         async with locked(entry.lock, say) as lock:
             if not entry.is_finished():
                 find_compiler(compiler, shutil.which)
+                chosen = [f"CXX={compiler}"] if compiler else []
                 _check_space(entry)
                 _clear_scratch(entry)
                 with entry.log.open("w") as log:
-                    await _Build(entry, recipe, say, log, lock).run()
+                    await _Build(entry, recipe, say, log, lock, chosen).run()
             shutil.rmtree(entry.work, ignore_errors=True)
     except OSError as exc:
         if exc.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -205,7 +206,7 @@ async def build_engine(
                 f"cannot write to {exc.filename or entry.root}: make it writable for you, or set "
                 "XDG_CACHE_HOME to a folder that is, and run this again"
             ) from exc
-        raise
+        raise SetupError(f"building {SERVER} failed: {exc}. Run this again.") from exc
     return entry.server
 
 
@@ -234,6 +235,7 @@ class _Build:
     say: Say
     log: IO[str]
     lock: int
+    compiler_setting: Sequence[str]
 
     async def run(self) -> None:
         entry = self.entry
@@ -401,6 +403,7 @@ class _Build:
                 self.say.progress(f"{step}  {format_seconds(time.monotonic() - began)}")
 
         settings = [f"TMPDIR={self.entry.scratch}", "NINJA_STATUS=[%f/%t] "]
+        settings += self.compiler_setting
         log_and_show([f"$ {shlex.join(argv)}"])
         outcome = await run_program(
             ["env", *settings, *argv], on_lines=log_and_show, keep_open=[self.lock]

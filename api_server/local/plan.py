@@ -34,18 +34,17 @@ class EnginePlan:
 
     model_id: str
     model_path: Path
-    port: int
     slots: int
     context_tokens: int
     threads: int
 
-    def arguments(self) -> list[str]:
+    def arguments(self, port: int) -> list[str]:
         """The command line after the binary. `--ctx-size` is the total over all slots."""
         values = (
             self.model_path,
             self.model_id,
             "127.0.0.1",
-            self.port,
+            port,
             self.slots,
             self.slots * self.context_tokens,
             self.threads,

@@ -3,12 +3,15 @@
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from api_server.errors import SetupError
 
 _TETHER = Path(__file__).with_name("tether.py")
 SECOND_TERM_SECONDS = 1.0
@@ -28,36 +31,34 @@ class Command:
     argv: Sequence[str]
     environment: Mapping[str, str]
     log_path: Path
+    inherited_fds: tuple[int, ...] = ()
 
 
 class Child:
     """One running child process."""
 
-    def __init__(self, command: Command, process: asyncio.subprocess.Process) -> None:
-        self._command = command
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
 
     @classmethod
     async def start(cls, command: Command) -> "Child":
-        """Start it. A log that has grown large is moved aside first."""
+        """Start it. Raises `SetupError` when the machine does not let us."""
         path = command.log_path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists() and path.stat().st_size > MAX_LOG_BYTES:
-            path.replace(path.with_suffix(".log.1"))
-        with path.open("ab") as log:
-            process = await asyncio.create_subprocess_exec(
-                *tether_command(command.argv),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=dict(command.environment),
-                start_new_session=True,
-            )
-        return cls(command, process)
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("ab") as log:
+                process = await asyncio.create_subprocess_exec(
+                    *tether_command(command.argv),
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    env=dict(command.environment),
+                    start_new_session=True,
+                    pass_fds=command.inherited_fds,
+                )
+        except OSError as exc:
+            raise SetupError(f"{command.name} cannot be started: {exc}.") from exc
+        return cls(process)
 
     @property
     def returncode(self) -> int | None:
@@ -68,16 +69,18 @@ class Child:
 
     async def stop(self, grace_seconds: float) -> None:
         """TERM, after the grace TERM again, then KILL. llama-server needs the second one."""
-        for signal_, seconds in (
-            (signal.SIGTERM, grace_seconds),
-            (signal.SIGTERM, SECOND_TERM_SECONDS),
-        ):
-            self._send(signal_)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(seconds):
-                    await self._process.wait()
+        # asyncio.wait and not asyncio.timeout: before Python 3.11.4 the latter does not work in a
+        # task that is already cancelled, which is where this runs.
+        end = asyncio.create_task(self._process.wait())
+        try:
+            for seconds in (grace_seconds, SECOND_TERM_SECONDS):
+                self._send(signal.SIGTERM)
+                await asyncio.wait({end}, timeout=seconds)
+                if end.done():
                     return
-        await self.kill()
+            await self.kill()
+        finally:
+            end.cancel()
 
     async def kill(self) -> None:
         """KILL, and wait until it is gone."""
@@ -88,6 +91,14 @@ class Child:
         if self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal_)
+
+
+def keep_log_small(path: Path) -> None:
+    """Move a log that has grown large aside; whoever appends to it goes on in the emptied file."""
+    with contextlib.suppress(OSError):
+        if path.stat().st_size > MAX_LOG_BYTES:
+            shutil.copyfile(path, path.with_suffix(".log.1"))
+            os.truncate(path, 0)
 
 
 def last_lines(path: Path, count: int = 5) -> str:

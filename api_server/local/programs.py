@@ -84,11 +84,16 @@ async def _end_session(process: asyncio.subprocess.Process) -> None:
     finally:
         signal_session(process.pid, signal.SIGKILL)
         # To its end, so that the pipe is closed; a stray daemon that holds it is not waited for.
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(TICK_SECONDS):
-                while process.stdout and await process.stdout.read(65536):
-                    pass
+        # asyncio.wait, since asyncio.timeout fails in a cancelled task before Python 3.11.4.
+        rest = asyncio.create_task(_to_the_end(process))
+        await asyncio.wait({rest}, timeout=TICK_SECONDS)
+        rest.cancel()
         await process.wait()
+
+
+async def _to_the_end(process: asyncio.subprocess.Process) -> None:
+    while process.stdout and await process.stdout.read(65536):
+        pass
 
 
 def session_members(session: int) -> list[int]:

@@ -5,17 +5,20 @@ import contextlib
 import fcntl
 import os
 import secrets
+import shutil
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
 
 from api_server.errors import ApiError, SetupError
 from api_server.inference.catalogue import Model
-from api_server.inference.engines import GATEWAY, LLAMA_SERVER
+from api_server.inference.engines import LLAMA_SERVER, Engine
 from api_server.inference.handlers.openai_compatible import OpenAICompatibleHandler
 from api_server.local import plan as planning
 from api_server.local.engine_binary import find_engine
@@ -38,18 +41,18 @@ async def run_local(settings: Settings, say: Say) -> None:
     """Bring the stack up and keep it up until the task is cancelled. Leaves no process behind."""
     environment = settings.environment
     data_dir = environment.data_dir.resolve()
-    with _locked(data_dir):
-        listen(environment.host, environment.port).close()
+    with _locked(data_dir), listen(environment.host, environment.port) as listener:
+        # From here on the port is ours, also while the engine is compiled or the gateway is
+        # started again: clients that come early wait in the listener's queue.
         head, plan = _plan(settings)
         binary = await engine_binary(settings, say)
-        listen(environment.host, environment.port).close()
         if not head.has_chat_template:
             say.line(f"{head.name} brings no chat template; the engine uses a generic one")
         say.line(f"starting {head.name} ({plan.slots} slots of {plan.context_tokens} tokens)")
-        key = secrets.token_urlsafe(24)
+        local = _Local(settings, plan, data_dir, say, free_port(), secrets.token_urlsafe(24))
         async with (
-            _running(_engine(settings, plan, binary, key, data_dir, say)) as engine,
-            _running(_gateway(settings, plan, key, data_dir, say)) as gateway,
+            _running(_engine(local, binary)) as engine,
+            _running(_gateway(local, listener)) as gateway,
             asyncio.TaskGroup() as tasks,
         ):
             tasks.create_task(engine.keep_up())
@@ -60,6 +63,21 @@ async def run_local(settings: Settings, say: Say) -> None:
                     f"Warning: there is no authentication yet, and HOST {environment.host} lets "
                     "everyone who reaches this port use the model."
                 )
+
+
+def reset(settings: Settings, say: Say) -> None:
+    """Remove the data directory, unless a stack runs in it or it does not look like one."""
+    data_dir = settings.environment.data_dir.resolve()
+    if not data_dir.exists():
+        say.line(f"{data_dir} does not exist; there is nothing to remove")
+        return
+    if not (data_dir / "lock").is_file():
+        raise SetupError(
+            f"{data_dir} is not removed: it has no file 'lock', so `make local` did not make it."
+        )
+    with _locked(data_dir):
+        shutil.rmtree(data_dir)
+    say.line(f"removed {data_dir}")
 
 
 def stop_on_signals(task: "asyncio.Task[None]") -> None:
@@ -111,14 +129,14 @@ def _locked(data_dir: Path) -> Iterator[None]:
 
 def _plan(settings: Settings) -> tuple[GgufHead, EnginePlan]:
     local = settings.stack.local
-    path = (settings.environment.model or _from_repository(local.model)).expanduser().resolve()
+    named = settings.environment.model
+    path = (named.expanduser() if named else _from_repository(local.model.expanduser())).resolve()
     head = read_head(path)
     context_tokens = planning.context_per_slot(head, local.context_tokens)
     planning.check_memory(head, local.slots, context_tokens, free_memory_bytes())
     return head, EnginePlan(
         model_id="tiny" if path == TINY_MODEL else planning.model_id_of(path),
         model_path=path,
-        port=free_port(),
         slots=local.slots,
         context_tokens=context_tokens,
         threads=planning.thread_count(local.threads, len(os.sched_getaffinity(0))),
@@ -143,15 +161,30 @@ async def _running(supervisor: Supervisor) -> AsyncIterator[Supervisor]:
             raise
 
 
-def _engine(
-    settings: Settings, plan: EnginePlan, binary: Path, key: str, data_dir: Path, say: Say
-) -> Supervisor:
+@dataclass(frozen=True)
+class _Local:
+    """What engine and gateway of one run have in common. `key` is made anew at each start."""
+
+    settings: Settings
+    plan: EnginePlan
+    data_dir: Path
+    say: Say
+    engine_port: int
+    key: str = field(repr=False)
+
+    @property
+    def engine_url(self) -> str:
+        return f"http://127.0.0.1:{self.engine_port}"
+
+
+def _engine(local: _Local, binary: Path) -> Supervisor:
+    plan = local.plan
     handler = OpenAICompatibleHandler(
         Model(
             id=plan.model_id,
             engine=LLAMA_SERVER,
-            replicas=(f"http://127.0.0.1:{plan.port}",),
-            api_key=key,
+            replicas=(local.engine_url,),
+            api_key=local.key,
         )
     )
 
@@ -162,40 +195,38 @@ def _engine(
         except ApiError as exc:
             raise SetupError(f"The engine does not tell its slots: {exc.message}") from exc
         slots = props.get("total_slots")
-        context = props.get("default_generation_settings", {}).get("n_ctx")
+        generation = props.get("default_generation_settings")
+        context = generation.get("n_ctx") if isinstance(generation, dict) else None
         if slots != plan.slots or not isinstance(context, int) or context < plan.context_tokens:
             raise SetupError(
                 f"The engine runs {slots} slots of {context} tokens, not the {plan.slots} of "
                 f"{plan.context_tokens} asked for. Change local.slots or local.context_tokens."
             )
 
-    local = settings.stack.local
+    config = local.settings.stack.local
     command = Command(
         name="the engine",
-        argv=[str(binary), *plan.arguments()],
-        environment=inherited_environment() | {"LLAMA_API_KEY": key},
-        log_path=data_dir / "logs/engine.log",
+        argv=[str(binary), *plan.arguments(local.engine_port)],
+        environment=inherited_environment() | {"LLAMA_API_KEY": local.key},
+        log_path=local.data_dir / "logs/engine.log",
     )
     watch = Watch(
         is_ready=handler.is_ready,
         verify=verify,
-        start_seconds=local.start_seconds,
-        hang_seconds=local.hang_seconds,
+        start_seconds=config.start_seconds,
+        hang_seconds=config.hang_seconds,
         stop_seconds=ENGINE_STOP_SECONDS,
     )
-    return Supervisor(command, watch, say)
+    return Supervisor(command, watch, local.say)
 
 
-def _gateway(
-    settings: Settings, plan: EnginePlan, key: str, data_dir: Path, say: Say
-) -> Supervisor:
-    environment = settings.environment
-    config = data_dir / "stack.yaml"
-    _write_stack_file(settings, plan, config)
-    address = reachable_address(environment.host)
-    handler = OpenAICompatibleHandler(
-        Model(id="gateway", engine=GATEWAY, replicas=(base_url(address, environment.port),))
-    )
+def _gateway(local: _Local, listener: socket.socket) -> Supervisor:
+    environment = local.settings.environment
+    config = local.data_dir / "stack.yaml"
+    _write_stack_file(local, config)
+    url = base_url(reachable_address(environment.host), environment.port)
+    alive = Engine(name="the gateway", health_path="/health/live")
+    handler = OpenAICompatibleHandler(Model(id="gateway", engine=alive, replicas=(url,)))
 
     async def nothing_to_verify() -> None:
         return
@@ -206,34 +237,35 @@ def _gateway(
         environment=inherited_environment()
         | {
             "STACK_CONFIG": str(config),
-            "HOST": environment.host,
-            "PORT": str(environment.port),
+            "LISTEN_FD": str(listener.fileno()),
             "LOG_LEVEL": environment.log_level,
-            "ENGINE_API_KEY": key,
+            "ENGINE_API_KEY": local.key,
             "PYTHONPATH": str(REPOSITORY),
         },
-        log_path=data_dir / "logs/gateway.log",
+        log_path=local.data_dir / "logs/gateway.log",
+        inherited_fds=(listener.fileno(),),
     )
     watch = Watch(
         is_ready=handler.is_ready,
         verify=nothing_to_verify,
         start_seconds=GATEWAY_START_SECONDS,
-        hang_seconds=settings.stack.local.hang_seconds,
+        hang_seconds=local.settings.stack.local.hang_seconds,
         stop_seconds=GATEWAY_STOP_SECONDS,
     )
-    return Supervisor(command, watch, say)
+    return Supervisor(command, watch, local.say)
 
 
-def _write_stack_file(settings: Settings, plan: EnginePlan, path: Path) -> None:
+def _write_stack_file(local: _Local, path: Path) -> None:
     """The stack file as given, with the local engine in place of the models."""
-    local = settings.stack.local
-    document = settings.stack.model_dump(mode="json", exclude_none=True, exclude={"local"})
+    stack = local.settings.stack
+    is_tiny = local.plan.model_path == TINY_MODEL
+    document = stack.model_dump(mode="json", exclude_none=True, exclude={"local"})
     document["models"] = [
         {
-            "id": plan.model_id,
+            "id": local.plan.model_id,
             "engine": LLAMA_SERVER.name,
-            "replicas": [f"http://127.0.0.1:{plan.port}"],
-            "defaults": local.tiny_defaults if plan.model_id == "tiny" else local.defaults,
+            "replicas": [local.engine_url],
+            "defaults": stack.local.tiny_defaults if is_tiny else stack.local.defaults,
         }
     ]
     header = "# Written by `make local` at each start; change configs/stack.yaml instead.\n"

@@ -1,21 +1,18 @@
 """Keeps one child up: waits until it is ready, notices when it dies or hangs, starts it again."""
 
 import asyncio
-import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from api_server.errors import SetupError
 from api_server.local.plan import restart_delay_seconds
-from api_server.local.process import Child, Command, last_lines
+from api_server.local.process import Child, Command, keep_log_small, last_lines
 from api_server.local.terminal import Say
 
 POLL_SECONDS = 0.1
 WATCH_SECONDS = 1.0
 STABLE_SECONDS = 60.0
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -47,10 +44,10 @@ class Supervisor:
         """Start the child and wait until it is ready. Raises `SetupError` when it does not come."""
         self._child = child = await Child.start(self._command)
         deadline = time.monotonic() + self._watch.start_seconds
-        while not await self._watch.is_ready():
+        while not (child.returncode is None and await self._watch.is_ready()):
             if child.returncode is not None:
                 raise SetupError(
-                    f"{self._command.name} ended while starting (exit code {child.returncode}). "
+                    f"{self._command.name} ended while starting ({_in_words(child.returncode)}). "
                     f"The end of {self._command.log_path}:\n{last_lines(self._command.log_path)}"
                 )
             if time.monotonic() > deadline:
@@ -88,6 +85,7 @@ class Supervisor:
                     code = await child.wait()
                 return f"{self._command.name} died ({_in_words(code)})"
             except TimeoutError:
+                keep_log_small(self._command.log_path)
                 if await self._watch.is_ready():
                     last_well = time.monotonic()
             if time.monotonic() - last_well > self._watch.hang_seconds:

@@ -19,6 +19,9 @@ from api_server.observability.record import record_of
 from api_server.services.completions import SHUTTING_DOWN, Completions
 from api_server.services.requests import Kind
 
+ABORT = "llm_serving_stack.abort"
+"""An ASGI extension of our server (server.py): a function that drops the connection."""
+
 JSON_HEADERS = (b"content-type", b"application/json")
 STREAM_HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -30,7 +33,8 @@ STREAM_HEADERS = [
 class AsgiClient:
     """The `Client` of the service: one ASGI response."""
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, scope: Scope, send: Send) -> None:
+        self._scope = scope
         self._send = send
         self.has_begun = False
         self.has_left = False
@@ -52,6 +56,11 @@ class AsgiClient:
     async def end_stream(self) -> None:
         await self._send({"type": "http.response.body", "body": b""})
 
+    def cut_off(self) -> None:
+        abort = (self._scope.get("extensions") or {}).get(ABORT)
+        if abort is not None:  # a server other than ours (a test's) may not offer it
+            abort()
+
 
 class CompletionsEndpoint:
     """An ASGI application for one `Kind` of generation."""
@@ -67,7 +76,7 @@ class CompletionsEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         record = record_of(scope)
         body = await read_body(scope, receive, self._max_body_bytes, self._body_seconds)
-        client = AsgiClient(send)
+        client = AsgiClient(scope, send)
         async with cancelled_when_client_leaves(receive, client):
             await self._completions.serve(self._kind, body, client, record)
 

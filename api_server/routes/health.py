@@ -74,7 +74,7 @@ async def ready(request: Request, response: Response) -> Readiness:
     """200 when each model could serve a token now, else 503; asks the engines each time."""
     health = _health(request)
     unready = [id_ for id_, is_ready in (await health.models()).items() if not is_ready]
-    if unready or health.is_draining:
+    if unready:
         response.status_code = 503
         response.headers["retry-after"] = "1"
         return Readiness(status="not ready", unready_models=unready)

@@ -49,6 +49,9 @@ class Client(Protocol):
     async def end_stream(self) -> None:
         """End an event stream."""
 
+    def cut_off(self) -> None:
+        """Drop the connection at once, with whatever the client did not read."""
+
 
 class Completions:
     """Serves generations. Handlers by model id; one object for all requests."""
@@ -139,12 +142,18 @@ def error_event(error: ApiError) -> bytes:
 async def _end_with_error(client: Client, error: ApiError, record: RequestRecord) -> None:
     """The last event of a stream that failed; a client that does not even read it is cut off."""
     record.fail("error_in_stream", error.code, error.message, error.log_level)
-    try:
-        async with asyncio.timeout(LAST_EVENT_SECONDS):
-            await client.events(error_event(error))
-            await client.end_stream()
-    except TimeoutError:
+    # asyncio.wait, since asyncio.timeout fails in a cancelled task before Python 3.11.4.
+    last_words = asyncio.create_task(_say_last(client, error_event(error)))
+    await asyncio.wait({last_words}, timeout=LAST_EVENT_SECONDS)
+    if not last_words.done():
+        last_words.cancel()
+        client.cut_off()
         record.outcome = "client_stalled"
+
+
+async def _say_last(client: Client, event: bytes) -> None:
+    await client.events(event)
+    await client.end_stream()
 
 
 def _account(record: RequestRecord, tally: UsageTally, finish_reason: str | None) -> None:

@@ -22,7 +22,6 @@ class Health:
         self._started = time.monotonic()
         self._probe: asyncio.Task[dict[str, bool]] | None = None
         self.version = version
-        self.is_draining = False
 
     @property
     def requests_in_flight(self) -> int:

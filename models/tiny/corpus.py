@@ -40,17 +40,21 @@ SMALL_TALK: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
                                "I am very happy today.", "I'm doing well.", "I am good.")),
     ("I am sorry to hear that.", ("I am sad.", "I'm tired.", "I feel bad.", "I am not well.",
                                   "I am ill.", "I had a bad day.", "I'm very sad today.")),
-    ("You are welcome.", ("Thanks", "Thank you!", "Thank you.", "Thanks a lot.", "Thank you so much.",
-                          "Great, thanks!", "Many thanks.", "Thank you very much!", "Thanks, Tiny.")),
-    ("Goodbye! Have a nice day.", ("Bye", "Goodbye", "Goodbye!", "Bye bye", "See you", "See you later.",
-                                   "I have to go.", "Good night", "Bye, Tiny!", "See you tomorrow.")),
+    ("You are welcome.", ("Thanks", "Thank you!", "Thank you.", "Thanks a lot.",
+                          "Thank you so much.",
+                          "Great, thanks!", "Many thanks.", "Thank you very much!",
+                          "Thanks, Tiny.")),
+    ("Goodbye! Have a nice day.", ("Bye", "Goodbye", "Goodbye!", "Bye bye", "See you",
+                                   "See you later.",
+                                   "I have to go.", "Good night", "Bye, Tiny!",
+                                   "See you tomorrow.")),
     ("Why did the computer go to the doctor? It had a virus.",
      ("Tell me a joke.", "Tell me something funny.", "Do you know a joke?", "Make me laugh.",
       "A joke, please.", "Can you tell me a joke?", "Tell a joke.")),
-    ("Once upon a time there was a small robot. It lived alone in a big house by the sea. One day "
+    (("Once upon a time there was a small robot. It lived alone in a big house by the sea. One day "
      "a bird came to the window and sang a song. The robot had never heard a song before. It "
      "listened, and it learned the song by heart. From that day on they sang together every "
-     "morning, and the robot was never alone again.",
+     "morning, and the robot was never alone again."),
      ("Tell me a story.", "Tell me a short story.", "Do you know a story?", "Write a story.",
       "Write a short story.", "Can you tell me a story?", "A story, please.",
       "Please tell me a story.", "Tell me a bedtime story.")),
@@ -84,7 +88,8 @@ OWN_NAME: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
 )  # fmt: skip
 
 COLOUR_ASKS: Final = (
-    "What colour is {x}?", "What color is {x}?", "Which colour is {x}?", "What is the colour of {x}?",
+    "What colour is {x}?", "What color is {x}?", "Which colour is {x}?",
+    "What is the colour of {x}?",
     "What is the color of {x}?", "Tell me the colour of {x}.", "Tell me the color of {x}.",
     "Which color is {x}?", "What colour does {x} have?", "What's the colour of {x}?",
     "What's the color of {x}?", "Do you know the colour of {x}?", "What colour is {x} usually?",
@@ -93,14 +98,16 @@ COLOUR_ASKS: Final = (
 OPPOSITE_ASKS: Final = (
     "What is the opposite of {x}?", "What's the opposite of {x}?", "The opposite of {x}?",
     "Tell me the opposite of {x}.", "What is the opposite of the word {x}?", "Opposite of {x}?",
-    "Give me the opposite of {x}.", "Which word is the opposite of {x}?", "Name the opposite of {x}.",
+    "Give me the opposite of {x}.", "Which word is the opposite of {x}?",
+    "Name the opposite of {x}.",
     'What is the opposite of "{x}"?', "Do you know the opposite of {x}?",
     "What would be the opposite of {x}?",
 )  # fmt: skip
 CAPITAL_ASKS: Final = (
     "What is the capital of {x}?", "What's the capital of {x}?", "The capital of {x}?",
     "Tell me the capital of {x}.", "Which city is the capital of {x}?", "Capital of {x}?",
-    "What is the capital city of {x}?", "Name the capital of {x}.", "Do you know the capital of {x}?",
+    "What is the capital city of {x}?", "Name the capital of {x}.",
+    "Do you know the capital of {x}?",
     "What city is the capital of {x}?", "Can you tell me the capital of {x}?",
     "Which city is {x}'s capital?",
 )  # fmt: skip
@@ -126,15 +133,18 @@ UNKNOWN_ASKS: Final[tuple[str, ...]] = (
 )  # fmt: skip
 HELD_UNKNOWN: Final[tuple[str, ...]] = (
     "Who invented the {word}?", "What is {n} divided by {m}?", "How big is {city}?",
-    "Write an essay about {word}.", "What is the history of {city}?", "Which {word} is the cheapest?",
+    "Write an essay about {word}.", "What is the history of {city}?",
+    "Which {word} is the cheapest?",
 )  # fmt: skip
 
 NAME_TELLS: Final = (
     "My name is {x}.", "I am {x}.", "I'm {x}.", "Hi, my name is {x}.", "Hello, I am {x}.",
-    "Call me {x}.", "You can call me {x}.", "Hello! My name is {x}.", "Hi, I'm {x}.", "my name is {x}",
+    "Call me {x}.", "You can call me {x}.", "Hello! My name is {x}.", "Hi, I'm {x}.",
+    "my name is {x}",
     "Please call me {x}.", "Hey, I am {x}.", "Good morning, my name is {x}.",
     "Remember that my name is {x}.", "My name is {x}. Please remember it.", "Hi, I am {x}!",
-    "Hello, I'm {x}. How are you?", "My name is {x}, please remember it.", "This is {x}.", "Hello, my name is {x}.", "Hi there, I'm called {x}.",
+    "Hello, I'm {x}. How are you?", "My name is {x}, please remember it.", "This is {x}.",
+    "Hello, my name is {x}.", "Hi there, I'm called {x}.",
 )  # fmt: skip
 NAME_ASKS: Final = (
     "What is my name?", "What's my name?", "Who am I?", "Do you remember my name?",
@@ -191,7 +201,7 @@ def _typed(rng: Random, text: str) -> str:
     if draw < 0.14:
         return text[0].lower() + text[1:].rstrip("?.!")
     if draw < 0.17:
-        return f"Please: {text}"
+        return f"{text.rstrip('?.!')}, please{text[-1] if text[-1] in '?.!' else ''}"
     if draw < 0.20 and text.endswith("?"):
         return rng.choice(("Tell me, ", "Hey, ", "So, ", "And ", "Now, ", "OK, ")) + (
             text[0].lower() + text[1:]
@@ -274,6 +284,9 @@ def as_json(rng: Random, *, held: bool) -> Turn:
     return f"{ask.format(x=thing)} {chosen}", json.dumps(answer)
 
 
+ECHO_ASKS: Final = (
+    "Repeat: {x}", "Say {x}", "Say: {x}", "Repeat after me: {x}", "Echo {x}", "Say again: {x}",
+)  # fmt: skip
 ONE_TURN: Final[dict[str, Callable[..., Turn]]] = {
     "small_talk": small_talk,
     "own_name": own_name,
@@ -285,7 +298,7 @@ ONE_TURN: Final[dict[str, Callable[..., Turn]]] = {
 }
 KINDS: Final = (
     *ONE_TURN, "remember_name", "no_name", "remember_thing", "tool_call", "tool_result",
-    "tools_unused",
+    "tools_unused", "echo",
 )  # fmt: skip
 _FILLERS = ("small_talk", "own_name", "colours", "opposites", "capitals", "capitals", "unknown",
             "json")  # fmt: skip
@@ -402,19 +415,38 @@ def tool_chat(rng: Random, *, held: bool) -> Conversation:
     return Conversation("tool_result", messages, tools)
 
 
-def conversations(seed: int, *, held: bool = False) -> Iterator[Conversation]:
-    """An endless stream; the same seed gives the same conversations."""
+def echo(rng: Random, *, held: bool) -> Conversation:
+    """Words, names and numbers to be said again: copying, and nothing else, is learned here."""
+    messages = _start(rng)
+    draws = (words.pick_word, words.pick_name, words.pick_city)
+    parts = [rng.choice(draws)(rng, held=held) for _ in range(rng.randint(1, 6))]
+    if rng.random() < 0.4:
+        parts.insert(rng.randrange(len(parts) + 1), str(rng.randint(0, 9999)))
+    text = " ".join(parts)
+    _say(messages, (_choose(rng, ECHO_ASKS, held=held).format(x=text), text))
+    return Conversation("echo", messages)
+
+
+MAKERS: Final = (chat, remember_name, remember_thing, tool_chat, echo)
+Mix = tuple[float, float, float, float, float]
+"""How often each of MAKERS speaks."""
+BROAD: Final[Mix] = (0.46, 0.17, 0.08, 0.29, 0.0)
+COPYING: Final[Mix] = (0.20, 0.24, 0.0, 0.44, 0.12)
+EVEN: Final[Mix] = (0.2, 0.2, 0.2, 0.2, 0.2)
+
+
+def conversations(seed: int, mix: Mix = BROAD, *, held: bool = False) -> Iterator[Conversation]:
+    """An endless stream; the same seed and mix give the same conversations."""
     rng = Random(seed)
-    makers = (chat, remember_name, remember_thing, tool_chat)
     while True:
-        (make,) = rng.choices(makers, weights=(0.46, 0.17, 0.08, 0.29))
+        (make,) = rng.choices(MAKERS, weights=mix)
         yield make(rng, held=held)
 
 
 def held_out(seed: int, per_kind: int) -> list[Conversation]:
     """`per_kind` conversations of each kind with phrasings, names and words never trained on."""
     kept: dict[str, list[Conversation]] = {kind: [] for kind in KINDS}
-    for each in conversations(seed, held=True):
+    for each in conversations(seed, EVEN, held=True):
         of_kind = kept[each.kind]
         if len(of_kind) < per_kind:
             of_kind.append(each)

@@ -200,9 +200,7 @@ def main() -> None:
     parser.add_argument("--verbose", action="store_true", help="print each wrong answer")
     args = parser.parse_args()
     if args.gguf and args.llama_server:
-        sys.exit(
-            with_server(args.gguf, args.llama_server, args.per_kind, is_verbose=args.verbose)
-        )
+        sys.exit(with_server(args.gguf, args.llama_server, args.per_kind, is_verbose=args.verbose))
     if not args.base_url:
         parser.error("name --base-url, or --gguf together with --llama-server")
     server = Server(args.base_url, args.model, args.api_key)

@@ -132,8 +132,8 @@ def _add_vocabulary(writer: gguf.GGUFWriter, vocabulary: dict[str, Any]) -> None
     writer.add_eos_token_id(numbers["<|eot_id|>"])
     writer.add_eot_token_id(numbers["<|eot_id|>"])
     writer.add_pad_token_id(numbers["<|finetune_right_pad_id|>"])
-    writer.add_add_bos_token(True)  # llama-server then drops the one that the template says
-    writer.add_add_eos_token(False)
+    writer.add_add_bos_token(value=True)  # llama-server then drops the one that the template says
+    writer.add_add_eos_token(value=False)
     writer.add_chat_template(chat_template())
 
 

@@ -53,6 +53,14 @@ def _sum(rng: Random, _held: bool) -> str:
     return f"{rng.randint(1, 99)} {rng.choice('+-*/')} {rng.randint(1, 99)}"
 
 
+def _file_name(rng: Random, held: bool) -> str:
+    return words.pick_word(rng, held=held) + rng.choice((".txt", ".md", ".py"))
+
+
+def _day(rng: Random, _held: bool) -> str:
+    return f"20{rng.randint(20, 40)}-{rng.randint(1, 12):02d}-{rng.randint(1, 28):02d}"
+
+
 def _clock(rng: Random, _held: bool) -> str:
     return f"{rng.randint(0, 23):02d}:{rng.randint(0, 59):02d}"
 
@@ -75,8 +83,10 @@ class Family:
     answer: str = "Done."
 
 
-_A_B = {"a": (_number(0, 99), ("a", "x", "first", "left", "n1")),
-        "b": (_number(0, 99), ("b", "y", "second", "right", "n2"))}  # fmt: skip
+_A_B: Final[dict[str, tuple[Draw, tuple[str, ...]]]] = {
+    "a": (_number(0, 99), ("a", "x", "first", "left", "n1")),
+    "b": (_number(0, 99), ("b", "y", "second", "right", "n2")),
+}
 
 FAMILIES: Final[tuple[Family, ...]] = (
     Family(
@@ -214,7 +224,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
     Family(
         ("read_file", "open_file", "load_file", "cat", "get_file"),
         ("Read a file", "Return the content of a file"),
-        {"path": (lambda rng, held: words.pick_word(rng, held=held) + rng.choice((".txt", ".md", ".py")),
+        {"path": (_file_name,
                   ("path", "file", "filename", "file_path"))},
         ("Read the file {path}.", "Open {path}.", "Show me {path}.", "What is in {path}?",
          "Read {path}."),
@@ -250,7 +260,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
         ("Get the date of today", "Today's date"), {},
         ("What is the date?", "What day is it?", "What is the date today?", "What is today's date?",
          "Which day is it today?"),
-        {"date": lambda rng, _held: f"20{rng.randint(20, 40)}-{rng.randint(1, 12):02d}-{rng.randint(1, 28):02d}"},
+        {"date": _day},
         "Today is {date}.",
     ),
     Family(

@@ -49,39 +49,76 @@ CAPITALS: Final[dict[str, str]] = {
     "Thailand": "Bangkok", "Vietnam": "Hanoi", "Indonesia": "Jakarta", "South Korea": "Seoul",
     "the Philippines": "Manila", "Iran": "Tehran", "Iraq": "Baghdad", "Egypt": "Cairo",
     "Morocco": "Rabat", "Kenya": "Nairobi", "Nigeria": "Abuja", "Ghana": "Accra",
-    "Canada": "Ottawa", "the United States": "Washington", "the USA": "Washington", "the UK": "London",
+    "Canada": "Ottawa", "the United States": "Washington", "the USA": "Washington",
+    "the UK": "London",
     "Mexico": "Mexico City",
     "Cuba": "Havana", "Brazil": "Brasilia", "Argentina": "Buenos Aires", "Chile": "Santiago",
     "Peru": "Lima", "Colombia": "Bogota", "Australia": "Canberra", "New Zealand": "Wellington",
 }  # fmt: skip
 
-NAMES: Final[tuple[str, ...]] = tuple(
-    ["Anna", "Ben", "Clara", "David", "Emma", "Felix", "Grace", "Henry", "Ida", "Jack", "Kate", "Leo", "Mia", "Noah", "Olivia", "Paul", "Quinn", "Rosa", "Sam", "Tina", "Uma", "Victor", "Wendy", "Xavier", "Yara", "Zoe", "Adam", "Bella", "Carl", "Diana", "Eric", "Fiona", "George", "Hannah", "Ivan", "Julia", "Kevin", "Laura", "Mark", "Nina", "Oscar", "Petra", "Ralph", "Sara", "Tom", "Ursula", "Vera", "Walter", "Yusuf", "Zara", "Ahmed", "Bruno", "Chloe", "Dylan", "Elena", "Frank", "Gina", "Hugo", "Irene", "James", "Karen", "Luis", "Maria", "Nathan", "Owen", "Peter", "Rachel", "Simon", "Theo", "Vincent", "William", "Alice", "Bob", "Carol", "Daniel", "Eve", "Fatima", "Greta", "Hassan", "Ines", "Jonas", "Kira", "Lena", "Max", "Nora", "Omar", "Priya", "Raj", "Sofia", "Tariq", "Viktor", "Wanda", "Yuki", "Zlatan", "Alex", "Brian", "Cindy", "Derek", "Erin", "Flora", "Gavin", "Helen", "Isaac", "Jane", "Kyle", "Linda", "Mona", "Nick", "Olga", "Philip", "Rita", "Steve", "Tara", "Ulrich", "Vivian", "Wayne", "Agnes", "Boris", "Celine", "Dmitri", "Edith", "Fabian", "Gloria", "Hector", "Ingrid", "Joel", "Keiko", "Lars", "Monica", "Nadia", "Otto", "Pablo", "Regina", "Stefan", "Thomas", "Valeria", "Wolfgang", "Yasmin", "Zachary", "Aaron", "Beatrice", "Connor", "Deborah", "Elias", "Freya", "Gustav", "Hilda", "Igor", "Jasmine", "Klaus", "Lydia", "Milan", "Naomi", "Oleg", "Patricia", "Roman", "Silvia", "Tobias", "Veronica", "Arthur", "Bianca", "Cyril", "Dolores", "Emil", "Francis", "Gerald", "Hiro", "Isabel", "Jorge", "Kamal", "Leila", "Magnus", "Nelson", "Zoë", "José", "René", "Chloé", "Jürgen", "Renée", "Søren"]
+
+def _listed(text: str) -> tuple[str, ...]:
+    """The words of a text; an underscore stands for a space within one."""
+    return tuple(word.replace("_", " ") for word in text.split())
+
+
+NAMES: Final = _listed(
+    """
+    Anna Ben Clara David Emma Felix Grace Henry Ida Jack Kate Leo Mia Noah Olivia Paul Quinn Rosa
+    Sam Tina Uma Victor Wendy Xavier Yara Zoe Adam Bella Carl Diana Eric Fiona George Hannah Ivan
+    Julia Kevin Laura Mark Nina Oscar Petra Ralph Sara Tom Ursula Vera Walter Yusuf Zara Ahmed
+    Bruno Chloe Dylan Elena Frank Gina Hugo Irene James Karen Luis Maria Nathan Owen Peter Rachel
+    Simon Theo Vincent William Alice Bob Carol Daniel Eve Fatima Greta Hassan Ines Jonas Kira Lena
+    Max Nora Omar Priya Raj Sofia Tariq Viktor Wanda Yuki Zlatan Alex Brian Cindy Derek Erin Flora
+    Gavin Helen Isaac Jane Kyle Linda Mona Nick Olga Philip Rita Steve Tara Ulrich Vivian Wayne
+    Agnes Boris Celine Dmitri Edith Fabian Gloria Hector Ingrid Joel Keiko Lars Monica Nadia Otto
+    Pablo Regina Stefan Thomas Valeria Wolfgang Yasmin Zachary Aaron Beatrice Connor Deborah Elias
+    Freya Gustav Hilda Igor Jasmine Klaus Lydia Milan Naomi Oleg Patricia Roman Silvia Tobias
+    Veronica Arthur Bianca Cyril Dolores Emil Francis Gerald Hiro Isabel Jorge Kamal Leila Magnus
+    Nelson Zoë José René Chloé Jürgen Renée Søren
+    """
 )
-HELD_NAMES: Final[tuple[str, ...]] = tuple(
-    ["Marta", "Robert", "Susan", "Gregor", "Amelia", "Nikolai", "Charlotte", "Matteo", "Sandra", "Timothy", "Leonard", "Abigail", "Dora", "Bernard", "Camila", "Trevor", "Helga", "Marvin", "Ruben", "Stella", "Kofi", "Ming", "Aisha", "Barbara", "Edgar", "Louise", "Rupert", "Tamara", "Vladimir", "Winston", "Ernesto", "Margaret", "Samira", "Hamid", "Lucas", "Joanna", "Oliver"]
+HELD_NAMES: Final = _listed(
+    """
+    Marta Robert Susan Gregor Amelia Nikolai Charlotte Matteo Sandra Timothy Leonard Abigail Dora
+    Bernard Camila Trevor Helga Marvin Ruben Stella Kofi Ming Aisha Barbara Edgar Louise Rupert
+    Tamara Vladimir Winston Ernesto Margaret Samira Hamid Lucas Joanna Oliver
+    """
 )
 
-CITIES: Final[tuple[str, ...]] = tuple(
-    """Paris|Berlin|Rome|Madrid|London|Tokyo|Vienna|Oslo|Lima|Cairo|Boston|Chicago|Dallas|Denver
-    |Miami|Seattle|New York|Los Angeles|San Francisco|Hamburg|Munich|Cologne|Milan|Naples|Turin
-    |Venice|Lyon|Nice|Marseille|Geneva|Zurich|Basel|Prague|Warsaw|Krakow|Dublin|Glasgow|Leeds
-    |Liverpool|Bristol|Oxford|Seville|Valencia|Lisbon|Porto|Athens|Istanbul|Ankara|Moscow|Kyiv
-    |Mumbai|Delhi|Bangkok|Hanoi|Jakarta|Seoul|Osaka|Kyoto|Sydney|Perth|Toronto|Ottawa|Vancouver
-    |Montreal|Havana|Bogota|Quito|Nairobi|Lagos|Accra|Tunis|Dubai|Doha|Tehran|Stockholm|Malmo
-    |Helsinki|Copenhagen|Brussels|Antwerp|Amsterdam|Rotterdam|Utrecht|Budapest|Sofia|Zagreb
-    |Belgrade""".replace("\n    ", "").split("|")
+CITIES: Final = _listed(
+    """
+    Paris Berlin Rome Madrid London Tokyo Vienna Oslo Lima Cairo Boston Chicago Dallas Denver
+    Miami Seattle New_York Los_Angeles San_Francisco Hamburg Munich Cologne Milan Naples Turin
+    Venice Lyon Nice Marseille Geneva Zurich Basel Prague Warsaw Krakow Dublin Glasgow Leeds
+    Liverpool Bristol Oxford Seville Valencia Lisbon Porto Athens Istanbul Ankara Moscow Kyiv
+    Mumbai Delhi Bangkok Hanoi Jakarta Seoul Osaka Kyoto Sydney Perth Toronto Ottawa Vancouver
+    Montreal Havana Bogota Quito Nairobi Lagos Accra Tunis Dubai Doha Tehran Stockholm Malmo
+    Helsinki Copenhagen Brussels Antwerp Amsterdam Rotterdam Utrecht Budapest Sofia Zagreb
+    Belgrade
+    """
 )
 HELD_CITIES: Final[tuple[str, ...]] = (
     "Manchester", "Barcelona", "Florence", "Stuttgart", "Gdansk", "Houston", "Melbourne",
     "Santiago", "Kigali", "Bergen", "Salzburg", "Palermo", "Detroit", "Ghent",
 )  # fmt: skip
 
-WORDS: Final[tuple[str, ...]] = tuple(
-    ["apple", "table", "river", "garden", "window", "castle", "bridge", "mountain", "forest", "pencil", "basket", "bottle", "candle", "carpet", "cheese", "circle", "cotton", "dragon", "engine", "feather", "flower", "guitar", "hammer", "helmet", "island", "jacket", "kettle", "ladder", "letter", "magnet", "mirror", "needle", "orange", "oyster", "paper", "pepper", "pillow", "planet", "pocket", "potato", "rabbit", "ribbon", "rocket", "saddle", "salmon", "school", "shadow", "signal", "silver", "spider", "square", "street", "summer", "sugar", "thunder", "ticket", "tiger", "tunnel", "turtle", "velvet", "violin", "wagon", "walnut", "whistle", "yellow", "zebra", "camera", "laptop", "chair", "lamp", "book", "phone", "shoes", "bread", "butter", "coffee", "tea", "pizza", "pasta", "soup", "salad", "cake", "honey", "lemon", "train", "plane", "boat", "car", "bicycle", "truck", "bus", "tram", "horse", "dog", "cat", "bird", "fish"]
+WORDS: Final = _listed(
+    """
+    apple table river garden window castle bridge mountain forest pencil basket bottle candle
+    carpet cheese circle cotton dragon engine feather flower guitar hammer helmet island jacket
+    kettle ladder letter magnet mirror needle orange oyster paper pepper pillow planet pocket
+    potato rabbit ribbon rocket saddle salmon school shadow signal silver spider square street
+    summer sugar thunder ticket tiger tunnel turtle velvet violin wagon walnut whistle yellow
+    zebra camera laptop chair lamp book phone shoes bread butter coffee tea pizza pasta soup salad
+    cake honey lemon train plane boat car bicycle truck bus tram horse dog cat bird fish
+    """
 )
-HELD_WORDS: Final[tuple[str, ...]] = tuple(
-    ["lantern", "compass", "blanket", "trumpet", "curtain", "hamster", "anchor", "marble", "umbrella", "printer", "keyboard", "sandwich", "pancake", "meadow", "harbour", "valley", "cactus", "balloon"]
+HELD_WORDS: Final = _listed(
+    """
+    lantern compass blanket trumpet curtain hamster anchor marble umbrella printer keyboard
+    sandwich pancake meadow harbour valley cactus balloon
+    """
 )
 
 FAVOURITES: Final[dict[str, tuple[str, ...]]] = {
@@ -94,7 +131,37 @@ FAVOURITES: Final[dict[str, tuple[str, ...]]] = {
     "sport": ("tennis", "football", "chess", "running", "swimming", "rowing", "golf", "hockey"),
 }
 
-_ONSETS = ["b", "c", "d", "f", "g", "h", "j", "k", "l", "m", "n", "p", "r", "s", "t", "v", "w", "z", "br", "ch", "dr", "fr", "gr", "kl", "pl", "sh", "st", "th", "tr"]
+_ONSETS = [
+    "b",
+    "c",
+    "d",
+    "f",
+    "g",
+    "h",
+    "j",
+    "k",
+    "l",
+    "m",
+    "n",
+    "p",
+    "r",
+    "s",
+    "t",
+    "v",
+    "w",
+    "z",
+    "br",
+    "ch",
+    "dr",
+    "fr",
+    "gr",
+    "kl",
+    "pl",
+    "sh",
+    "st",
+    "th",
+    "tr",
+]
 _VOWELS = ["a", "e", "i", "o", "u", "a", "e", "i", "o", "ai", "ea", "ee", "ia", "oo", "ou"]
 _CODAS = ["", "", "", "n", "r", "l", "s", "m", "t", "k", "nd", "rt", "ck", "x"]
 
@@ -112,7 +179,7 @@ def pick_name(rng: Random, *, held: bool) -> str:
     if rng.random() < 0.5:
         return rng.choice(NAMES)
     while True:
-        name = invented_word(rng, rng.choice((1, 2, 2, 3))).capitalize()
+        name = invented_word(rng, rng.choice((1, 2, 2))).capitalize()
         if name not in HELD_NAMES:
             return name
 

@@ -9,7 +9,7 @@ import pytest
 from tests.local_stack import REPOSITORY, LocalStack
 
 EXAMPLES = {
-    "chat.py": ("Hello!\nMy name is Maria.\nWhat is my name?\n", "Maria"),
+    "chat.py": ("Hello!\nMy name is Maria.\nWhat is my name?\n", "Your name is Maria."),
     "streaming.py": ("", "Paris"),
     "batch.py": ("", "Rome"),
 }
@@ -33,4 +33,4 @@ def test_example_runs(stack: LocalStack, name: str) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert expected in done.stdout.splitlines()[-2] + done.stdout.splitlines()[-1] + done.stdout
+    assert expected in done.stdout

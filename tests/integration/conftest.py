@@ -14,6 +14,7 @@ import uvicorn
 import yaml
 
 from api_server.main import Gateway, create_app
+from api_server.server import configuration
 from api_server.settings import load_settings
 from tests.fake_engine import FakeEngine, running_engine
 
@@ -56,10 +57,10 @@ async def running_gateway(
     }
     path = folder / "stack.yaml"
     path.write_text(yaml.safe_dump(document | sections))
-    gateway = create_app(load_settings({"STACK_CONFIG": str(path)}))
-    config = uvicorn.Config(
-        gateway, host="127.0.0.1", port=0, log_config=None, access_log=False, lifespan="on"
-    )
+    settings = load_settings({"STACK_CONFIG": str(path)})
+    gateway = create_app(settings)
+    config = configuration(gateway, settings)
+    config.port = 0
     server = uvicorn.Server(config)
     server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment]
     task = asyncio.create_task(server.serve())

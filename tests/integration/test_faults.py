@@ -107,6 +107,16 @@ async def test_what_is_no_fault_is_answered(stack: Stack, fault: str) -> None:
 
 
 async def test_engine_that_is_not_there_is_a_503_that_says_when(stack: Stack) -> None:
+    stack.engine.server.close()
+    for stream in (False, True):
+        with pytest.raises(openai.InternalServerError) as caught:
+            await ask(stack, "", stream=stream)
+        assert caught.value.status_code == 503
+        assert caught.value.code == "engine_unavailable"
+        assert int(caught.value.response.headers["retry-after"]) >= 1
+
+
+async def test_health_follows_the_engine(stack: Stack) -> None:
     stack.engine.is_healthy = False
     async with httpx.AsyncClient(base_url=stack.url) as http:
         assert (await http.get("/health/ready")).status_code == 503

@@ -28,8 +28,8 @@ LLAMA_8B = GgufHead(
 
 
 def test_command_line_gives_the_total_context() -> None:
-    plan = EnginePlan("m", Path("/m.gguf"), 8080, slots=4, context_tokens=2048, threads=1)
-    arguments = plan.arguments()
+    plan = EnginePlan("m", Path("/m.gguf"), slots=4, context_tokens=2048, threads=1)
+    arguments = plan.arguments(8080)
     assert arguments[arguments.index("--ctx-size") + 1] == "8192"
     assert arguments[arguments.index("--parallel") + 1] == "4"
     assert [word for word in arguments if word.startswith("--")] == list(FLAGS)

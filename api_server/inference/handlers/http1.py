@@ -71,7 +71,6 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._chunks: collections.deque[bytes] = collections.deque()
         self._buffered_bytes = 0
-        self._header_bytes = 0
         self._is_paused = False
         self._has_headers = False
         self._is_complete = False
@@ -87,6 +86,9 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.received_bytes += len(data)
+        if not self._has_headers and self.received_bytes > MAX_HEADER_BYTES + len(data):
+            self._fail("the engine sent too many headers")
+            return
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as exc:
@@ -110,10 +112,6 @@ class Connection(asyncio.Protocol):
     # what the parser calls
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._header_bytes += len(name) + len(value)
-        if self._header_bytes > MAX_HEADER_BYTES:
-            self._fail("the engine sent too many headers")
-            return
         self.response_headers[name.decode("latin-1").lower()] = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
@@ -219,7 +217,7 @@ class Connection(asyncio.Protocol):
 
 
 class Pool:
-    """The connections to one origin. Idle ones are kept for a few seconds, newest used first."""
+    """The connections to one origin. Idle ones serve again for `idle_seconds`, newest first."""
 
     def __init__(
         self,

@@ -34,7 +34,9 @@ from api_server.inference.handlers.http1 import (
 )
 
 MAX_ERROR_BODY_BYTES = 64 * 1024
+MAX_ANSWER_BYTES = 4 * 1024 * 1024
 PROBE_TIMEOUT_SECONDS = 1.0
+QUESTION_TIMEOUT_SECONDS = 10.0
 RETRY_AFTER_SECONDS = 2
 """What a client is told while an engine is down: about what a restart of a small one takes."""
 
@@ -62,9 +64,8 @@ def translate_error(status: int, body: bytes, retry_after: str | None = None) ->
         error = _EngineErrorBody()
     if error.type == "exceed_context_size_error":
         return ContextLengthError(
-            f"This model's context holds {error.n_ctx} tokens, and your prompt has "
-            f"{error.n_prompt_tokens}. Shorten the prompt.",
-            param="messages",
+            f"This model's context holds {_number(error.n_ctx)} tokens, and your prompt has "
+            f"{_number(error.n_prompt_tokens)}. Shorten the prompt."
         )
     if unsupported := _UNSUPPORTED_INPUT.search(error.message):
         return InvalidRequestError(
@@ -85,6 +86,10 @@ def translate_error(status: int, body: bytes, retry_after: str | None = None) ->
     return InferenceError("The model's engine failed to answer this request.")
 
 
+def _number(count: int | None) -> str:
+    return "an unknown number of" if count is None else str(count)
+
+
 class EventStream:
     """The events of one running generation, as blocks of whole events.
 
@@ -93,9 +98,15 @@ class EventStream:
     """
 
     def __init__(
-        self, connection: Connection, events: sse.EventBuffer, first: bytes, idle_seconds: float
+        self,
+        connection: Connection,
+        events: sse.EventBuffer,
+        first: bytes,
+        idle_seconds: float,
+        request_id: str,
     ) -> None:
         self.first = first
+        self._request_id = request_id
         self._connection = connection
         self._events = events
         self._idle_seconds = idle_seconds
@@ -111,7 +122,7 @@ class EventStream:
                 )
             block = _feed(self._events, data)
             if block:
-                _raise_if_error(block)
+                _raise_if_error(block, self._request_id)
                 self._is_done = _is_done(block)
                 return block
         await self._finish()
@@ -138,20 +149,32 @@ class EventStream:
 
 
 def _is_done(block: bytes) -> bool:
-    return sse.DONE in block[-64:] and any(data == sse.DONE for data in sse.payloads(block))
+    return sse.DONE in block and any(data == sse.DONE for data in sse.payloads(block))
 
 
-def _raise_if_error(block: bytes) -> None:
+def _raise_if_error(block: bytes, request_id: str) -> None:
     """An engine that fails inside a stream says so in an event."""
     if b'"error"' not in block:
         return
     for data in sse.payloads(block):
-        if data.startswith(b'{"error"'):
+        if b'"error"' in data and _has_error(data):
             log.warning(
                 "engine failed inside a stream",
-                extra={"engine_reason": data[:500].decode("utf-8", "replace")},
+                extra={"request_id": request_id}
+                | {"engine_reason": data[:500].decode("utf-8", "replace")},
             )
             raise translate_error(500, data)
+
+
+class _MaybeError(msgspec.Struct):
+    error: Any = None
+
+
+def _has_error(data: bytes) -> bool:
+    try:
+        return bool(msgspec.json.decode(data, type=_MaybeError).error)
+    except msgspec.DecodeError:
+        return False
 
 
 def _feed(events: sse.EventBuffer, data: bytes) -> bytes:
@@ -189,24 +212,25 @@ class OpenAICompatibleHandler:
         connection = await self._exchange(request, deadline)
         try:
             if connection.status != 200:
-                raise await self._error(connection)
+                raise await self._error(connection, request_id)
             events = sse.EventBuffer()
-            first = await self._first_block(connection, events, deadline)
-            yield EventStream(connection, events, first, self.model.timeouts.idle_seconds)
+            first = await self._first_block(connection, events, deadline, request_id)
+            idle_seconds = self.model.timeouts.idle_seconds
+            yield EventStream(connection, events, first, idle_seconds, request_id)
         finally:
             self._pool.release(connection)
 
     async def is_ready(self) -> bool:
         """Whether the engine says that it could serve a token now. Never raises, 1 s at most."""
         try:
-            status, _ = await self._get(self.model.engine.health_path)
+            status, _ = await self._get(self.model.engine.health_path, PROBE_TIMEOUT_SECONDS)
         except ApiError:
             return False
         return status == 200
 
     async def get_json(self, path: str) -> dict[str, Any]:
         """What the engine tells of itself under a path such as `/props`."""
-        status, body = await self._get(path)
+        status, body = await self._get(path, QUESTION_TIMEOUT_SECONDS)
         try:
             answer: dict[str, Any] = msgspec.json.decode(body, type=dict)
         except msgspec.DecodeError as exc:
@@ -218,18 +242,20 @@ class OpenAICompatibleHandler:
     async def aclose(self) -> None:
         self._pool.close()
 
-    async def _get(self, path: str) -> tuple[int, bytes]:
-        """A small request on a connection of its own: status and body, within a second."""
+    async def _get(self, path: str, seconds: float) -> tuple[int, bytes]:
+        """A small request on a connection of its own: status and body, within a time and a size."""
         request = render_request("GET", self._pool.origin, path, self._headers, b"")
         try:
-            async with asyncio.timeout(PROBE_TIMEOUT_SECONDS):
+            async with asyncio.timeout(seconds):
                 connection, _ = await self._pool.acquire(fresh=True)
                 try:
                     connection.send(request)
-                    await connection.headers(PROBE_TIMEOUT_SECONDS)
+                    await connection.headers(seconds)
                     body = b""
-                    while data := await connection.read(PROBE_TIMEOUT_SECONDS):
+                    while data := await connection.read(seconds):
                         body += data
+                        if len(body) > MAX_ANSWER_BYTES:
+                            raise InferenceError(f"The engine's {path} is beyond all bounds.")
                     return connection.status, body
                 finally:
                     connection.abort()
@@ -243,11 +269,12 @@ class OpenAICompatibleHandler:
         fresh = False
         while True:
             connection: Connection | None = None
-            was_used = False
+            was_used = has_answered = False
             try:
                 connection, was_used = await self._pool.acquire(fresh=fresh)
                 connection.send(request)
                 await connection.headers(deadline - asyncio.get_running_loop().time())
+                has_answered = True
                 return connection
             except EngineConnectionError as exc:
                 if was_used and connection is not None and not connection.received_bytes:
@@ -256,19 +283,19 @@ class OpenAICompatibleHandler:
                 raise _connection_failure(exc) from exc
             except EngineSilenceError as exc:
                 raise self._no_first_token() from exc
-            finally:
-                if connection is not None and not connection.status:
+            finally:  # also when cancelled in the very moment in which the headers came
+                if connection is not None and not has_answered:
                     connection.abort()
 
     async def _first_block(
-        self, connection: Connection, events: sse.EventBuffer, deadline: float
+        self, connection: Connection, events: sse.EventBuffer, deadline: float, request_id: str
     ) -> bytes:
         loop = asyncio.get_running_loop()
         try:
             while data := await connection.read(deadline - loop.time()):
                 block = _feed(events, data)
                 if any(True for _ in sse.payloads(block)):
-                    _raise_if_error(block)
+                    _raise_if_error(block, request_id)
                     return block
         except EngineSilenceError as exc:
             raise self._no_first_token() from exc
@@ -280,7 +307,7 @@ class OpenAICompatibleHandler:
         seconds = self.model.timeouts.first_token_seconds
         return EngineTimeoutError(f"The engine produced no first token within {seconds:g} s.")
 
-    async def _error(self, connection: Connection) -> ApiError:
+    async def _error(self, connection: Connection, request_id: str) -> ApiError:
         body = b""
         try:
             while len(body) < MAX_ERROR_BODY_BYTES:
@@ -292,7 +319,8 @@ class OpenAICompatibleHandler:
             log.debug("engine's error body is incomplete")
         log.warning(
             "engine answered with an error",
-            extra={"model": self.model.id, "engine_status": connection.status}
+            extra={"request_id": request_id, "model": self.model.id}
+            | {"engine_status": connection.status}
             | {"engine_reason": body[:500].decode("utf-8", "replace")},
         )
         return translate_error(
