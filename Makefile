@@ -3,6 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
+# A virtual environment whose Python is gone (upgraded, moved) is made anew.
+ifneq ($(wildcard $(VENV)/.run),)
+ifneq ($(shell $(BIN)/python -c '' 2>/dev/null || echo broken),)
+$(shell rm -f $(VENV)/.run $(VENV)/.dev)
+endif
+endif
+
 .DEFAULT_GOAL := help
 .PHONY: help local local-reset check-config test schema lint check format tiny-model lock clean
 

@@ -7,7 +7,7 @@ signal.signal(signal.SIGINT, signal.SIG_DFL)  # until a command takes over: end,
 import argparse
 import asyncio
 import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 
 from api_server.errors import SetupError
 from api_server.local.stack import engine_binary, reset, run_local, stop_on_signals
@@ -22,42 +22,51 @@ INTERRUPTED = 130
 def main() -> int:
     """Run one command; 0 is success, 1 a sentence on standard error, 130 an interruption."""
     parser = argparse.ArgumentParser(prog="python -m api_server", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("serve", help="run the gateway against the engines of the stack file")
-    commands.add_parser("local", help="start an engine and the gateway on this machine")
-    commands.add_parser("reset", help="remove the data directory of `local`")
-    commands.add_parser("engine", help="find or compile llama-server and print its path")
-    commands.add_parser("check", help="check the environment and the stack file, start nothing")
-    command = parser.parse_args().command
+    subparsers = parser.add_subparsers(dest="command", required=True)
+    for name, (explanation, _) in COMMANDS.items():
+        subparsers.add_parser(name, help=explanation)
+    _, run = COMMANDS[parser.parse_args().command]
     try:
-        settings = load_settings()
-        if command == "check":
-            return check(settings)
-        if command == "local":
-            return until_done(run_local(settings, TerminalSay(sys.stderr)), end=0)
-        if command == "reset":
-            reset(settings, TerminalSay(sys.stderr))
-            return 0
-        if command == "engine":
-            return until_done(engine(settings), end=INTERRUPTED)
-        configure_logging(settings.environment.log_level)
-        serve(settings)
+        return run(load_settings())
     except SetupError as exc:
         print(f"error: {exc}", file=sys.stderr)
-        return 1
+    except (OSError, RuntimeError) as exc:  # the edge: a full disk, a loop of links, ~nobody
+        print(f"error: {exc}. Correct that and run this again.", file=sys.stderr)
+    return 1
+
+
+def run_gateway(settings: Settings) -> int:
+    """`serve`: until a signal."""
+    configure_logging(settings.environment.log_level)
+    serve(settings)
     return 0
+
+
+def run_stack(settings: Settings) -> int:
+    """`local`: until Ctrl-C, which is its normal end."""
+    return until_done(run_local(settings, TerminalSay(sys.stderr)), end=0)
+
+
+def remove(settings: Settings) -> int:
+    """`reset`."""
+    reset(settings, TerminalSay(sys.stderr))
+    return 0
+
+
+def find_or_build(settings: Settings) -> int:
+    """`engine`."""
+
+    async def run() -> None:
+        print(await engine_binary(settings, TerminalSay(sys.stderr)))
+
+    return until_done(run(), end=INTERRUPTED)
 
 
 def check(settings: Settings) -> int:
-    """Say what was understood."""
+    """`check`: say what was understood."""
     names = ", ".join(model.id for model in settings.stack.models)
     print(f"{settings.environment.stack_config}: ok. Models: {names}.")
     return 0
-
-
-async def engine(settings: Settings) -> None:
-    """Make sure that there is an engine."""
-    print(await engine_binary(settings, TerminalSay(sys.stderr)))
 
 
 def until_done(work: Coroutine[None, None, None], *, end: int) -> int:
@@ -76,11 +85,20 @@ def until_done(work: Coroutine[None, None, None], *, end: int) -> int:
         return end
     except BaseExceptionGroup as exc:
         for error in exc.exceptions:
-            if isinstance(error, SetupError):
+            if isinstance(error, SetupError | OSError):
                 raise error from exc
         raise
     return 0
 
+
+Command = Callable[[Settings], int]
+COMMANDS: dict[str, tuple[str, Command]] = {
+    "serve": ("run the gateway against the engines of the stack file", run_gateway),
+    "local": ("start an engine and the gateway on this machine", run_stack),
+    "reset": ("remove what `local` wrote into the data directory", remove),
+    "engine": ("find or compile llama-server and print its path", find_or_build),
+    "check": ("check the environment and the stack file, start nothing", check),
+}
 
 if __name__ == "__main__":
     sys.exit(main())

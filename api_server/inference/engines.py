@@ -9,17 +9,21 @@ class Engine:
     """One kind of engine.
 
     `health_path` answers 200 only when the model is loaded. `sampling` makes the engine's own
-    defaults those of OpenAI; a model's entry and then the request override it.
+    defaults those of OpenAI; a model's entry and then the request override it. A request with one
+    of `refused_fields` is a 400.
     """
 
     name: str
     health_path: str
+    refused_fields: frozenset[str] = frozenset()
     sampling: Mapping[str, float] = field(default_factory=dict)
 
 
 LLAMA_SERVER = Engine(
     name="llama-server",
     health_path="/health",
+    # What would reach past the gateway: its limits, other requests' slots, the engine's insides.
+    refused_fields=frozenset({"n_predict", "id_slot", "lora", "verbose", "response_fields"}),
     sampling={"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0},
 )
 OPENAI = Engine(name="openai", health_path="/v1/models")

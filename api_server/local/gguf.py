@@ -43,7 +43,13 @@ def read_head(path: Path) -> GgufHead:
                 raise SetupError(
                     f"{path} is no GGUF file. MODEL must name a model in llama.cpp's GGUF format."
                 )
-            values = _read_values(file)
+            values, tensors = _read_values(file)
+            last_tensor = _last_tensor_offset(file, tensors)
+            alignment = values.get("general.alignment")
+            step = alignment if isinstance(alignment, int) and alignment > 0 else 32
+            data_start = -(-file.tell() // step) * step
+        if tensors and path.stat().st_size <= data_start + last_tensor:
+            raise _BrokenError
     except OSError as exc:
         raise SetupError(
             f"The model file {path} cannot be read ({exc.strerror}). Check MODEL."
@@ -80,15 +86,27 @@ def _head(path: Path, values: dict[str, Value]) -> GgufHead:
     )
 
 
-def _read_values(file: BinaryIO) -> dict[str, Value]:
-    version, _tensors, count = struct.unpack("<IQQ", _exactly(file, 20))
-    if version not in (2, 3) or count > MAX_ITEMS:
+def _last_tensor_offset(file: BinaryIO, tensors: int) -> int:
+    """Where the last tensor begins, counted from the start of the data; `file` stands behind it."""
+    last = 0
+    for _ in range(tensors):
+        _string(file)
+        dimensions = _number(file, "<I")
+        _skip(file, 8 * dimensions + 4)
+        last = max(last, _number(file, "<Q"))
+    return last
+
+
+def _read_values(file: BinaryIO) -> tuple[dict[str, Value], int]:
+    """The key-value pairs, and how many tensors follow."""
+    version, tensors, count = struct.unpack("<IQQ", _exactly(file, 20))
+    if version not in (2, 3) or max(tensors, count) > MAX_ITEMS:
         raise _BrokenError
     values: dict[str, Value] = {}
     for _ in range(count):
         key = _string(file)
         values[key] = _value(file, _number(file, "<I"))
-    return values
+    return values, tensors
 
 
 def _value(file: BinaryIO, kind: int) -> Value:

@@ -34,6 +34,7 @@ from api_server.settings import REPOSITORY, Settings, inherited_environment
 ENGINE_STOP_SECONDS = 1.0
 GATEWAY_STOP_SECONDS = 3.0
 GATEWAY_START_SECONDS = 30.0
+LOG_FOLDER, STACK_FILE, LOCK_FILE = "logs", "stack.yaml", "lock"
 TINY_MODEL = REPOSITORY / "models/tiny/tiny-q8_0.gguf"
 
 
@@ -57,6 +58,7 @@ async def run_local(settings: Settings, say: Say) -> None:
         ):
             tasks.create_task(engine.keep_up())
             tasks.create_task(gateway.keep_up())
+            tasks.create_task(_stop_with_the_terminal(sys.stderr.fileno()))
             say.line(_banner(settings, plan.model_id, data_dir))
             if not _is_loopback(environment.host):
                 say.line(
@@ -66,18 +68,36 @@ async def run_local(settings: Settings, say: Say) -> None:
 
 
 def reset(settings: Settings, say: Say) -> None:
-    """Remove the data directory, unless a stack runs in it or it does not look like one."""
+    """Remove what `run_local` wrote, and nothing else; not while a stack runs."""
     data_dir = settings.environment.data_dir.resolve()
-    if not data_dir.exists():
-        say.line(f"{data_dir} does not exist; there is nothing to remove")
+    if not (data_dir / LOCK_FILE).is_file():
+        say.line(f"{data_dir} holds nothing of `make local`; there is nothing to remove")
         return
-    if not (data_dir / "lock").is_file():
-        raise SetupError(
-            f"{data_dir} is not removed: it has no file 'lock', so `make local` did not make it."
-        )
     with _locked(data_dir):
-        shutil.rmtree(data_dir)
-    say.line(f"removed {data_dir}")
+        shutil.rmtree(data_dir / LOG_FOLDER, ignore_errors=True)
+        for name in (STACK_FILE, LOCK_FILE):
+            (data_dir / name).unlink(missing_ok=True)
+    if any(data_dir.iterdir()):
+        say.line(f"removed what `make local` wrote into {data_dir}; other files there are kept")
+    else:
+        data_dir.rmdir()
+        say.line(f"removed {data_dir}")
+
+
+async def _stop_with_the_terminal(fd: int) -> None:
+    """End when the terminal is closed: `make` as its session's leader gets a SIGHUP that we do not.
+
+    Returns at once where there is no terminal, or where we are to outlive it (nohup).
+    """
+    if not os.isatty(fd) or signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        return
+    while True:
+        await asyncio.sleep(1)
+        try:
+            os.tcgetpgrp(fd)
+        except OSError:
+            os.kill(os.getpid(), signal.SIGTERM)
+            return
 
 
 def stop_on_signals(task: "asyncio.Task[None]") -> None:
@@ -106,7 +126,7 @@ def _locked(data_dir: Path) -> Iterator[None]:
     """One stack for one data directory."""
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
-        lock = (data_dir / "lock").open("a+")
+        lock = (data_dir / LOCK_FILE).open("a+")
     except OSError as exc:
         raise SetupError(
             f"The data directory {data_dir} cannot be written ({exc.strerror}). "
@@ -208,7 +228,7 @@ def _engine(local: _Local, binary: Path) -> Supervisor:
         name="the engine",
         argv=[str(binary), *plan.arguments(local.engine_port)],
         environment=inherited_environment() | {"LLAMA_API_KEY": local.key},
-        log_path=local.data_dir / "logs/engine.log",
+        log_path=local.data_dir / LOG_FOLDER / "engine.log",
     )
     watch = Watch(
         is_ready=handler.is_ready,
@@ -222,7 +242,7 @@ def _engine(local: _Local, binary: Path) -> Supervisor:
 
 def _gateway(local: _Local, listener: socket.socket) -> Supervisor:
     environment = local.settings.environment
-    config = local.data_dir / "stack.yaml"
+    config = local.data_dir / STACK_FILE
     _write_stack_file(local, config)
     url = base_url(reachable_address(environment.host), environment.port)
     alive = Engine(name="the gateway", health_path="/health/live")
@@ -242,7 +262,7 @@ def _gateway(local: _Local, listener: socket.socket) -> Supervisor:
             "ENGINE_API_KEY": local.key,
             "PYTHONPATH": str(REPOSITORY),
         },
-        log_path=local.data_dir / "logs/gateway.log",
+        log_path=local.data_dir / LOG_FOLDER / "gateway.log",
         inherited_fds=(listener.fileno(),),
     )
     watch = Watch(
@@ -286,11 +306,13 @@ def base_url(host: str, port: int) -> str:
 
 
 def _banner(settings: Settings, model_id: str, data_dir: Path) -> str:
-    url = base_url(settings.environment.host, settings.environment.port)
+    environment = settings.environment
+    url = base_url(reachable_address(environment.host), environment.port)
     return f"""
 Ready: {url}/v1 serves the model '{model_id}'. Ctrl-C stops it.
 
   curl {url}/v1/chat/completions -H 'content-type: application/json' \\
     -d '{{"model": "{model_id}", "messages": [{{"role": "user", "content": "Hello!"}}]}}'
 
-  examples: python examples/chat.py      logs: {data_dir}/logs/"""
+  examples: pip install openai; OPENAI_BASE_URL={url}/v1 python examples/chat.py
+  logs:     {data_dir}/{LOG_FOLDER}/"""

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Meta
 
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
-PositiveInt = Annotated[int, Meta(ge=1)]
+TokenLimit = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
 
 
@@ -20,12 +20,35 @@ class StreamOptions(msgspec.Struct):
     include_usage: bool | None = None
 
 
+class CalledFunction(msgspec.Struct):
+    """What the model called; `arguments` is JSON in a string."""
+
+    name: str
+    arguments: str
+
+
+class ToolCall(msgspec.Struct):
+    """A call in an earlier answer."""
+
+    function: CalledFunction
+    id: str | None = None
+    type: Literal["function"] = "function"
+
+
+class Part(msgspec.Struct):
+    """A part of a message's content; those that are no text are the engine's to judge."""
+
+    type: str
+    text: str | None = None
+
+
 class Message(msgspec.Struct):
     """One message of a chat; content may be text or a list of parts."""
 
     role: Role
-    content: str | list[dict[str, Any]] | None = None
-    tool_calls: list[dict[str, Any]] | None = None
+    name: str | None = None
+    content: str | list[Part] | None = None
+    tool_calls: list[ToolCall] | None = None
     tool_call_id: str | None = None
 
 
@@ -71,12 +94,12 @@ class GenerationRequest(msgspec.Struct, kw_only=True):
     model: Annotated[str, Meta(min_length=1)]
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    max_tokens: PositiveInt | None = None
+    max_tokens: TokenLimit | None = None
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
     top_p: Annotated[float, Meta(ge=0, le=1)] | None = None
     n: Annotated[int, Meta(ge=1, le=128)] | None = None
     stop: str | Annotated[list[str], Meta(max_length=64)] | None = None
-    seed: int | None = None
+    seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     logit_bias: dict[str, Annotated[float, Meta(ge=-100, le=100)]] | None = None
@@ -87,7 +110,7 @@ class ChatRequest(GenerationRequest, kw_only=True):
     """Body of `POST /v1/chat/completions`."""
 
     messages: Annotated[list[Message], Meta(min_length=1)]
-    max_completion_tokens: PositiveInt | None = None
+    max_completion_tokens: TokenLimit | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     tools: list[Tool] | None = None

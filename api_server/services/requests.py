@@ -9,7 +9,12 @@ import msgspec
 
 from api_server.errors import InvalidRequestError
 from api_server.inference.catalogue import Model
-from api_server.schemas.completions import ChatRequest, CompletionRequest, GenerationRequest
+from api_server.schemas.completions import (
+    ChatRequest,
+    CompletionRequest,
+    GenerationRequest,
+    NamedTool,
+)
 
 _JSON_PATH = re.compile(r"^(?P<what>.*?) - at `\$\.?(?P<path>.*)`$", re.DOTALL)
 
@@ -48,7 +53,8 @@ def parse(kind: Kind, body: bytes) -> Generation:
         fields = _ANY_FIELDS.decode(body)
         request: GenerationRequest
         if kind is Kind.CHAT:
-            request = _CHAT.decode(body)
+            request = chat = _CHAT.decode(body)
+            _check_tool_choice(chat)
         else:
             request = _TEXT.decode(body)
             _refuse_what_no_engine_honours(request)
@@ -75,13 +81,37 @@ def parse(kind: Kind, body: bytes) -> Generation:
 
 def upstream_body(generation: Generation, model: Model) -> bytes:
     """The body for the engine: defaults below, the client's fields on top, always a stream."""
+    refused = model.engine.refused_fields.intersection(generation.fields)
+    if refused:
+        name = min(refused)
+        raise InvalidRequestError(f"{name} is not available here; leave it out.", param=name)
     defaults: Mapping[str, object] = {**model.engine.sampling, **model.defaults}
     sent = {name: raw for name, raw in generation.fields.items() if bytes(raw) != b"null"}
+    if "max_completion_tokens" in sent:  # the newer name wins, and engines know the older one
+        sent["max_tokens"] = sent.pop("max_completion_tokens")
     forced = {"model": model.id, "stream": _TRUE, "stream_options": _WITH_USAGE}
     return msgspec.json.encode({**defaults, **sent, **forced})
 
 
+def _check_tool_choice(request: ChatRequest) -> None:
+    choice, tools = request.tool_choice, request.tools or []
+    if choice == "required" and not tools:
+        raise InvalidRequestError("tool_choice 'required' needs tools.", param="tool_choice")
+    if isinstance(choice, NamedTool):
+        known = [tool.function.name for tool in tools]
+        if choice.function.name not in known:
+            raise InvalidRequestError(
+                f"tool_choice names a function that is not among the tools ({', '.join(known)}).",
+                param="tool_choice",
+            )
+
+
 def _refuse_what_no_engine_honours(request: CompletionRequest) -> None:
+    if request.logprobs is not None:
+        raise InvalidRequestError(
+            "logprobs is not supported for text completions yet; use /v1/chat/completions.",
+            param="logprobs",
+        )
     for name in ("echo", "suffix"):
         if getattr(request, name):
             raise InvalidRequestError(f"{name} is not supported here; leave it out.", param=name)

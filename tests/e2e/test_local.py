@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import os
+import pty
 import signal
 import socket
 import struct
@@ -18,6 +19,7 @@ import pytest
 from tests.local_stack import REPOSITORY, LocalStack, eventually, free_port, local_stack
 
 START_SECONDS = 15
+TINY = REPOSITORY / "models/tiny/tiny-q8_0.gguf"
 HELLO: Any = [{"role": "user", "content": "Hello!"}]
 
 
@@ -159,6 +161,7 @@ def test_taken_port(tmp_path: Path) -> None:
     [
         (b"not a model", "is no GGUF file"),
         (b"GGUF\x03\0\0\0", "damaged or cut short"),
+        (TINY.read_bytes()[:2_000_000], "damaged or cut short"),
         (b"GGUF" + struct.pack("<IQQ", 3, 0, 0), "without a model"),
     ],
 )
@@ -186,7 +189,7 @@ def test_model_that_does_not_fit_into_memory(tmp_path: Path) -> None:
 
 def test_damaged_model_ends_with_the_engines_last_words(tmp_path: Path) -> None:
     path = tmp_path / "cut.gguf"
-    path.write_bytes((REPOSITORY / "models/tiny/tiny-q8_0.gguf").read_bytes()[:1_000_000])
+    path.write_bytes(TINY.read_bytes()[:-50])
     output = failing(tmp_path / "data", MODEL=str(path))
     assert "the engine ended while starting" in output
     assert "engine.log" in output
@@ -259,3 +262,69 @@ def test_ctrl_c_in_a_terminal_as_a_user_types_it(tmp_path: Path) -> None:
     assert "stopped" in output
     assert "Traceback" not in output
     assert stack.children() == []
+
+
+def test_closing_the_terminal_stops_everything(tmp_path: Path) -> None:
+    """`make` is its session's leader then, gets the SIGHUP, and passes none of it on."""
+    port = free_port()
+    terminal, other_end = pty.openpty()
+    with subprocess.Popen(
+        ["setsid", "--ctty", "make", "local", f"PORT={port}", f"DATA_DIR={tmp_path / 'data'}"],
+        cwd=REPOSITORY,
+        stdin=other_end,
+        stdout=other_end,
+        stderr=other_end,
+        text=True,
+    ) as make:
+        os.close(other_end)
+        stack = LocalStack(make, port, tmp_path / "data", tmp_path / "unused")
+        eventually(stack.is_ready, START_SECONDS, "the stack is ready")
+        os.close(terminal)
+        eventually(lambda: stack.children() == [], 10, "all of it has ended")
+
+
+def reset(data_dir: Path) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "api_server", "reset"],
+        cwd=REPOSITORY,
+        env=os.environ | {"DATA_DIR": str(data_dir)},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    return done.stderr
+
+
+def test_reset_removes_what_make_local_wrote_and_nothing_else(tmp_path: Path) -> None:
+    data_dir = tmp_path / "data"
+    data_dir.mkdir()
+    (data_dir / "thesis.txt").write_text("years of work")
+    assert "nothing to remove" in reset(data_dir)
+    with local_stack(data_dir) as stack:
+        stack.wait_ready(START_SECONDS)
+        assert f"process {stack.process.pid}" in reset(data_dir)
+        stack.stop()
+    assert "other files there are kept" in reset(data_dir)
+    assert [path.name for path in data_dir.iterdir()] == ["thesis.txt"]
+
+
+def test_two_that_start_together_on_one_port(tmp_path: Path) -> None:
+    port = str(free_port())
+    with (
+        local_stack(tmp_path / "a", PORT=port) as one,
+        local_stack(tmp_path / "b", PORT=port) as two,
+    ):
+        both = (one, two)
+        eventually(lambda: any(s.process.poll() == 1 for s in both), 20, "one of them gives up")
+        loser, winner = (one, two) if one.process.poll() == 1 else (two, one)
+        assert f"Port {port} on 127.0.0.1 is taken" in loser.output
+        winner.wait_ready(START_SECONDS)
+        assert chat(winner)
+
+
+def test_loop_of_links_is_a_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "loop.gguf"
+    path.symlink_to(path)
+    assert "error: " in failing(tmp_path / "data", MODEL=str(path))
+    assert "error: " in failing(tmp_path / "data", MODEL="~no-such-user/x.gguf")

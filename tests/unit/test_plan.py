@@ -100,7 +100,7 @@ def head_of(values: dict[str, Any]) -> bytes:
             head += b"".join(struct.pack("<Q", len(v)) + v.encode() for v in value)
         else:
             head += struct.pack("<II", 4, value)
-    return head
+    return head + struct.pack("<Q", 1) + b"t" + struct.pack("<IQIQ", 1, 8, 0, 0)
 
 
 VALUES = {
@@ -117,7 +117,7 @@ VALUES = {
 
 def test_head_of_a_model_is_read(tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
-    path.write_bytes(head_of(VALUES))
+    path.write_bytes(head_of(VALUES) + bytes(64))
     head = read_head(path)
     assert head.kv_bytes_per_token == 128 * 1024
     assert head.context_tokens == 8192
@@ -127,7 +127,7 @@ def test_head_of_a_model_is_read(tmp_path: Path) -> None:
 def test_head_cut_anywhere_is_a_sentence(tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
     whole = head_of(VALUES)
-    for size in range(0, len(whole) - 1, 3):
+    for size in range(0, len(whole) + 1, 3):
         path.write_bytes(whole[:size])
         with pytest.raises(SetupError, match=r"m\.gguf"):
             read_head(path)

@@ -52,6 +52,20 @@ def test_only_llama_server_gets_its_sampling_reset() -> None:
     assert "min_p" not in sent(body(), model(OPENAI))
 
 
+@pytest.mark.parametrize("field", ["n_predict", "verbose", "id_slot", "lora"])
+def test_fields_that_reach_past_the_gateway_are_refused(field: str) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        sent(body(**{field: 1}))
+    assert caught.value.param == field
+    assert sent(body(**{field: 1}), model(OPENAI))[field] == 1
+
+
+def test_newer_name_of_the_token_limit_wins() -> None:
+    fields = sent(body(max_tokens=2, max_completion_tokens=50))
+    assert fields["max_tokens"] == 50
+    assert "max_completion_tokens" not in fields
+
+
 def test_usage_is_wanted_only_when_asked_for() -> None:
     assert not parse(Kind.CHAT, body(stream=True)).wants_usage
     with_usage = body(stream=True, stream_options={"include_usage": True})
@@ -82,6 +96,30 @@ def test_usage_is_wanted_only_when_asked_for() -> None:
         (body(tools=[1]), "tools[0]", "got 'int'"),
         (body(tools=[{"type": "x"}]), "tools[0].type", "'x'"),
         (body(tools=[{"type": "function", "function": {}}]), "tools[0].function.name", "required"),
+        (body(max_tokens=2**63), "max_tokens", ""),
+        (body(seed=2**80), "seed", ""),
+        (body(tool_choice="required"), "tool_choice", "needs tools"),
+        (
+            body(tool_choice={"type": "function", "function": {"name": "f"}}),
+            "tool_choice",
+            "not among",
+        ),
+        (
+            body(messages=[{"role": "user", "content": [{"text": "x"}]}]),
+            "messages[0].content[0].type",
+            "",
+        ),
+        (
+            body(messages=[{"role": "user", "content": [{"type": "text", "text": 5}]}]),
+            "messages[0].content[0].text",
+            "",
+        ),
+        (body(messages=[{"role": "user", "content": "x", "name": 5}]), "messages[0].name", ""),
+        (
+            body(messages=[{"role": "assistant", "tool_calls": [{}]}]),
+            "messages[0].tool_calls[0].function",
+            "",
+        ),
         (body(tool_choice="maybe"), "tool_choice", "'maybe'"),
         (body(tool_choice={"type": "function"}), "tool_choice.function", "is required"),
         (body(response_format={"type": "xml"}), "response_format.type", "'xml'"),
@@ -98,7 +136,9 @@ def test_bad_bodies_name_the_field(raw: bytes, param: str | None, fragment: str)
     assert fragment in caught.value.message
 
 
-@pytest.mark.parametrize(("field", "value"), [("echo", True), ("suffix", "x"), ("best_of", 2)])
+@pytest.mark.parametrize(
+    ("field", "value"), [("echo", True), ("suffix", "x"), ("best_of", 2), ("logprobs", 2)]
+)
 def test_what_no_engine_honours_is_refused_by_name(field: str, value: Any) -> None:
     raw = json.dumps({"model": "m", "prompt": "x", field: value}).encode()
     with pytest.raises(InvalidRequestError) as caught:

@@ -40,6 +40,7 @@ QUESTION_TIMEOUT_SECONDS = 10.0
 RETRY_AFTER_SECONDS = 2
 """What a client is told while an engine is down: about what a restart of a small one takes."""
 
+_UNREADABLE = re.compile(r"Failed to parse (messages|tools)\b")
 _UNSUPPORTED_INPUT = re.compile(r"\b(image|audio|video) input is not supported")
 
 log = logging.getLogger(__name__)
@@ -71,11 +72,16 @@ def translate_error(status: int, body: bytes, retry_after: str | None = None) ->
         return InvalidRequestError(
             f"This model takes no {unsupported[1]} input; send text only.", param="messages"
         )
+    if unreadable := _UNREADABLE.match(error.message):
+        name = unreadable[1]
+        return InvalidRequestError(
+            f"The model's engine could not read {name}; check their shape.", param=name
+        )
     if status in (400, 422):
         return InvalidRequestError(
-            "The model's engine refused a value in this request. Check the parameters beyond "
-            "model and messages (response_format, tools, grammar, ...); the gateway's log has "
-            "the engine's reason under this request's x-request-id."
+            "The model's engine refused a value in this request. Check the messages or the "
+            "prompt, then parameters such as n, response_format, tools or grammar; the "
+            "gateway's log has the engine's reason under this request's x-request-id."
         )
     if status in (429, 503):
         seconds = int(retry_after) if retry_after and retry_after.isdecimal() else None
