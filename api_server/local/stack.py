@@ -42,6 +42,7 @@ async def run_local(settings: Settings, say: Say) -> None:
     """Bring the stack up and keep it up until the task is cancelled. Leaves no process behind."""
     environment = settings.environment
     data_dir = environment.data_dir.resolve()
+    terminal = _terminal_to_live_by()
     with _locked(data_dir), listen(environment.host, environment.port) as listener:
         # From here on the port is ours, also while the engine is compiled or the gateway is
         # started again: clients that come early wait in the listener's queue.
@@ -58,7 +59,8 @@ async def run_local(settings: Settings, say: Say) -> None:
         ):
             tasks.create_task(engine.keep_up())
             tasks.create_task(gateway.keep_up())
-            tasks.create_task(_stop_with_the_terminal(sys.stderr.fileno()))
+            if terminal is not None:
+                tasks.create_task(_stop_with(terminal))
             say.line(_banner(settings, plan.model_id, data_dir))
             if not _is_loopback(environment.host):
                 say.line(
@@ -84,17 +86,19 @@ def reset(settings: Settings, say: Say) -> None:
         say.line(f"removed {data_dir}")
 
 
-async def _stop_with_the_terminal(fd: int) -> None:
-    """End when the terminal is closed: `make` as its session's leader gets a SIGHUP that we do not.
+def _terminal_to_live_by() -> int | None:
+    """The terminal that we write to; None where there is none, or where we outlive it (nohup)."""
+    fd = sys.stderr.fileno()
+    is_outlived = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return fd if os.isatty(fd) and not is_outlived else None
 
-    Returns at once where there is no terminal, or where we are to outlive it (nohup).
-    """
-    if not os.isatty(fd) or signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
-        return
+
+async def _stop_with(terminal: int) -> None:
+    """Stop when the terminal is closed: `make` may get the SIGHUP and pass none of it on."""
     while True:
         await asyncio.sleep(1)
         try:
-            os.tcgetpgrp(fd)
+            os.tcgetpgrp(terminal)
         except OSError:
             os.kill(os.getpid(), signal.SIGTERM)
             return

@@ -286,9 +286,12 @@ def test_closing_the_terminal_stops_everything(tmp_path: Path) -> None:
     ) as make:
         os.close(other_end)
         stack = LocalStack(make, port, tmp_path / "data", tmp_path / "unused")
-        eventually(stack.is_ready, START_SECONDS, "the stack is ready")
-        os.close(terminal)
-        eventually(lambda: stack.children() == [], 10, "all of it has ended")
+        try:
+            eventually(stack.is_ready, START_SECONDS, "the stack is ready")
+            os.close(terminal)
+            eventually(lambda: stack.children() == [], 10, "all of it has ended")
+        finally:
+            make.terminate()
 
 
 def reset(data_dir: Path) -> str:
