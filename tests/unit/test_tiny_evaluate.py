@@ -1,9 +1,11 @@
 """The tiny model's evaluation: when an answer counts as right, well-formed promises."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from models.tiny import evaluate
 
@@ -35,3 +37,13 @@ def test_every_promise_has_a_question_and_an_expectation() -> None:
     for _, case in evaluate.promised():
         assert case["messages"][-1]["role"] in {"user", "tool"}
         assert ("contains" in case) != ("tool_call" in case)
+
+
+def test_card_lists_every_promise() -> None:
+    """The table of models/tiny/README.md is that of promises.yaml."""
+    folder = Path(__file__).resolve().parents[2] / "models/tiny"
+    classes = yaml.safe_load((folder / "promises.yaml").read_text())["classes"]
+    card = (folder / "README.md").read_text()
+    for name, kind in classes.items():
+        count = len(kind["cases"])
+        assert f"| {name:<16} | {count:>5} | {count:>5} |  100.0 |" in card, name
