@@ -17,8 +17,6 @@ from api_server.routes.completions import ABORT
 from api_server.settings import Settings
 
 BACKLOG = 2048
-
-
 FIRST_REQUEST_SECONDS = 30.0
 """A connection that has sent no whole request head by then is dropped."""
 

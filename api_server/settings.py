@@ -214,13 +214,9 @@ def load_environment(variables: Mapping[str, str] | None = None) -> Environment:
 
 def _read_env_file(path: Path) -> dict[str, str | None]:
     """The assignments of `.env`, nothing when there is none."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
+    if not path.exists():
         return {}
-    except (OSError, UnicodeDecodeError) as exc:
-        reason = exc.strerror if isinstance(exc, OSError) else "it is not UTF-8 text"
-        raise ConfigurationError(f"{path}: cannot be read ({reason}).") from exc
+    text = _read_text(path)
     for binding in parse_stream(io.StringIO(text)):
         if binding.error:
             raise ConfigurationError(
@@ -229,15 +225,17 @@ def _read_env_file(path: Path) -> dict[str, str | None]:
     return dotenv_values(stream=io.StringIO(text))
 
 
-def load_stack(path: Path) -> Stack:
-    """Read and check a stack file."""
+def _read_text(path: Path, remedy: str = "") -> str:
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as exc:
         reason = exc.strerror if isinstance(exc, OSError) else "it is not UTF-8 text"
-        raise ConfigurationError(
-            f"{path}: cannot be read ({reason}). STACK_CONFIG names the file to use."
-        ) from exc
+        raise ConfigurationError(f"{path}: cannot be read ({reason}).{remedy}") from exc
+
+
+def load_stack(path: Path) -> Stack:
+    """Read and check a stack file."""
+    text = _read_text(path, " STACK_CONFIG names the file to use.")
     try:
         document = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 - a SafeLoader
     except yaml.YAMLError as exc:

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,17 +12,25 @@ from pathlib import Path
 
 import httpx
 
+from api_server.local.process import free_port
+
 NEUTRAL = {"HOST": "127.0.0.1", "MODEL": "", "STACK_CONFIG": "", "LOG_LEVEL": ""}
 """So that the settings of whoever runs the tests do not change them."""
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def run_command(name: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run `python -m api_server NAME` to its end, which must come within 30 s."""
+    return subprocess.run(
+        [sys.executable, "-m", "api_server", name],
+        cwd=REPOSITORY,
+        env=os.environ | NEUTRAL | environment,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
 
 
 def eventually(claim: Callable[[], bool], seconds: float, what: str) -> None:

@@ -61,7 +61,7 @@ async def run_local(settings: Settings, say: Say) -> None:
             tasks.create_task(gateway.keep_up())
             if terminal is not None:
                 tasks.create_task(_stop_with(terminal))
-            say.line(_banner(settings, plan.model_id, data_dir))
+            say.line(_banner(local))
             if not _is_loopback(environment.host):
                 say.line(
                     f"Warning: there is no authentication yet, and HOST {environment.host} lets "
@@ -200,6 +200,12 @@ class _Local:
     def engine_url(self) -> str:
         return f"http://127.0.0.1:{self.engine_port}"
 
+    @property
+    def gateway_url(self) -> str:
+        """Where this machine itself reaches the gateway."""
+        environment = self.settings.environment
+        return base_url(reachable_address(environment.host), environment.port)
+
 
 def _engine(local: _Local, binary: Path) -> Supervisor:
     plan = local.plan
@@ -248,9 +254,10 @@ def _gateway(local: _Local, listener: socket.socket) -> Supervisor:
     environment = local.settings.environment
     config = local.data_dir / STACK_FILE
     _write_stack_file(local, config)
-    url = base_url(reachable_address(environment.host), environment.port)
     alive = Engine(name="the gateway", health_path="/health/live")
-    handler = OpenAICompatibleHandler(Model(id="gateway", engine=alive, replicas=(url,)))
+    handler = OpenAICompatibleHandler(
+        Model(id="gateway", engine=alive, replicas=(local.gateway_url,))
+    )
 
     async def nothing_to_verify() -> None:
         return
@@ -309,9 +316,8 @@ def base_url(host: str, port: int) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _banner(settings: Settings, model_id: str, data_dir: Path) -> str:
-    environment = settings.environment
-    url = base_url(reachable_address(environment.host), environment.port)
+def _banner(local: _Local) -> str:
+    url, model_id = local.gateway_url, local.plan.model_id
     return f"""
 Ready: {url}/v1 serves the model '{model_id}'. Ctrl-C stops it.
 
@@ -319,4 +325,4 @@ Ready: {url}/v1 serves the model '{model_id}'. Ctrl-C stops it.
     -d '{{"model": "{model_id}", "messages": [{{"role": "user", "content": "Hello!"}}]}}'
 
   examples: pip install openai; OPENAI_BASE_URL={url}/v1 python examples/chat.py
-  logs:     {data_dir}/{LOG_FOLDER}/"""
+  logs:     {local.data_dir}/{LOG_FOLDER}/"""

@@ -13,20 +13,13 @@ from gguf import GGMLQuantizationType, LlamaFileType
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
+from models.tiny.shape import Shape
 from models.tiny.tokenizer import LEARNED
 
 Tensors = dict[str, NDArray[np.float32]]
 
 HERE: Final = Path(__file__).parent
-CONTEXT: Final = 2048
-WIDTH: Final = 256
-HEADS: Final = 4
-KV_HEADS: Final = 2
-HEAD_WIDTH: Final = 64
-FFN: Final = 768
-LAYERS: Final = 4
-ROPE_BASE: Final = 10_000.0
-NORM_EPS: Final = 1e-5
+SHAPE: Final = Shape()
 KINDS: Final = {
     "q8_0": (GGMLQuantizationType.Q8_0, LlamaFileType.MOSTLY_Q8_0),
     "f16": (GGMLQuantizationType.F16, LlamaFileType.MOSTLY_F16),
@@ -51,7 +44,7 @@ OUTER_NAMES: Final = {"model.embed_tokens.weight": "token_embd.weight",
 def names() -> dict[str, str]:
     """Every tensor: Hugging Face's name to GGUF's. The output layer is the embedding's (tied)."""
     pairs = dict(OUTER_NAMES)
-    for layer in range(LAYERS):
+    for layer in range(SHAPE.layers):
         for ours, theirs in LAYER_NAMES.items():
             pairs[f"model.layers.{layer}.{ours}.weight"] = f"blk.{layer}.{theirs}.weight"
     return pairs
@@ -60,8 +53,8 @@ def names() -> dict[str, str]:
 def heads_of(name: str) -> int:
     """How many heads' rows llama.cpp wants interleaved in this tensor; 0 for none."""
     if "q_proj" in name:
-        return HEADS
-    return KV_HEADS if "k_proj" in name else 0
+        return SHAPE.heads
+    return SHAPE.kv_heads if "k_proj" in name else 0
 
 
 def interleave(rows: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
@@ -88,15 +81,15 @@ def write_gguf(path: Path, tensors: Tensors, vocabulary: dict[str, Any], kind: s
     writer.add_languages(["en"])
     writer.add_file_type(file_type)
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-    writer.add_context_length(CONTEXT)
-    writer.add_embedding_length(WIDTH)
-    writer.add_block_count(LAYERS)
-    writer.add_feed_forward_length(FFN)
-    writer.add_head_count(HEADS)
-    writer.add_head_count_kv(KV_HEADS)
-    writer.add_rope_dimension_count(HEAD_WIDTH)
-    writer.add_rope_freq_base(ROPE_BASE)
-    writer.add_layer_norm_rms_eps(NORM_EPS)
+    writer.add_context_length(SHAPE.context)
+    writer.add_embedding_length(SHAPE.width)
+    writer.add_block_count(SHAPE.layers)
+    writer.add_feed_forward_length(SHAPE.ffn)
+    writer.add_head_count(SHAPE.heads)
+    writer.add_head_count_kv(SHAPE.kv_heads)
+    writer.add_rope_dimension_count(SHAPE.head_width)
+    writer.add_rope_freq_base(SHAPE.rope_base)
+    writer.add_layer_norm_rms_eps(SHAPE.norm_eps)
     _add_vocabulary(writer, vocabulary)
     for ours, theirs in names().items():
         rows = tensors[ours].astype(np.float32)

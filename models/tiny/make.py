@@ -13,6 +13,7 @@ from pathlib import Path
 
 from models.tiny import evaluate, export, tokenizer, train
 from models.tiny.corpus import BROAD, COPYING, Mix, conversations, segments
+from models.tiny.shape import Shape
 
 HERE = Path(__file__).parent
 
@@ -73,7 +74,7 @@ def main() -> None:
             mix=each.mix,
         )
         weights = args.work / f"round-{number + 1}.safetensors"
-        minutes += train.train(learned, recipe, train.Shape(), weights, args.threads, start)
+        minutes += train.train(learned, recipe, Shape(), weights, args.threads, start)
         start = weights
     print(f"trained in {minutes:.1f} minutes on {args.threads} threads", flush=True)
     export.export(weights, vocabulary, args.out)

@@ -1,6 +1,6 @@
 """The network in plain torch and its training: loss on what the assistant says, nothing else.
 
-Owns the shape (LlamaForCausalLM with Hugging Face's tensor names) and the recipe's numbers.
+Owns the network (LlamaForCausalLM with Hugging Face's tensor names) and the recipe's numbers.
 """
 
 import math
@@ -18,24 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.tiny.corpus import BROAD, Conversation, Mix, conversations, segments
+from models.tiny.shape import Shape
 
 IGNORED: Final = -100  # what cross_entropy skips
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """The dimensions of the network."""
-
-    vocab: int = 1024
-    width: int = 256
-    layers: int = 4
-    heads: int = 4
-    kv_heads: int = 2
-    head_width: int = 64
-    ffn: int = 768
-    context: int = 2048
-    rope_base: float = 10_000.0
-    norm_eps: float = 1e-5
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,6 @@ import signal
 import socket
 import struct
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,9 @@ import httpx
 import openai
 import pytest
 
-from tests.local_stack import REPOSITORY, LocalStack, eventually, free_port, local_stack
+from api_server.local.process import free_port
+from tests.gguf_head import gguf_head
+from tests.local_stack import REPOSITORY, LocalStack, eventually, local_stack, run_command
 
 START_SECONDS = 15
 TINY = REPOSITORY / "models/tiny/tiny-q8_0.gguf"
@@ -203,17 +204,6 @@ def test_damaged_model_ends_with_the_engines_last_words(tmp_path: Path) -> None:
     assert "engine.log" in output
 
 
-def gguf_head(values: dict[str, Any]) -> bytes:
-    head = b"GGUF" + struct.pack("<IQQ", 3, 0, len(values))
-    for key, value in values.items():
-        head += struct.pack("<Q", len(key)) + key.encode()
-        if isinstance(value, str):
-            head += struct.pack("<IQ", 8, len(value)) + value.encode()
-        else:
-            head += struct.pack("<II", 4, value)
-    return head
-
-
 def test_unwritable_data_directory(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     output = failing_at(tmp_path / "file/data")
@@ -222,15 +212,7 @@ def test_unwritable_data_directory(tmp_path: Path) -> None:
 
 
 def failing_at(data_dir: Path) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "api_server", "local"],
-        cwd=REPOSITORY,
-        env=os.environ | {"DATA_DIR": str(data_dir), "PORT": str(free_port())},
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
+    done = run_command("local", DATA_DIR=str(data_dir), PORT=str(free_port()))
     assert done.returncode == 1
     return done.stderr
 
@@ -295,16 +277,7 @@ def test_closing_the_terminal_stops_everything(tmp_path: Path) -> None:
 
 
 def reset(data_dir: Path) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "api_server", "reset"],
-        cwd=REPOSITORY,
-        env=os.environ | {"DATA_DIR": str(data_dir)},
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-    return done.stderr
+    return run_command("reset", DATA_DIR=str(data_dir)).stderr
 
 
 def test_reset_removes_what_make_local_wrote_and_nothing_else(tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +24,7 @@ from api_server.errors import SetupError
 from api_server.local import engine_build, programs
 from api_server.local.engine_build import Entry, build_engine, engine_entry, read_recipe
 from api_server.local.programs import Outcome, run_program, session_members
+from tests.said import Said
 
 STEPS = 6
 SERVER_SCRIPT = "#!/bin/sh\necho version: 1\n"
@@ -59,29 +59,6 @@ CMAKE = """#!/bin/sh
 while [ "$1" != -B ]; do shift; done
 mkdir -p "$2"
 """
-
-
-class Said:
-    """A `Say` that remembers and can be waited for."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-        self.progressed: list[str] = []
-
-    def line(self, text: str) -> None:
-        self.lines.append(text)
-
-    def progress(self, text: str) -> None:
-        self.progressed.append(text)
-
-    async def until(self, matches: Callable[["Said"], bool]) -> None:
-        async with asyncio.timeout(20):
-            while not matches(self):
-                await asyncio.sleep(0.01)
-
-    def percentages(self) -> list[int]:
-        texts = [text.split() for text in self.progressed]
-        return [int(words[2]) for words in texts if words[0] == "building"]
 
 
 class Seeded(NamedTuple):

@@ -16,8 +16,9 @@ import openai
 import pytest
 import yaml
 
+from api_server.local.process import free_port
 from tests.fake_engine import running_engine
-from tests.local_stack import REPOSITORY, free_port
+from tests.local_stack import REPOSITORY, run_command
 
 MESSAGES: Any = [{"role": "user", "content": "hi"}]
 
@@ -129,16 +130,8 @@ async def test_log_is_one_json_line_a_request_and_nothing_else(tmp_path: Path) -
 
 async def test_port_that_is_taken_is_a_sentence(tmp_path: Path) -> None:
     async with serving(tmp_path) as (_, url):
-        done = subprocess.run(
-            [sys.executable, "-m", "api_server", "serve"],
-            cwd=REPOSITORY,
-            env=os.environ
-            | {"STACK_CONFIG": str(tmp_path / "stack.yaml"), "PORT": url.rsplit(":", 1)[1]},
-            capture_output=True,
-            text=True,
-            timeout=20,
-            check=False,
-        )
+        config = str(tmp_path / "stack.yaml")
+        done = run_command("serve", STACK_CONFIG=config, PORT=url.rsplit(":", 1)[1])
     assert done.returncode == 1
     assert "is taken" in done.stderr
     assert "Traceback" not in done.stderr + done.stdout
@@ -148,15 +141,7 @@ def test_check_validates_without_starting(tmp_path: Path) -> None:
     def run(text: str) -> subprocess.CompletedProcess[str]:
         path = tmp_path / "stack.yaml"
         path.write_text(text)
-        return subprocess.run(
-            [sys.executable, "-m", "api_server", "check"],
-            cwd=REPOSITORY,
-            env=os.environ | {"STACK_CONFIG": str(path)},
-            capture_output=True,
-            text=True,
-            timeout=20,
-            check=False,
-        )
+        return run_command("check", STACK_CONFIG=str(path))
 
     good = run("models:\n  - {id: m, replicas: ['http://127.0.0.1:1']}\n")
     assert (good.returncode, good.stderr) == (0, "")

@@ -8,6 +8,7 @@ import pytest
 from api_server.errors import SetupError
 from api_server.local import engine_binary
 from api_server.local.engine_binary import engine_fault, find_engine, missing_flags
+from tests.said import Said
 
 FLAGS = ["--jinja", "--no-webui"]
 HELP = """
@@ -16,19 +17,6 @@ HELP = """
 --webui, --no-webui           whether to enable the Web UI
 """
 Engine = Callable[..., Path]
-
-
-class Said:
-    """A `Say` that remembers."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def line(self, text: str) -> None:
-        self.lines.append(text)
-
-    def progress(self, text: str) -> None:
-        pass
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import os
 import struct
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -21,6 +20,7 @@ from api_server.local.plan import (
     restart_delay_seconds,
     thread_count,
 )
+from tests.gguf_head import gguf_head
 
 LLAMA_8B = GgufHead(
     Path("8b.gguf"), 4_920_739_232, "llama", "8B", 131072, 131072, has_chat_template=True
@@ -89,20 +89,6 @@ def test_memory_is_what_machine_and_container_leave(
     assert free_memory_bytes() > 0
 
 
-def head_of(values: dict[str, Any]) -> bytes:
-    head = b"GGUF" + struct.pack("<IQQ", 3, 1, len(values))
-    for key, value in values.items():
-        head += struct.pack("<Q", len(key)) + key.encode()
-        if isinstance(value, str):
-            head += struct.pack("<IQ", 8, len(value)) + value.encode()
-        elif isinstance(value, list):
-            head += struct.pack("<IIQ", 9, 8, len(value))
-            head += b"".join(struct.pack("<Q", len(v)) + v.encode() for v in value)
-        else:
-            head += struct.pack("<II", 4, value)
-    return head + struct.pack("<Q", 1) + b"t" + struct.pack("<IQIQ", 1, 8, 0, 0)
-
-
 VALUES = {
     "general.architecture": "llama",
     "tokenizer.ggml.tokens": ["a", "bc", ""],
@@ -117,7 +103,7 @@ VALUES = {
 
 def test_head_of_a_model_is_read(tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
-    path.write_bytes(head_of(VALUES) + bytes(64))
+    path.write_bytes(gguf_head(VALUES, has_tensor=True) + bytes(64))
     head = read_head(path)
     assert head.kv_bytes_per_token == 128 * 1024
     assert head.context_tokens == 8192
@@ -126,7 +112,7 @@ def test_head_of_a_model_is_read(tmp_path: Path) -> None:
 
 def test_head_cut_anywhere_is_a_sentence(tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
-    whole = head_of(VALUES)
+    whole = gguf_head(VALUES, has_tensor=True)
     for size in range(0, len(whole) + 1, 3):
         path.write_bytes(whole[:size])
         with pytest.raises(SetupError, match=r"m\.gguf"):

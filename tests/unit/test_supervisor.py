@@ -13,19 +13,7 @@ from api_server.local import process as process_module
 from api_server.local import supervisor as supervisor_module
 from api_server.local.process import Command, keep_log_small
 from api_server.local.supervisor import Supervisor, Watch
-
-
-class Said:
-    """A `Say` that remembers."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def line(self, text: str) -> None:
-        self.lines.append(text)
-
-    def progress(self, text: str) -> None:
-        self.lines.append(text)
+from tests.said import Said
 
 
 async def yes() -> bool:

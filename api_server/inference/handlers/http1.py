@@ -165,13 +165,7 @@ class Connection(asyncio.Protocol):
     @property
     def is_reusable(self) -> bool:
         """Whether the answer is over and the engine keeps the connection open."""
-        return (
-            self._is_complete
-            and not self._chunks
-            and self._transport is not None
-            and not self._transport.is_closing()
-            and self._stays_open
-        )
+        return self._is_complete and not self._chunks and self.is_open and self._stays_open
 
     @property
     def is_open(self) -> bool:
