@@ -91,15 +91,37 @@ class GatewayConfig(_Strict):
     drain_seconds: Positive = Field(
         30, description="After SIGTERM, running answers may go on for this long."
     )
+    workers: int = Field(1, ge=1, le=64, description="Processes that serve; each on its own core.")
 
 
 class TimeoutConfig(_Strict):
     """How long a request waits in each phase, in seconds."""
 
+    queue_seconds: Positive = Field(
+        10, description="For a free slot, and for an engine that is down to come back."
+    )
     connect_seconds: Positive = Field(2, description="To open a connection to an engine.")
     first_token_seconds: Positive = Field(60, description="Until the engine's first event.")
     idle_seconds: Positive = Field(30, description="Between two events of an engine.")
     total_seconds: Positive = Field(600, description="For the whole answer.")
+
+
+class AdmissionConfig(_Strict):
+    """How many requests an engine gets and how many wait for it, for each model."""
+
+    surplus: int = Field(
+        1, ge=0, le=64, description="Requests in an engine beyond its slots, so that none idles."
+    )
+    queue_size: int = Field(
+        128, ge=0, le=100_000, description="Requests that may wait; beyond it 429."
+    )
+
+
+class RetryConfig(_Strict):
+    """How an engine that cannot be reached is tried again, within `timeouts.queue_seconds`."""
+
+    first_delay_seconds: Positive = Field(0.1, description="Doubled each time, with jitter.")
+    max_delay_seconds: Positive = Field(2, description="The longest pause between two tries.")
 
 
 class ModelConfig(_Strict):
@@ -107,8 +129,16 @@ class ModelConfig(_Strict):
 
     id: ModelId = Field(description="The name clients send as `model`.")
     engine: EngineName = Field("llama-server", description="The kind of program that serves it.")
+    serves: Literal["text", "embeddings"] = Field(
+        "text", description="text: chats and completions; embeddings: vectors."
+    )
     replicas: list[BaseUrl] = Field(
         min_length=1, max_length=1, description="Base URL of its engine, without /v1."
+    )
+    slots: int = Field(4, ge=1, le=4096, description="What its engine does at the same time.")
+    context_overflow: Literal["error", "drop_oldest"] = Field(
+        "error",
+        description="A chat that does not fit: a 400, or its oldest messages are left out.",
     )
     defaults: RequestFields = Field(
         {}, description="Request fields that apply where a client sends none."
@@ -127,6 +157,9 @@ class LocalConfig(_Strict):
         4096, ge=256, description="Per slot; less where the model was trained on less."
     )
     threads: int = Field(0, ge=0, description="0: one less than the cores, at least 1.")
+    context_overflow: Literal["error", "drop_oldest"] = Field(
+        "error", description="As in a model's entry."
+    )
     defaults: RequestFields = Field({"temperature": 0.7}, description="As in a model's entry.")
     tiny_defaults: RequestFields = Field(
         {"temperature": 0.0}, description="The same for the shipped tiny model."
@@ -142,6 +175,8 @@ class Stack(_Strict):
 
     gateway: GatewayConfig = GatewayConfig()
     timeouts: TimeoutConfig = TimeoutConfig()
+    admission: AdmissionConfig = AdmissionConfig()
+    retries: RetryConfig = RetryConfig()
     models: list[ModelConfig] = Field(min_length=1)
     local: LocalConfig = LocalConfig()
 
@@ -168,7 +203,10 @@ class Settings:
             Model(
                 id=entry.id,
                 engine=ENGINES[entry.engine],
+                serves=entry.serves,
                 replicas=tuple(entry.replicas),
+                slots=entry.slots,
+                context_overflow=entry.context_overflow,
                 timeouts=Timeouts(**(entry.timeouts or self.stack.timeouts).model_dump()),
                 defaults=entry.defaults,
                 api_key=key.get_secret_value() if key else None,

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from api_server.errors import ModelNotFoundError
 from api_server.inference.engines import Engine
@@ -11,6 +12,7 @@ from api_server.inference.engines import Engine
 class Timeouts:
     """How long a request waits in each phase, in seconds. None of them can be switched off."""
 
+    queue_seconds: float = 10.0
     connect_seconds: float = 2.0
     first_token_seconds: float = 60.0
     idle_seconds: float = 30.0
@@ -21,13 +23,17 @@ class Timeouts:
 class Model:
     """One entry of the catalogue.
 
-    `replicas` are base URLs of engines without `/v1`; `defaults` are request fields that apply
-    where a client sends none; `api_key` is what the engine wants as its bearer token.
+    `replicas` are base URLs of engines without `/v1`; `slots` is what the engine does at the same
+    time; `context_overflow` says what becomes of a chat that does not fit; `defaults` are request
+    fields that apply where a client sends none; `api_key` is the engine's bearer token.
     """
 
     id: str
     engine: Engine
     replicas: tuple[str, ...]
+    serves: Literal["text", "embeddings"] = "text"
+    slots: int = 4
+    context_overflow: Literal["error", "drop_oldest"] = "error"
     timeouts: Timeouts = Timeouts()
     defaults: Mapping[str, bool | int | float | str] = field(default_factory=dict)
     api_key: str | None = field(default=None, repr=False)

@@ -296,6 +296,8 @@ def _write_stack_file(local: _Local, path: Path) -> None:
             "id": local.plan.model_id,
             "engine": LLAMA_SERVER.name,
             "replicas": [local.engine_url],
+            "slots": local.plan.slots,
+            "context_overflow": stack.local.context_overflow,
             "defaults": stack.local.tiny_defaults if is_tiny else stack.local.defaults,
         }
     ]
