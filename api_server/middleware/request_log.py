@@ -4,7 +4,6 @@ import logging
 import re
 import uuid
 
-from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api_server.observability.record import RequestRecord, attach_record
@@ -31,7 +30,11 @@ class RequestLog:
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 record.status = message["status"]
-                MutableHeaders(scope=message)["x-request-id"] = record.request_id
+                message["headers"] = [
+                    *message.get("headers", ()),
+                    (b"x-request-id", record.request_id.encode("latin-1")),
+                    (b"server-timing", record.server_timing()),
+                ]
             await send(message)
 
         try:

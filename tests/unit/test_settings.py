@@ -74,7 +74,7 @@ def test_unknown_key_inside_a_list_names_its_place(tmp_path: Path) -> None:
 
 def test_unknown_key_far_from_all_lists_the_known_ones(tmp_path: Path) -> None:
     message = stack_error(tmp_path, MINIMAL + "zzz: 1\n")
-    assert "Known here: gateway, timeouts, models, local." in message
+    assert "Known here: gateway, timeouts, admission, retries, models, local." in message
 
 
 def test_every_wrong_key_is_named_at_once(tmp_path: Path) -> None:
