@@ -30,6 +30,10 @@ class _Protocol(HttpToolsProtocol):
     _on_lost: Callable[[], None] | None = None
 
     @property
+    def has_whole_body(self) -> bool:
+        return not self.cycle.more_body
+
+    @property
     def is_stalled(self) -> bool:
         return self.flow.write_paused
 
@@ -138,6 +142,7 @@ def configuration(gateway: Gateway, settings: Settings) -> uvicorn.Config:
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,
         timeout_graceful_shutdown=math.ceil(settings.stack.gateway.drain_seconds),
         timeout_keep_alive=75,
     )

@@ -39,6 +39,10 @@ class Connection(Protocol):
     """What our server knows of a client's connection, beyond ASGI."""
 
     @property
+    def has_whole_body(self) -> bool:
+        """Whether the request's body is here already, so that nothing has to be waited for."""
+
+    @property
     def is_stalled(self) -> bool:
         """Whether the client has not read what was sent, so that more would have to wait."""
 
@@ -173,20 +177,27 @@ async def read_body(scope: Scope, receive: Receive, max_bytes: int, seconds: flo
     announced = next((value for name, value in scope["headers"] if name == b"content-length"), b"")
     if announced.isdigit() and int(announced) > max_bytes:
         raise BodyTooLargeError(f"The body is larger than {max_bytes} bytes.")
-    parts: list[bytes] = []
-    size = 0
+    connection: Connection = scope["extensions"][CONNECTION]
+    if connection.has_whole_body:  # nearly always; a timer would cost more than the reading
+        return await _joined(receive, max_bytes)
     try:
         async with asyncio.timeout(seconds):
-            while True:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise ClientLeftError
-                part = message.get("body", b"")
-                size += len(part)
-                if size > max_bytes:
-                    raise BodyTooLargeError(f"The body is larger than {max_bytes} bytes.")
-                parts.append(part)
-                if not message.get("more_body", False):
-                    return b"".join(parts)
+            return await _joined(receive, max_bytes)
     except TimeoutError as exc:
         raise BodyTimeoutError(f"The body did not arrive within {seconds:g} s.") from exc
+
+
+async def _joined(receive: Receive, max_bytes: int) -> bytes:
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientLeftError
+        part = message.get("body", b"")
+        size += len(part)
+        if size > max_bytes:
+            raise BodyTooLargeError(f"The body is larger than {max_bytes} bytes.")
+        parts.append(part)
+        if not message.get("more_body", False):
+            return b"".join(parts)

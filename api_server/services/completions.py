@@ -57,17 +57,15 @@ class Completions:
         record.stream = generation.is_stream
         lane = find_lane(self._catalogue, self._lanes, generation.model, "text")
         record.model = lane.model.id
-        total_seconds = lane.model.timeouts.total_seconds
+        choices = generation.choices_per_prompt * generation.prompts
+        place = await lane.enter(choices, record, is_retry=client.is_retry)
         try:
-            async with asyncio.timeout(total_seconds):
-                await self._admitted(generation, lane, client, record)
-        except TimeoutError:
-            error = EngineTimeoutError(
-                f"The answer took longer than the {total_seconds:g} s allowed for it."
-            )
-            if not client.has_begun:
-                raise error from None
-            await _end_with_error(client, error, record)
+            if not generation.is_stream and lane.model.engine.notices_departed_clients:
+                answer = await _first(lane.handler.ask, generation, lane, place, record)
+                _account_plain(answer, record)
+                await client.answer(answer, _headers(record))
+            else:
+                await _stream(generation, lane, place, client, record)
         except ApiError as exc:
             if not client.has_begun:
                 raise
@@ -76,18 +74,16 @@ class Completions:
             if client.has_begun and not client.has_left:
                 await _end_with_error(client, ShuttingDownError(SHUTTING_DOWN), record)
             raise
+        finally:
+            lane.leave(place)
 
-    async def _admitted(
-        self, generation: Generation, lane: Lane, client: Client, record: RequestRecord
-    ) -> None:
-        choices = generation.choices_per_prompt * generation.prompts
-        place = await lane.enter(choices, record, is_retry=client.is_retry)
-        try:
-            if not generation.is_stream and lane.model.engine.notices_departed_clients:
-                answer = await _first(lane.handler.ask, generation, lane, place, record)
-                _account_plain(answer, record)
-                await client.answer(answer, _headers(record))
-                return
+
+async def _stream(
+    generation: Generation, lane: Lane, place: Place, client: Client, record: RequestRecord
+) -> None:
+    """Whatever the client asked for, the engine streams; relay that, or fold it into one answer."""
+    try:
+        async with asyncio.timeout(lane.model.timeouts.total_seconds):
             stream = await _first(lane.handler.open_stream, generation, lane, place, record)
             try:
                 if generation.is_stream:
@@ -97,8 +93,10 @@ class Completions:
             finally:
                 stream.close()
             await client.answer(answer, _headers(record))
-        finally:
-            lane.leave(place)
+    except TimeoutError as exc:
+        raise EngineTimeoutError(
+            f"The answer took longer than the {lane.model.timeouts.total_seconds:g} s allowed."
+        ) from exc
 
 
 async def _first(

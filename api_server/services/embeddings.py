@@ -1,12 +1,11 @@
 """The life of a request for embeddings: as that of a chat, but the answer comes in one piece."""
 
-import asyncio
 from collections.abc import Mapping
 from functools import partial
 
 import msgspec
 
-from api_server.errors import EngineTimeoutError, InferenceError, InvalidRequestError
+from api_server.errors import InferenceError, InvalidRequestError
 from api_server.inference.catalogue import Catalogue
 from api_server.observability.record import RequestRecord
 from api_server.services.client import Client
@@ -50,18 +49,11 @@ class Embeddings:
         record.model = lane.model.id
         upstream = embeddings_body(job, lane.model)
         ask = partial(lane.handler.ask, Kind.EMBEDDINGS.value, upstream, record.request_id)
-        seconds = lane.model.timeouts.total_seconds
+        place = await lane.enter(job.inputs, record, is_retry=client.is_retry)
         try:
-            async with asyncio.timeout(seconds):
-                place = await lane.enter(job.inputs, record, is_retry=client.is_retry)
-                try:
-                    answer = await lane.persist(ask, place, record)
-                finally:
-                    lane.leave(place)
-        except TimeoutError:
-            raise EngineTimeoutError(
-                f"The embeddings took longer than the {seconds:g} s allowed for them."
-            ) from None
+            answer = await lane.persist(ask, place, record)
+        finally:
+            lane.leave(place)
         record.begin("generating")
         _account(job, answer, record)
         await client.answer(answer)

@@ -7,6 +7,7 @@ translated here, once, into the error tree; no text of an engine reaches a clien
 import asyncio
 import logging
 import re
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -215,12 +216,14 @@ class OpenAICompatibleHandler:
         self._heads: dict[str, bytes] = {}
 
     async def ask(self, path: str, body: bytes, request_id: str) -> bytes:
-        """The body of one plain answer. Only for engines that notice when a client leaves.
+        """The body of one plain answer, within `total_seconds`.
 
-        Cancelling it drops the connection. `request_id` must be free of line breaks.
+        For generations, only where the engine notices when a client leaves. Cancelling it drops the
+        connection. `request_id` must be free of line breaks.
         """
         deadline = asyncio.get_running_loop().time() + self.model.timeouts.total_seconds
-        connection = await self._exchange(self._request(path, body, request_id), deadline)
+        request = self._request(path, body, request_id)
+        connection = await self._exchange(request, deadline, self._no_answer)
         try:
             if connection.status != 200:
                 raise await self._error(connection, request_id)
@@ -234,7 +237,8 @@ class OpenAICompatibleHandler:
         Cancelling it drops the connection. `request_id` must be free of line breaks.
         """
         deadline = asyncio.get_running_loop().time() + self.model.timeouts.first_token_seconds
-        connection = await self._exchange(self._request(path, body, request_id), deadline)
+        request = self._request(path, body, request_id)
+        connection = await self._exchange(request, deadline, self._no_first_token)
         stream = None
         try:
             if connection.status != 200:
@@ -306,7 +310,9 @@ class OpenAICompatibleHandler:
             body,
         )
 
-    async def _exchange(self, request: bytes, deadline: float) -> Connection:
+    async def _exchange(
+        self, request: bytes, deadline: float, too_late: Callable[[], ApiError]
+    ) -> Connection:
         """Send a request and wait for headers; a kept connection that proves dead is replaced."""
         fresh = False
         while True:
@@ -324,7 +330,7 @@ class OpenAICompatibleHandler:
                     continue
                 raise _connection_failure(exc) from exc
             except EngineSilenceError as exc:
-                raise self._no_first_token() from exc
+                raise too_late() from exc
             finally:  # also when cancelled in the very moment in which the headers came
                 if connection is not None and not has_answered:
                     connection.abort()
@@ -356,10 +362,14 @@ class OpenAICompatibleHandler:
                 if size > MAX_BODY_BYTES:
                     raise InferenceError("The engine sent an answer beyond all bounds.")
         except EngineSilenceError as exc:
-            raise self._no_first_token() from exc
+            raise self._no_answer() from exc
         except EngineConnectionError as exc:
             raise _connection_failure(exc) from exc
         return b"".join(parts)
+
+    def _no_answer(self) -> EngineTimeoutError:
+        seconds = self.model.timeouts.total_seconds
+        return EngineTimeoutError(f"The engine had no answer within the {seconds:g} s allowed.")
 
     def _no_first_token(self) -> EngineTimeoutError:
         seconds = self.model.timeouts.first_token_seconds
