@@ -6,6 +6,7 @@ lifespan closes them.
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -28,6 +29,7 @@ from api_server.middleware.request_log import RequestLog
 from api_server.observability.record import record_of
 from api_server.routes import health as health_routes
 from api_server.routes import models as model_routes
+from api_server.routes.openapi import document
 from api_server.routes.token_path import Serve, TokenEndpoint, TokenPath
 from api_server.services.admission import Gate
 from api_server.services.completions import Completions
@@ -65,6 +67,7 @@ def create_app(settings: Settings) -> Gateway:
             await lane.handler.aclose()
 
     app = FastAPI(title="llm-serving-stack", version=__version__, lifespan=lifespan)
+    app.openapi = partial(document, app)  # type: ignore[method-assign]
     app.state.catalogue = catalogue
     app.state.health = health
     app.include_router(model_routes.router)

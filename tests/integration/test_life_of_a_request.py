@@ -65,7 +65,9 @@ async def test_key_and_request_id_go_up_and_client_headers_do_not(tmp_path: Path
             api_key="engine-key",
         )
         handler = OpenAICompatibleHandler(model)
-        stream = await handler.open_stream("/v1/chat/completions", b'{"model":"m"}', "id-7")
+        stream = await handler.open_stream(
+            "/v1/chat/completions", b'{"model":"m","stream":true}', "id-7"
+        )
         while await stream.next_block():
             pass
         stream.close()
@@ -149,7 +151,7 @@ async def test_cancel_in_the_very_moment_of_the_headers_frees_the_engine(
         )
 
         async def ask_engine() -> None:
-            body = b'{"model":"m","tokens":1000,"pause":0.01}'
+            body = b'{"model":"m","stream":true,"tokens":1000,"pause":0.01}'
             stream = await handler.open_stream("/v1/chat/completions", body, "i")
             try:
                 while await stream.next_block():
