@@ -111,7 +111,8 @@ class Gate:
             if ticket.admitted.done() and not ticket.admitted.cancelled():
                 self._release(weight)  # admitted in the very moment in which it gave up
             else:
-                self._waiting.remove(ticket)
+                if ticket in self._waiting:  # else it was passed over already
+                    self._waiting.remove(ticket)
                 self._admit()  # it may have stood in the way of a lighter one
             if isinstance(exc, TimeoutError):
                 raise QueueTimeoutError(

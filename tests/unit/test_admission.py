@@ -104,6 +104,19 @@ async def test_cancelled_in_the_moment_of_admission_gives_the_place_back() -> No
     await enter(gate)
 
 
+async def test_many_that_are_cancelled_at_once_leave_no_trace() -> None:
+    """As when the server goes down: places come free while those who wait are being cancelled."""
+    gate = Gate(1, 10)
+    await enter(gate)
+    waiting = [await queued(gate) for _ in range(4)]
+    for task in waiting:
+        task.cancel()
+    gate.leave(1, 0.1)
+    ends = await asyncio.gather(*waiting, return_exceptions=True)
+    assert all(isinstance(end, asyncio.CancelledError) for end in ends)
+    assert (gate.running, gate.waiting) == (0, 0)
+
+
 async def test_nobody_waits_longer_than_the_deadline() -> None:
     gate = Gate(1, 10)
     await enter(gate)
