@@ -94,14 +94,25 @@ def test_the_line_that_says_what_went_wrong(lines: list[str], expected: str) -> 
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [
-        ("cc1plus: error: x.s: No space left on device", r"^the disk is full: free some space.*600 MB"),
+        (
+            "cc1plus: error: x.s: No space left on device",
+            r"^the disk is full: free some space.*600 MB",
+        ),
         ("OSError: [Errno 122] Disk quota exceeded", r"^the disk is full"),
         ("c++: fatal error: Killed signal terminated program cc1plus", r"ran out of memory: close"),
-        ("NewConnectionError: Failed to establish a new connection", r"connect to the network.*, or do without$"),
-        ("ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM", r"hash is not the pinned one.*x\.txt expects.*or do"),
+        (
+            "NewConnectionError: Failed to establish a new connection",
+            r"connect to the network.*, or do without$",
+        ),
+        (
+            "ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM",
+            r"hash is not the pinned one.*x\.txt expects.*or do",
+        ),
         ("because ensurepip is not available.", r"apt install python3-venv"),
         ("a.cpp:1: error: odd", r"^doing it failed: a.cpp:1: error: odd \(.*build\.log\)$"),
     ],
 )
 def test_a_failure_says_what_to_do(line: str, sentence: str) -> None:
-    assert re.search(sentence, failure_sentence("doing it", ["before", line, "after"], LOG, PRODUCT))
+    assert re.search(
+        sentence, failure_sentence("doing it", ["before", line, "after"], LOG, PRODUCT)
+    )
