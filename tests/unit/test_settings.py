@@ -142,6 +142,32 @@ def test_empty_variable_counts_as_not_set() -> None:
     assert load_environment({"PORT": "", "MODEL": ""}).port == 8000
 
 
+@pytest.mark.parametrize(
+    ("variables", "in_file", "expected"),
+    [
+        ({}, "false", False),
+        ({}, "true", True),
+        ({"EMBEDDINGS": "on"}, "false", True),
+        ({"EMBEDDINGS": "off"}, "true", False),
+        ({"EMBEDDINGS": ""}, "true", True),
+        ({"EMBEDDING_MODEL": "/m.gguf"}, "false", True),
+        ({"EMBEDDING_MODEL": "/m.gguf", "EMBEDDINGS": "off"}, "true", False),
+    ],
+)
+def test_embeddings_are_served_only_when_asked_for(
+    tmp_path: Path, variables: dict[str, str], in_file: str, expected: bool
+) -> None:
+    path = tmp_path / "stack.yaml"
+    path.write_text(f"{MINIMAL}local: {{embeddings: {in_file}}}\n")
+    settings = load_settings(variables | {"STACK_CONFIG": str(path)})
+    assert settings.serves_embeddings is expected
+
+
+def test_embeddings_that_are_neither_on_nor_off_are_an_error() -> None:
+    with pytest.raises(ConfigurationError, match=r"EMBEDDINGS in the environment: .*'maybe'"):
+        load_environment({"EMBEDDINGS": "maybe"})
+
+
 def test_secrets_are_not_shown() -> None:
     environment = load_environment({"ENGINE_API_KEY": "hush-hush"})
     assert "hush-hush" not in repr(environment)
