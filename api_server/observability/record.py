@@ -16,7 +16,8 @@ class RequestRecord:
     """One request. Durations in milliseconds, None where the request never got that far.
 
     `phase` is where the request is, or where it ended; `engine_ms` is how long the engine took
-    until its first event, or its whole answer where that comes in one piece.
+    until its first event, or its whole answer where that comes in one piece (then there is no
+    `first_token_ms`).
     """
 
     request_id: str
@@ -52,7 +53,6 @@ class RequestRecord:
             self.queue_ms = took_ms
         elif self.phase == "connecting":
             self.engine_ms = took_ms
-            self.first_token_ms = round((now - self.started) * 1000, 2)
         self.phase = phase
         self.phase_began = now
 

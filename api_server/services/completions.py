@@ -123,6 +123,8 @@ async def _first(
             record.dropped_messages += shorten(generation, lane.model, exc, tries)
         else:
             record.begin("generating")
+            if not is_plain:
+                record.first_token_ms = record.elapsed_ms()
             return answer
 
 

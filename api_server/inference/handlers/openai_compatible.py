@@ -42,6 +42,7 @@ RETRY_AFTER_SECONDS = 2
 """What a client is told while an engine is down: about what a restart of a small one takes."""
 
 _UNREADABLE = re.compile(r"Failed to parse (messages|tools)\b")
+_INPUT_TOO_LONG = re.compile(r"input \((\d+) tokens\) is too large .*batch size: (\d+)\)")
 _UNSUPPORTED_INPUT = re.compile(r"\b(image|audio|video) input is not supported")
 
 log = logging.getLogger(__name__)
@@ -65,12 +66,9 @@ def translate_error(status: int, body: bytes, retry_after: str | None = None) ->
     except msgspec.DecodeError:
         error = _EngineErrorBody()
     if error.type == "exceed_context_size_error":
-        return ContextLengthError(
-            f"This model's context holds {_number(error.n_ctx)} tokens, and your prompt has "
-            f"{_number(error.n_prompt_tokens)}. Shorten the prompt.",
-            prompt_tokens=error.n_prompt_tokens,
-            context_tokens=error.n_ctx,
-        )
+        return _too_long(error.n_prompt_tokens, error.n_ctx)
+    if too_long := _INPUT_TOO_LONG.search(error.message):  # how embeddings say it
+        return _too_long(int(too_long[1]), int(too_long[2]))
     if unsupported := _UNSUPPORTED_INPUT.search(error.message):
         return InvalidRequestError(
             f"This model takes no {unsupported[1]} input; send text only.", param="messages"
@@ -94,6 +92,15 @@ def translate_error(status: int, body: bytes, retry_after: str | None = None) ->
             engine_asks_seconds=seconds,
         )
     return InferenceError("The model's engine failed to answer this request.")
+
+
+def _too_long(prompt_tokens: int | None, context_tokens: int | None) -> ContextLengthError:
+    return ContextLengthError(
+        f"This model's context holds {_number(context_tokens)} tokens, and your input has "
+        f"{_number(prompt_tokens)}. Shorten it.",
+        prompt_tokens=prompt_tokens,
+        context_tokens=context_tokens,
+    )
 
 
 def _number(count: int | None) -> str:
