@@ -4,8 +4,9 @@
 lifespan closes them.
 """
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -25,14 +26,29 @@ from api_server.inference.catalogue import Catalogue
 from api_server.inference.handlers.openai_compatible import OpenAICompatibleHandler
 from api_server.middleware.error_edge import ErrorEdge
 from api_server.middleware.request_log import RequestLog
+from api_server.observability.metrics import Metrics
+from api_server.observability.numbers import Numbers
 from api_server.observability.record import record_of
 from api_server.routes import health as health_routes
+from api_server.routes import metrics as metrics_routes
 from api_server.routes import models as model_routes
 from api_server.routes.completions import CompletionsEndpoint
 from api_server.services.completions import Completions
 from api_server.services.health import Health
 from api_server.services.requests import Kind
 from api_server.settings import Settings
+
+
+@dataclass(frozen=True)
+class Worker:
+    """Which one of how many serving processes this is; `numbers` is where each of them counts."""
+
+    index: int = 0
+    count: int = 1
+    numbers: Sequence[Numbers] = ()
+
+
+ALONE = Worker()
 
 
 class Gateway:
@@ -54,20 +70,29 @@ class TokenPath:
         self._rest = rest
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        endpoint = self._endpoints.get(scope["path"]) if scope["type"] == "http" else None
-        if endpoint is None:
+        if scope["type"] != "http":
             await self._rest(scope, receive, send)
-        elif scope["method"] != "POST":
+            return
+        endpoint = self._endpoints.get(scope["path"])
+        if endpoint is None:
+            try:
+                await self._rest(scope, receive, send)
+            finally:  # the router leaves the route it chose in the scope
+                record_of(scope).route = getattr(scope.get("route"), "path", "other")
+            return
+        record_of(scope).route = scope["path"]
+        if scope["method"] != "POST":
             raise MethodNotAllowedError(
                 f"{scope['path']} takes POST, not {scope['method']}.", headers={"allow": "POST"}
             )
-        else:
-            await endpoint(scope, receive, send)
+        await endpoint(scope, receive, send)
 
 
-def create_app(settings: Settings) -> Gateway:
+def create_app(settings: Settings, worker: Worker = ALONE) -> Gateway:
     """The gateway for these settings, ready to be served."""
     catalogue = Catalogue(settings.models())
+    numbers = worker.numbers or [Numbers() for _ in range(worker.count)]
+    metrics = Metrics((model.id for model in catalogue), numbers[worker.index], numbers)
     handlers = {model.id: OpenAICompatibleHandler(model) for model in catalogue}
     completions = Completions(catalogue, handlers)
     health = Health(handlers, completions, __version__)
@@ -81,8 +106,10 @@ def create_app(settings: Settings) -> Gateway:
     app = FastAPI(title="llm-serving-stack", version=__version__, lifespan=lifespan)
     app.state.catalogue = catalogue
     app.state.health = health
+    app.state.metrics = metrics
     app.include_router(model_routes.router)
     app.include_router(health_routes.router)
+    app.include_router(metrics_routes.router)
     app.add_exception_handler(ApiError, _render)
     app.add_exception_handler(HTTPException, _render)
     app.add_exception_handler(RequestValidationError, _render)
@@ -101,7 +128,7 @@ def create_app(settings: Settings) -> Gateway:
         },
         app,
     )
-    return Gateway(RequestLog(ErrorEdge(token_path)), health)
+    return Gateway(RequestLog(ErrorEdge(token_path), metrics), health)
 
 
 async def _render(request: Request, exc: Exception) -> JSONResponse:

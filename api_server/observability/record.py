@@ -12,16 +12,25 @@ _NOT_LOGGED = frozenset({"started", "log_level"})
 
 @dataclass(slots=True)
 class RequestRecord:
-    """One request. Durations in milliseconds, None where the request never got that far."""
+    """One request. Durations in milliseconds, None where the request never got that far.
+
+    `route` is the template of the path, "other" where there is none. `phase` is how far the request
+    got: parse, queued, connecting, generating, done. `engine_ms` is how long the engine took to its
+    first token; both it and `first_token_ms` stay None where an engine answers all at once.
+    """
 
     request_id: str
     method: str
     path: str
     started: float = field(default_factory=time.perf_counter)
+    route: str = "other"
+    phase: str = "parse"
     status: int = 0
     outcome: str = "ok"
     model: str | None = None
     stream: bool | None = None
+    queue_ms: float | None = None
+    engine_ms: float | None = None
     first_token_ms: float | None = None
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
