@@ -9,6 +9,7 @@ from api_server.observability.metrics import FAMILIES, Metrics
 from api_server.observability.numbers import Numbers
 from api_server.observability.record import RequestRecord
 from api_server.settings import REPOSITORY
+from tests.samples import samples
 
 CHAT = "/v1/chat/completions"
 
@@ -25,15 +26,6 @@ def chat() -> RequestRecord:
     return record(
         queue_ms=20.0, engine_ms=30.0, first_token_ms=50.5, prompt_tokens=7, completion_tokens=3
     )
-
-
-def samples(text: bytes) -> dict[tuple[str, ...], float]:
-    """Name and label values, in the order of their names, to value."""
-    return {
-        (sample.name, *(value for _, value in sorted(sample.labels.items()))): sample.value
-        for family in parse(text.decode())
-        for sample in family.samples
-    }
 
 
 def workers(count: int, models: Iterable[str] = ("m",)) -> tuple[list[Numbers], list[Metrics]]:
