@@ -22,7 +22,7 @@ from api_server.observability.numbers import Numbers
 from api_server.server import open_listener, serve_on
 from api_server.settings import Settings
 
-STOP_MARGIN_SECONDS = 5.0
+STOP_MARGIN_SECONDS = 3.0
 """Beyond `gateway.drain_seconds`, after which a worker ends its answers itself."""
 
 STABLE_SECONDS = 60.0

@@ -19,6 +19,7 @@ import yaml
 
 from api_server.local.process import free_port
 from api_server.server import listen
+from api_server.workers import STOP_MARGIN_SECONDS
 from tests.integration.test_metrics import scrape
 from tests.integration.test_serve import collect, exit_code, until_ready
 from tests.local_stack import REPOSITORY
@@ -77,12 +78,15 @@ class Serving:
 
 
 @asynccontextmanager
-async def serving(tmp_path: Path, count: int, **environment: str) -> AsyncIterator[Serving]:
+async def serving(
+    tmp_path: Path, count: int, *, drain_seconds: float = 30, **environment: str
+) -> AsyncIterator[Serving]:
     with engine_process() as engine_port:
         config = tmp_path / "stack.yaml"
         replicas = [f"http://127.0.0.1:{engine_port}"]
         models = [{"id": "fake", "replicas": replicas, "slots": 64}]
-        config.write_text(yaml.safe_dump({"gateway": {"workers": count}, "models": models}))
+        gateway = {"workers": count, "drain_seconds": drain_seconds}
+        config.write_text(yaml.safe_dump({"gateway": gateway, "models": models}))
         port = int(environment.setdefault("PORT", str(free_port())))
         fds = [int(environment["LISTEN_FD"])] if "LISTEN_FD" in environment else []
         log_path = tmp_path / "log"
@@ -307,9 +311,34 @@ async def test_second_sigterm_hurries_every_worker(tmp_path: Path) -> None:
             await asyncio.sleep(0.4)
             assert not any(stream.done() for stream in streams)
             running.process.send_signal(signal.SIGTERM)
-            ends = await asyncio.gather(*streams, return_exceptions=True)
+            async with asyncio.timeout(5):
+                ends = await asyncio.gather(*streams, return_exceptions=True)
         assert [getattr(end, "code", None) for end in ends] == ["shutting_down"] * 10
         assert await exit_code(running.process, 5) == 0
+
+
+async def test_a_worker_that_does_not_end_is_killed(tmp_path: Path) -> None:
+    async with serving(tmp_path, 2, drain_seconds=0.5) as running:
+        stuck = running.workers()[0]
+        os.kill(stuck, signal.SIGSTOP)
+        running.process.send_signal(signal.SIGTERM)
+        assert await exit_code(running.process, 0.5 + STOP_MARGIN_SECONDS + 2) == 0
+        assert not is_running(stuck)
+
+
+async def test_a_worker_told_to_end_finishes_its_stream_and_is_replaced(tmp_path: Path) -> None:
+    """An operator's way to renew workers one by one."""
+    async with serving(tmp_path, 2) as running:
+        before = running.workers()
+        async with running.client() as client:
+            began = asyncio.Event()
+            stream = asyncio.create_task(collect(client, began, tokens=50, pause=0.02))
+            await began.wait()
+            for pid in before:
+                os.kill(pid, signal.SIGTERM)
+            assert await stream == 51
+        await running.all_are_up(2)
+        await until(lambda: not set(running.workers()) & set(before), 5)
 
 
 async def test_kill_9_of_the_parent_leaves_no_worker(tmp_path: Path) -> None:
