@@ -120,7 +120,7 @@ async def _first(
             answer = await lane.persist(attempt, place, record)
         except ContextLengthError as exc:
             tries += 1
-            record.dropped_messages += shorten(generation, lane.model, exc, tries)
+            lane.dropped(shorten(generation, lane.model, exc, tries), record)
         else:
             record.begin("generating")
             if not is_plain:

@@ -65,19 +65,8 @@ def translate_error(status: int, body: bytes, retry_after: str | None = None) ->
         error = msgspec.json.decode(body, type=_EngineError).error
     except msgspec.DecodeError:
         error = _EngineErrorBody()
-    if error.type == "exceed_context_size_error":
-        return _too_long(error.n_prompt_tokens, error.n_ctx)
-    if too_long := _INPUT_TOO_LONG.search(error.message):  # how embeddings say it
-        return _too_long(int(too_long[1]), int(too_long[2]))
-    if unsupported := _UNSUPPORTED_INPUT.search(error.message):
-        return InvalidRequestError(
-            f"This model takes no {unsupported[1]} input; send text only.", param="messages"
-        )
-    if unreadable := _UNREADABLE.match(error.message):
-        name = unreadable[1]
-        return InvalidRequestError(
-            f"The model's engine could not read {name}; check their shape.", param=name
-        )
+    if (fault := _fault_of_the_client(error)) is not None:
+        return fault
     if status in (400, 422):
         return InvalidRequestError(
             "The model's engine refused a value in this request. Check the messages or the "
@@ -92,6 +81,24 @@ def translate_error(status: int, body: bytes, retry_after: str | None = None) ->
             engine_asks_seconds=seconds,
         )
     return InferenceError("The model's engine failed to answer this request.")
+
+
+def _fault_of_the_client(error: _EngineErrorBody) -> InvalidRequestError | None:
+    """What llama-server says with many a status, 500 among them."""
+    if error.type == "exceed_context_size_error":
+        return _too_long(error.n_prompt_tokens, error.n_ctx)
+    if too_long := _INPUT_TOO_LONG.search(error.message):  # how embeddings say it
+        return _too_long(int(too_long[1]), int(too_long[2]))
+    if unsupported := _UNSUPPORTED_INPUT.search(error.message):
+        return InvalidRequestError(
+            f"This model takes no {unsupported[1]} input; send text only.", param="messages"
+        )
+    if unreadable := _UNREADABLE.match(error.message):
+        name = unreadable[1]
+        return InvalidRequestError(
+            f"The model's engine could not read {name}; check their shape.", param=name
+        )
+    return None
 
 
 def _too_long(prompt_tokens: int | None, context_tokens: int | None) -> ContextLengthError:
