@@ -61,7 +61,8 @@ class Completions:
         place = await lane.enter(choices, record, is_retry=client.is_retry)
         try:
             if not generation.is_stream and lane.model.engine.notices_departed_clients:
-                answer = await _first(lane.handler.ask, generation, lane, place, record)
+                ask = lane.handler.ask
+                answer = await _first(ask, generation, lane, place, record, as_stream=False)
                 _account_plain(answer, record)
                 await client.answer(answer, _headers(record))
             else:
@@ -84,7 +85,8 @@ async def _stream(
     """Whatever the client asked for, the engine streams; relay that, or fold it into one answer."""
     try:
         async with asyncio.timeout(lane.model.timeouts.total_seconds):
-            stream = await _first(lane.handler.open_stream, generation, lane, place, record)
+            open_stream = lane.handler.open_stream
+            stream = await _first(open_stream, generation, lane, place, record, as_stream=True)
             try:
                 if generation.is_stream:
                     await relay(generation, stream, lane, client, record)
@@ -105,16 +107,17 @@ async def _first(
     lane: Lane,
     place: Place,
     record: RequestRecord,
+    *,
+    as_stream: bool,
 ) -> T:
     """The engine's answer, or its stream with the first event; nothing was sent to the client yet.
 
     An engine that is away is tried again; a chat that does not fit is shortened where the model's
     entry asks for it.
     """
-    is_plain = call == lane.handler.ask
     tries = 0
     while True:
-        body = generation_body(generation, lane.model, as_stream=not is_plain)
+        body = generation_body(generation, lane.model, as_stream=as_stream)
         attempt = partial(call, generation.kind.value, body, record.request_id)
         try:
             answer = await lane.persist(attempt, place, record)
@@ -123,7 +126,7 @@ async def _first(
             lane.dropped(shorten(generation, lane.model, exc, tries), record)
         else:
             record.begin("generating")
-            if not is_plain:
+            if as_stream:
                 record.first_token_ms = record.elapsed_ms()
             return answer
 
