@@ -12,10 +12,13 @@
         ├── MethodNotAllowedError       405  method_not_allowed
         ├── BodyTimeoutError            408  request_timeout
         ├── BodyTooLargeError           413  request_too_large
+        ├── OverloadedError             429  overloaded
         ├── InternalError               500  internal_error
         ├── InferenceError              502  engine_error
-        │   └── TruncatedAnswerError    502  engine_truncated
+        │   ├── TruncatedAnswerError    502  engine_truncated
+        │   └── NoAnswerError           502  engine_error
         ├── ResourceNotAvailableError   503  engine_unavailable
+        │   └── QueueTimeoutError       503  queue_timeout
         ├── ShuttingDownError           503  shutting_down
         └── EngineTimeoutError          504  engine_timeout
 
@@ -23,6 +26,7 @@
 """
 
 import logging
+import math
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -56,15 +60,17 @@ class ApiError(StackError):
         message: str,
         *,
         param: str | None = None,
-        retry_after_seconds: int | None = None,
+        retry_after_seconds: float | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
         self.param = param
+        self.retry_after_seconds = retry_after_seconds
         self.headers = dict(headers or {})
         if retry_after_seconds is not None:
-            self.headers["retry-after"] = str(retry_after_seconds)
+            self.headers["retry-after"] = str(max(1, math.ceil(retry_after_seconds)))
+            self.headers["retry-after-ms"] = str(max(1, math.ceil(retry_after_seconds * 1000)))
 
     def envelope(self) -> dict[str, dict[str, str | None]]:
         """OpenAI's error envelope, `{"error": {message, type, param, code}}`."""
@@ -90,6 +96,13 @@ class ContextLengthError(InvalidRequestError):
     """The prompt does not fit into the model's context; the message has both numbers."""
 
     code = "context_length_exceeded"
+
+    def __init__(
+        self, message: str, *, prompt_tokens: int | None = None, context_tokens: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.prompt_tokens = prompt_tokens
+        self.context_tokens = context_tokens
 
 
 class ModelNotFoundError(ApiError):
@@ -132,6 +145,14 @@ class BodyTooLargeError(ApiError):
     code = "request_too_large"
 
 
+class OverloadedError(ApiError):
+    """More requests than may wait; the client is told when there will be room."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "overloaded"
+
+
 class InternalError(ApiError):
     """A defect of ours. The client gets a request id, the log gets the traceback."""
 
@@ -152,12 +173,36 @@ class TruncatedAnswerError(InferenceError):
     code = "engine_truncated"
 
 
+class NoAnswerError(InferenceError):
+    """The engine's connection broke before the first byte of an answer."""
+
+
 class ResourceNotAvailableError(ApiError):
-    """No engine can take the request now."""
+    """No engine can take the request now, so that it may be sent again.
+
+    `engine_asks_seconds` is the Retry-After of the engine itself, None where it gave none.
+    """
 
     status = 503
     code = "engine_unavailable"
     log_level = logging.WARNING
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry_after_seconds: float | None = None,
+        engine_asks_seconds: float | None = None,
+    ) -> None:
+        super().__init__(message, retry_after_seconds=engine_asks_seconds or retry_after_seconds)
+        self.engine_asks_seconds = engine_asks_seconds
+
+
+class QueueTimeoutError(ResourceNotAvailableError):
+    """The request waited for an engine as long as it may, and none was free."""
+
+    code = "queue_timeout"
+    log_level = logging.INFO
 
 
 class ShuttingDownError(ApiError):

@@ -4,8 +4,9 @@
 lifespan closes them.
 """
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -21,17 +22,22 @@ from api_server.errors import (
     MethodNotAllowedError,
     RouteNotFoundError,
 )
-from api_server.inference.catalogue import Catalogue
+from api_server.inference.catalogue import Catalogue, Model
 from api_server.inference.handlers.openai_compatible import OpenAICompatibleHandler
 from api_server.middleware.error_edge import ErrorEdge
 from api_server.middleware.request_log import RequestLog
 from api_server.observability.record import record_of
 from api_server.routes import health as health_routes
 from api_server.routes import models as model_routes
-from api_server.routes.completions import CompletionsEndpoint
+from api_server.routes.openapi import document
+from api_server.routes.token_path import Serve, TokenEndpoint, TokenPath
+from api_server.services.admission import Gate
 from api_server.services.completions import Completions
+from api_server.services.embeddings import Embeddings
 from api_server.services.health import Health
+from api_server.services.lane import Lane
 from api_server.services.requests import Kind
+from api_server.services.retrying import Backoff
 from api_server.settings import Settings
 
 
@@ -46,39 +52,22 @@ class Gateway:
         await self._app(scope, receive, send)
 
 
-class TokenPath:
-    """Hands the paths it knows to raw ASGI endpoints and the rest to the application behind."""
-
-    def __init__(self, endpoints: Mapping[str, ASGIApp], rest: ASGIApp) -> None:
-        self._endpoints = endpoints
-        self._rest = rest
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        endpoint = self._endpoints.get(scope["path"]) if scope["type"] == "http" else None
-        if endpoint is None:
-            await self._rest(scope, receive, send)
-        elif scope["method"] != "POST":
-            raise MethodNotAllowedError(
-                f"{scope['path']} takes POST, not {scope['method']}.", headers={"allow": "POST"}
-            )
-        else:
-            await endpoint(scope, receive, send)
-
-
 def create_app(settings: Settings) -> Gateway:
     """The gateway for these settings, ready to be served."""
     catalogue = Catalogue(settings.models())
-    handlers = {model.id: OpenAICompatibleHandler(model) for model in catalogue}
-    completions = Completions(catalogue, handlers)
-    health = Health(handlers, completions, __version__)
+    lanes = {model.id: _lane(model, settings) for model in catalogue}
+    completions = Completions(catalogue, lanes)
+    embeddings = Embeddings(catalogue, lanes)
+    health = Health(lanes, __version__)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
-        for handler in handlers.values():
-            await handler.aclose()
+        for lane in lanes.values():
+            await lane.handler.aclose()
 
     app = FastAPI(title="llm-serving-stack", version=__version__, lifespan=lifespan)
+    app.openapi = partial(document, app)  # type: ignore[method-assign]
     app.state.catalogue = catalogue
     app.state.health = health
     app.include_router(model_routes.router)
@@ -88,20 +77,32 @@ def create_app(settings: Settings) -> Gateway:
     app.add_exception_handler(RequestValidationError, _render)
     app.add_exception_handler(Exception, _render)
 
-    limits = settings.stack.gateway
-    token_path = TokenPath(
-        {
-            kind.value: CompletionsEndpoint(
-                kind,
-                completions,
-                max_body_bytes=limits.max_body_bytes,
-                body_seconds=limits.body_timeout_seconds,
-            )
-            for kind in Kind
-        },
-        app,
+    stack = settings.stack
+    verbs: dict[Kind, Serve] = {
+        Kind.CHAT: completions.chat,
+        Kind.TEXT: completions.text,
+        Kind.EMBEDDINGS: embeddings.embed,
+    }
+    endpoints = {
+        kind.value: TokenEndpoint(
+            serve,
+            max_body_bytes=stack.gateway.max_body_bytes,
+            body_seconds=stack.gateway.body_timeout_seconds,
+            stall_seconds=stack.timeouts.idle_seconds,
+        )
+        for kind, serve in verbs.items()
+    }
+    return Gateway(RequestLog(ErrorEdge(TokenPath(endpoints, app))), health)
+
+
+def _lane(model: Model, settings: Settings) -> Lane:
+    stack = settings.stack
+    return Lane(
+        model,
+        OpenAICompatibleHandler(model),
+        Gate(model.slots + stack.admission.surplus, stack.admission.queue_size),
+        Backoff(**stack.retries.model_dump()),
     )
-    return Gateway(RequestLog(ErrorEdge(token_path)), health)
 
 
 async def _render(request: Request, exc: Exception) -> JSONResponse:

@@ -4,8 +4,8 @@ import asyncio
 import errno
 import math
 import socket
+from collections.abc import Callable
 from types import FrameType
-from typing import Any
 
 import msgspec
 import uvicorn
@@ -13,7 +13,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from api_server.errors import InvalidRequestError, SetupError
 from api_server.main import Gateway, create_app
-from api_server.routes.completions import ABORT
+from api_server.routes.token_path import CONNECTION
 from api_server.settings import Settings
 
 BACKLOG = 2048
@@ -22,16 +22,48 @@ FIRST_REQUEST_SECONDS = 30.0
 
 
 class _Protocol(HttpToolsProtocol):
-    """Uvicorn's protocol, with what it lacks: an abort, a bound on silence, our envelope."""
+    """Uvicorn's protocol, with what it lacks: word of a lost client, an abort, a bound on silence.
+
+    It is the `Connection` that the token path finds in the scope.
+    """
+
+    _on_lost: Callable[[], None] | None = None
+
+    @property
+    def has_whole_body(self) -> bool:
+        return not self.cycle.more_body
+
+    @property
+    def is_stalled(self) -> bool:
+        return self.flow.write_paused
+
+    def when_lost(self, callback: Callable[[], None] | None) -> None:
+        self._on_lost = callback
+        if callback is None:
+            return
+        if self.transport.is_closing():
+            self._tell_lost()
+        self.flow.resume_reading()  # or nobody would see the client leave
+
+    def abort(self) -> None:
+        self.transport.abort()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.loop.call_later(FIRST_REQUEST_SECONDS, self._drop_if_silent)
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._tell_lost()
+
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        extensions: dict[str, Any] = {ABORT: self.transport.abort}
-        self.scope["extensions"] = extensions
+        self.scope["extensions"] = {CONNECTION: self}  # type: ignore[dict-item]
+
+    def _tell_lost(self) -> None:
+        callback, self._on_lost = self._on_lost, None
+        if callback is not None:
+            callback()
 
     def send_400_response(self, _msg: str) -> None:
         error = InvalidRequestError("This is not a request in HTTP/1.1.")
@@ -110,6 +142,7 @@ def configuration(gateway: Gateway, settings: Settings) -> uvicorn.Config:
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,
         timeout_graceful_shutdown=math.ceil(settings.stack.gateway.drain_seconds),
         timeout_keep_alive=75,
     )

@@ -69,6 +69,8 @@ class Environment(_Strict):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     engine_api_key: SecretStr | None = None
     model: Path | None = None
+    embeddings: bool | None = None
+    embedding_model: Path | None = None
     llama_server: str | None = None
     cxx: str | None = None
     xdg_cache_home: Path | None = None
@@ -147,7 +149,7 @@ class ModelConfig(_Strict):
 
 
 class LocalConfig(_Strict):
-    """The engine that `make local` starts."""
+    """The engines that `make local` starts."""
 
     model: Path = Field(
         Path("models/tiny/tiny-q8_0.gguf"), description="GGUF file; MODEL overrides it."
@@ -164,7 +166,15 @@ class LocalConfig(_Strict):
     tiny_defaults: RequestFields = Field(
         {"temperature": 0.0}, description="The same for the shipped tiny model."
     )
-    start_seconds: Positive = Field(300, description="For the engine to load its model.")
+    embeddings: bool = Field(
+        False,  # noqa: FBT003 - pydantic's way to say a default
+        description="Start a second engine, for embeddings; EMBEDDINGS overrides it.",
+    )
+    embedding_slots: int = Field(2, ge=1, le=64, description="Texts embedded at the same time.")
+    embedding_context_tokens: int = Field(
+        512, ge=64, description="Of one text; less where the model was trained on less."
+    )
+    start_seconds: Positive = Field(300, description="For an engine to load its model.")
     hang_seconds: Positive = Field(
         15, description="An engine silent on /health for this long is restarted."
     )
@@ -195,6 +205,13 @@ class Settings:
 
     environment: Environment
     stack: Stack
+
+    @property
+    def serves_embeddings(self) -> bool:
+        """Whether `make local` starts the engine for embeddings; a model named for it says so."""
+        if self.environment.embeddings is not None:
+            return self.environment.embeddings
+        return self.stack.local.embeddings or self.environment.embedding_model is not None
 
     def models(self) -> list[Model]:
         """The catalogue's entries for the engine room."""

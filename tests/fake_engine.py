@@ -37,6 +37,9 @@ FAULTS = (
     "slams_the_door",
     "done_in_content",
     "pings_first",
+    "cut_plain",
+    "away_for_a_while",
+    "drops_the_first",
 )
 
 
@@ -102,16 +105,15 @@ class FakeEngine:
         assert fault == "" or fault in FAULTS, fault
         if fault == "hang_before_headers":
             await asyncio.sleep(3600)
-        if fault == "not_http":
-            writer.write(b"220 mail.example ESMTP ready\r\n")
+        if self._says_nothing(fault, writer):
             return False
-        if fault == "reset":
-            writer.transport.abort()
-            return False
+        if fault == "away_for_a_while" and len(self.bodies) < 3:
+            fault = "loading_503"
         if plain := _PLAIN_ANSWERS.get(fault):
-            status, content, headers = plain
-            _plain(writer, status, content, headers)
+            _plain(writer, *plain)
             return True
+        if body.get("stream") is not True:
+            return await self._whole_answer(fault, body, writer)
         head = HEAD
         if fault == "says_close":
             head = head.replace("\r\n\r\n", "\r\nconnection: close\r\n\r\n")
@@ -131,6 +133,35 @@ class FakeEngine:
             await asyncio.sleep(0.05)
             return False
         return fault not in ("close_in_stream", "reset_in_stream", "close_after_done")
+
+    def _says_nothing(self, fault: str, writer: asyncio.StreamWriter) -> bool:
+        """Play the faults that end a connection without an answer."""
+        if fault == "not_http":
+            writer.write(b"220 mail.example ESMTP ready\r\n")
+        elif fault == "reset":
+            writer.transport.abort()
+        return fault in ("not_http", "reset") or (
+            fault == "drops_the_first" and len(self.bodies) == 1
+        )
+
+    async def _whole_answer(
+        self, fault: str, body: dict[str, Any], writer: asyncio.StreamWriter
+    ) -> bool:
+        """A plain answer, which takes as long as its tokens do."""
+        tokens = body.get("tokens", 5)
+        await asyncio.sleep(tokens * body.get("pause", 0))
+        message = {"role": "assistant", "content": "x" * tokens * body.get("size", 1)}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        answer = {"id": "c", "object": "chat.completion", "created": 1, "model": body["model"]}
+        whole = json.dumps(answer | {"choices": [choice], "usage": _usage(body)}).encode()
+        head = f"HTTP/1.1 200 OK\r\ncontent-length: {len(whole)}\r\n\r\n".encode()
+        if fault == "cut_plain":
+            writer.write(head + whole[:20])
+            return False
+        writer.write(head + whole)
+        await writer.drain()
+        self.finished += 1
+        return True
 
     async def _events(self, fault: str, body: dict[str, Any], writer: asyncio.StreamWriter) -> None:
         for number in range(body.get("tokens", 5)):

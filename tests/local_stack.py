@@ -1,6 +1,7 @@
 """Runs `python -m api_server local` as a user would, from outside, and sees what it leaves."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -9,12 +10,21 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
+import yaml
 
 from api_server.local.process import free_port
 
-NEUTRAL = {"HOST": "127.0.0.1", "MODEL": "", "STACK_CONFIG": "", "LOG_LEVEL": ""}
+NEUTRAL = {
+    "HOST": "127.0.0.1",
+    "MODEL": "",
+    "EMBEDDINGS": "",
+    "EMBEDDING_MODEL": "",
+    "STACK_CONFIG": "",
+    "LOG_LEVEL": "",
+}
 """So that the settings of whoever runs the tests do not change them."""
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -73,7 +83,30 @@ class LocalStack:
         eventually(lambda: "Ready: " in self.output, 10, "the supervisor has seen it too")
 
     def engine_pid(self) -> int:
-        return next(pid for pid, line in self.children() if "--ctx-size" in line)
+        return self._pid_with("--jinja")
+
+    def embedding_engine_pid(self) -> int:
+        return self._pid_with("--embeddings")
+
+    def _pid_with(self, word: str) -> int:
+        return next(pid for pid, line in self.children() if word in line)
+
+    def listed_models(self) -> list[dict[str, Any]]:
+        """The entries of the stack file that the gateway was given."""
+        models: list[dict[str, Any]] = yaml.safe_load(
+            (self.data_dir / "stack.yaml").read_text(encoding="utf-8")
+        )["models"]
+        return models
+
+    def engine_key(self) -> str:
+        """The bearer token that the engines want, as the gateway was told."""
+        told = next(env for _, line, env in processes() if self._is_gateway(line, env))
+        found = re.search(r"(?:^|\0)ENGINE_API_KEY=([^\0]+)", told)
+        assert found is not None
+        return found[1]
+
+    def _is_gateway(self, line: str, environment: str) -> bool:
+        return "api_server serve" in line and str(self.data_dir) in environment
 
     def children(self) -> list[tuple[int, str]]:
         """Processes that belong to this stack: they name its data directory or its port."""

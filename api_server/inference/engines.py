@@ -12,14 +12,20 @@ class Engine:
     `notices_departed_clients` gets plain requests; from others a plain answer is asked for as a
     stream, since they would go on working for a client that left. `sampling` makes the engine's own
     defaults those of OpenAI; a model's entry and then the request override it. A request with one
-    of `refused_fields` is a 400.
+    of `refused_fields` is a 400, and so is one with a field of `unsupported` unless its value is
+    listed there as harmless. `renamed_fields` go up under the name that the engine knows.
+    `has_openai_details` is false where `tool_choice` cannot name a function and log probabilities
+    come in a shape of its own, so that the gateway has to translate.
     """
 
     name: str
     health_path: str
     notices_departed_clients: bool = False
     refused_fields: frozenset[str] = frozenset()
+    unsupported: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
+    renamed_fields: Mapping[str, str] = field(default_factory=dict)
     sampling: Mapping[str, float] = field(default_factory=dict)
+    has_openai_details: bool = True
 
 
 LLAMA_SERVER = Engine(
@@ -27,7 +33,25 @@ LLAMA_SERVER = Engine(
     health_path="/health",
     # What would reach past the gateway: its limits, other requests' slots, the engine's insides.
     refused_fields=frozenset({"n_predict", "id_slot", "lora", "verbose", "response_fields"}),
+    unsupported={
+        "audio": (),
+        "best_of": (1,),
+        "echo": (False,),
+        "function_call": (),
+        "functions": (),
+        "modalities": (["text"],),
+        "moderation": (),
+        "prediction": (),
+        "reasoning_effort": ("none",),
+        "service_tier": ("auto", "default"),
+        "store": (False,),
+        "suffix": ("",),
+        "verbosity": ("medium",),
+        "web_search_options": (),
+    },
+    renamed_fields={"max_completion_tokens": "max_tokens"},
     sampling={"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0},
+    has_openai_details=False,
 )
 OPENAI = Engine(name="openai", health_path="/v1/models")
 GATEWAY = Engine(

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from api_server.errors import SetupError
 from api_server.local.engine_build import build_engine
-from api_server.local.engine_recipe import last_error_line
 from api_server.local.programs import run_program
+from api_server.local.recipe import last_error_line
 from api_server.local.terminal import Say
 
 CHECK_TIMEOUT_SECONDS = 10.0

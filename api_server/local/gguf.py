@@ -13,6 +13,7 @@ MAX_ITEMS = 4_000_000
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?"}
 _SCALARS |= {10: "<Q", 11: "<q", 12: "<d"}
 _STRING, _ARRAY = 8, 9
+_POOLINGS = {1: "mean", 2: "cls", 3: "last", 4: "rank"}
 Value = int | float | bool | str | None
 
 
@@ -22,7 +23,10 @@ class _BrokenError(Exception):
 
 @dataclass(frozen=True)
 class GgufHead:
-    """What the head of a model file says. Sizes in tokens, counts or bytes."""
+    """What the head of a model file says. Sizes in tokens, counts or bytes.
+
+    `pooling` is how an embedding model makes one vector of all tokens; None when it does not say.
+    """
 
     path: Path
     file_bytes: int
@@ -31,17 +35,22 @@ class GgufHead:
     context_tokens: int
     kv_bytes_per_token: int
     has_chat_template: bool
+    pooling: str | None = None
 
 
-def read_head(path: Path) -> GgufHead:
-    """Read a file's head. Raises `SetupError` when it is missing or no usable GGUF model."""
+def read_head(path: Path, variable: str = "MODEL") -> GgufHead:
+    """Read a file's head. Raises `SetupError` when it is missing or no usable GGUF model.
+
+    variable: what the operator names the file with, for the message.
+    """
     if path.exists() and not path.is_file():  # opening a pipe would wait for ever
-        raise SetupError(f"{path} is no file. MODEL must name one model file in GGUF format.")
+        raise SetupError(f"{path} is no file. {variable} must name one model file in GGUF format.")
     try:
         with path.open("rb") as file:
             if file.read(4) != MAGIC:
                 raise SetupError(
-                    f"{path} is no GGUF file. MODEL must name a model in llama.cpp's GGUF format."
+                    f"{path} is no GGUF file. {variable} must name a model in llama.cpp's GGUF "
+                    "format."
                 )
             values, tensors = _read_values(file)
             last_tensor = _last_tensor_offset(file, tensors)
@@ -52,19 +61,21 @@ def read_head(path: Path) -> GgufHead:
             raise _BrokenError
     except OSError as exc:
         raise SetupError(
-            f"The model file {path} cannot be read ({exc.strerror}). Check MODEL."
+            f"The model file {path} cannot be read ({exc.strerror}). Check {variable}."
         ) from exc
     except (_BrokenError, struct.error, UnicodeDecodeError, RecursionError) as exc:
         raise SetupError(
             f"{path} begins like a GGUF file but is damaged or cut short. Download it again."
         ) from exc
-    return _head(path, values)
-
-
-def _head(path: Path, values: dict[str, Value]) -> GgufHead:
     architecture = values.get("general.architecture")
     if not isinstance(architecture, str):
-        raise SetupError(f"{path} is a GGUF file without a model. MODEL must name a whole model.")
+        raise SetupError(
+            f"{path} is a GGUF file without a model. {variable} must name a whole model."
+        )
+    return _head(path, architecture, values)
+
+
+def _head(path: Path, architecture: str, values: dict[str, Value]) -> GgufHead:
 
     def number(key: str, default: int) -> int:
         value = values.get(f"{architecture}.{key}")
@@ -83,6 +94,7 @@ def _head(path: Path, values: dict[str, Value]) -> GgufHead:
         context_tokens=number("context_length", 2048),
         kv_bytes_per_token=number("block_count", 1) * kv_heads * (key_size + value_size) * 2,
         has_chat_template="tokenizer.chat_template" in values,
+        pooling=_POOLINGS.get(number("pooling_type", 0)),
     )
 
 

@@ -3,6 +3,7 @@
 import string
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from api_server.errors import SetupError
 from api_server.local.gguf import GgufHead
@@ -11,7 +12,7 @@ COMPUTE_BYTES = 300 * 1024 * 1024
 """An allowance for the engine's buffers, beside weights and caches; on the careful side."""
 
 PROMPT_CACHE_MIB = 256
-VALUE_FLAGS = (
+COMMON_FLAGS = (
     "--model",
     "--alias",
     "--host",
@@ -19,10 +20,12 @@ VALUE_FLAGS = (
     "--parallel",
     "--ctx-size",
     "--threads",
-    "--cache-ram",
+    "--metrics",
+    "--slots",
+    "--no-webui",
 )
-SWITCHES = ("--jinja", "--metrics", "--slots", "--no-webui")
-FLAGS = (*VALUE_FLAGS, *SWITCHES)
+TEXT_FLAGS = ("--cache-ram", "--jinja")
+EMBEDDING_FLAGS = ("--embeddings", "--pooling", "--batch-size", "--ubatch-size")
 """Every flag that we pass, which a foreign binary must understand."""
 
 GIB = 1024**3
@@ -30,28 +33,44 @@ GIB = 1024**3
 
 @dataclass(frozen=True)
 class EnginePlan:
-    """How one llama-server is started. `context_tokens` is what each slot gets."""
+    """How one llama-server is started. `context_tokens` is what each slot gets.
+
+    `pooling` says how an engine that serves embeddings makes one vector of a text's tokens.
+    """
 
     model_id: str
     model_path: Path
     slots: int
     context_tokens: int
     threads: int
+    serves: Literal["text", "embeddings"] = "text"
+    pooling: str = "mean"
 
     def arguments(self, port: int) -> list[str]:
         """The command line after the binary. `--ctx-size` is the total over all slots."""
-        values = (
-            self.model_path,
-            self.model_id,
-            "127.0.0.1",
-            port,
-            self.slots,
-            self.slots * self.context_tokens,
-            self.threads,
-            PROMPT_CACHE_MIB,
-        )
-        pairs = zip(VALUE_FLAGS, values, strict=True)
-        return [word for flag, value in pairs for word in (flag, str(value))] + list(SWITCHES)
+        given = {
+            "--model": self.model_path,
+            "--alias": self.model_id,
+            "--host": "127.0.0.1",
+            "--port": port,
+            "--parallel": self.slots,
+            "--ctx-size": self.slots * self.context_tokens,
+            "--threads": self.threads,
+            "--cache-ram": PROMPT_CACHE_MIB,
+            "--pooling": self.pooling,
+            # All of a text goes through the model at once, so a batch must hold the longest.
+            "--batch-size": self.context_tokens,
+            "--ubatch-size": self.context_tokens,
+        }
+        words: list[str] = []
+        for flag in flags_of(self.serves):
+            words += [flag, str(given[flag])] if flag in given else [flag]
+        return words
+
+
+def flags_of(serves: Literal["text", "embeddings"]) -> tuple[str, ...]:
+    """The flags of an engine that serves this."""
+    return COMMON_FLAGS + (TEXT_FLAGS if serves == "text" else EMBEDDING_FLAGS)
 
 
 def context_per_slot(head: GgufHead, wanted_tokens: int) -> int:
@@ -64,21 +83,29 @@ def thread_count(wanted: int, cores: int) -> int:
     return wanted or max(1, cores - 1)
 
 
-def needed_bytes(head: GgufHead, slots: int, context_tokens: int) -> int:
+def embedding_thread_count(cores: int) -> int:
+    """An eighth of the cores: such a model is small, and the chat's engine needs the others."""
+    return max(1, cores // 8)
+
+
+def needed_bytes(head: GgufHead, plan: EnginePlan) -> int:
     """Weights, KV cache in 16 bits, prompt cache and buffers."""
-    kv_bytes = head.kv_bytes_per_token * slots * context_tokens
-    return head.file_bytes + kv_bytes + PROMPT_CACHE_MIB * 1024 * 1024 + COMPUTE_BYTES
+    kv_bytes = head.kv_bytes_per_token * plan.slots * plan.context_tokens
+    prompt_cache_bytes = PROMPT_CACHE_MIB * 1024 * 1024 if plan.serves == "text" else 0
+    return head.file_bytes + kv_bytes + prompt_cache_bytes + COMPUTE_BYTES
 
 
-def check_memory(head: GgufHead, slots: int, context_tokens: int, available_bytes: int) -> None:
+def check_memory(head: GgufHead, plan: EnginePlan, available_bytes: int) -> None:
     """Raises `SetupError` with the numbers when the model would not fit."""
-    needed = needed_bytes(head, slots, context_tokens)
+    needed = needed_bytes(head, plan)
+    prefix = "local." if plan.serves == "text" else "local.embedding_"
     if needed > available_bytes:
         raise SetupError(
             f"{head.path.name} needs about {needed / GIB:.1f} GiB of memory "
-            f"({head.file_bytes / GIB:.1f} weights, the rest for {slots} slots of "
-            f"{context_tokens} tokens), and {available_bytes / GIB:.1f} GiB are free. Take a "
-            "smaller model, or lower local.slots or local.context_tokens in configs/stack.yaml."
+            f"({head.file_bytes / GIB:.1f} weights, the rest for {plan.slots} slots of "
+            f"{plan.context_tokens} tokens), and {max(0, available_bytes) / GIB:.1f} GiB are free. "
+            f"Take a smaller model, or lower {prefix}slots or {prefix}context_tokens in "
+            "configs/stack.yaml."
         )
 
 

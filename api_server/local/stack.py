@@ -9,18 +9,20 @@ import shutil
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
 
-from api_server.errors import ApiError, SetupError
+from api_server.errors import SetupError
 from api_server.inference.catalogue import Model
-from api_server.inference.engines import LLAMA_SERVER, Engine
+from api_server.inference.engines import Engine
 from api_server.inference.handlers.openai_compatible import OpenAICompatibleHandler
 from api_server.local import plan as planning
+from api_server.local.embedding_build import MODEL_ID, build_embedding_model
+from api_server.local.engine import LocalEngine
 from api_server.local.engine_binary import find_engine
 from api_server.local.gguf import GgufHead, read_head
 from api_server.local.machine import free_memory_bytes
@@ -31,7 +33,6 @@ from api_server.local.terminal import Say
 from api_server.server import listen
 from api_server.settings import REPOSITORY, Settings, inherited_environment
 
-ENGINE_STOP_SECONDS = 1.0
 GATEWAY_STOP_SECONDS = 3.0
 GATEWAY_START_SECONDS = 30.0
 LOG_FOLDER, STACK_FILE, LOCK_FILE = "logs", "stack.yaml", "lock"
@@ -50,15 +51,23 @@ async def run_local(settings: Settings, say: Say) -> None:
         binary = await engine_binary(settings, say)
         if not head.has_chat_template:
             say.line(f"{head.name} brings no chat template; the engine uses a generic one")
+        key = secrets.token_urlsafe(24)
+        engines = [LocalEngine(plan, free_port(), key)]
+        if settings.serves_embeddings:
+            free_bytes = free_memory_bytes() - planning.needed_bytes(head, plan)
+            embeddings = await embedding_plan(settings, free_bytes, plan.model_id, say)
+            engines.append(LocalEngine(embeddings, free_port(), key))
         say.line(f"starting {head.name} ({plan.slots} slots of {plan.context_tokens} tokens)")
-        local = _Local(settings, plan, data_dir, say, free_port(), secrets.token_urlsafe(24))
+        local = _Local(settings, engines, data_dir, say, key)
+        config, logs = settings.stack.local, data_dir / LOG_FOLDER
+        supervisors = [engine.supervisor(binary, config, logs, say) for engine in engines]
         async with (
-            _running(_engine(local, binary)) as engine,
-            _running(_gateway(local, listener)) as gateway,
+            _running(*supervisors),
+            _running(_gateway(local, listener)) as (gateway,),
             asyncio.TaskGroup() as tasks,
         ):
-            tasks.create_task(engine.keep_up())
-            tasks.create_task(gateway.keep_up())
+            for supervisor in (*supervisors, gateway):
+                tasks.create_task(supervisor.keep_up())
             if terminal is not None:
                 tasks.create_task(_stop_with(terminal))
             say.line(_banner(local))
@@ -120,7 +129,10 @@ async def engine_binary(settings: Settings, say: Say) -> Path:
         explicit=environment.llama_server,
         cache_home=environment.cache_home,
         say=say,
-        flags=planning.FLAGS,
+        flags=[
+            *planning.flags_of("text"),
+            *(planning.flags_of("embeddings") if settings.serves_embeddings else ()),
+        ],
         compiler=environment.cxx,
     )
 
@@ -156,15 +168,47 @@ def _plan(settings: Settings) -> tuple[GgufHead, EnginePlan]:
     named = settings.environment.model
     path = (named.expanduser() if named else _from_repository(local.model.expanduser())).resolve()
     head = read_head(path)
-    context_tokens = planning.context_per_slot(head, local.context_tokens)
-    planning.check_memory(head, local.slots, context_tokens, free_memory_bytes())
-    return head, EnginePlan(
+    cores = len(os.sched_getaffinity(0))
+    if settings.serves_embeddings:
+        cores -= planning.embedding_thread_count(cores)
+    plan = EnginePlan(
         model_id="tiny" if path == TINY_MODEL else planning.model_id_of(path),
         model_path=path,
         slots=local.slots,
-        context_tokens=context_tokens,
-        threads=planning.thread_count(local.threads, len(os.sched_getaffinity(0))),
+        context_tokens=planning.context_per_slot(head, local.context_tokens),
+        threads=planning.thread_count(local.threads, cores),
     )
+    planning.check_memory(head, plan, free_memory_bytes())
+    return head, plan
+
+
+async def embedding_plan(
+    settings: Settings, available_bytes: int, taken_id: str, say: Say
+) -> EnginePlan:
+    """How the embedding engine is started; makes the shipped model when none is named.
+
+    available_bytes: memory that the chat's engine leaves; taken_id: that engine's model.
+    """
+    environment, local = settings.environment, settings.stack.local
+    named = environment.embedding_model
+    if named is not None:
+        path = named.expanduser().resolve()
+        model_id = planning.model_id_of(path)
+    else:
+        path = await build_embedding_model(cache_home=environment.cache_home, say=say)
+        model_id = MODEL_ID
+    head = read_head(path, "EMBEDDING_MODEL")
+    plan = EnginePlan(
+        model_id=f"{model_id}-embeddings" if model_id == taken_id else model_id,
+        model_path=path,
+        slots=local.embedding_slots,
+        context_tokens=planning.context_per_slot(head, local.embedding_context_tokens),
+        threads=planning.embedding_thread_count(len(os.sched_getaffinity(0))),
+        serves="embeddings",
+        pooling=head.pooling or "mean",
+    )
+    planning.check_memory(head, plan, available_bytes)
+    return plan
 
 
 def _from_repository(path: Path) -> Path:
@@ -172,82 +216,41 @@ def _from_repository(path: Path) -> Path:
 
 
 @asynccontextmanager
-async def _running(supervisor: Supervisor) -> AsyncIterator[Supervisor]:
-    """Start a child and stop it at the end; a second cancellation meanwhile kills it."""
+async def _running(*supervisors: Supervisor) -> AsyncIterator[Sequence[Supervisor]]:
+    """Start children together and stop them at the end; a second cancellation kills them."""
     try:
-        await supervisor.start()
-        yield supervisor
+        async with asyncio.TaskGroup() as starts:
+            for supervisor in supervisors:
+                starts.create_task(supervisor.start())
+        yield supervisors
     finally:
         try:
-            await supervisor.stop()
+            await asyncio.gather(*(supervisor.stop() for supervisor in supervisors))
         except asyncio.CancelledError:
-            await supervisor.kill()
+            await asyncio.gather(*(supervisor.kill() for supervisor in supervisors))
             raise
 
 
 @dataclass(frozen=True)
 class _Local:
-    """What engine and gateway of one run have in common. `key` is made anew at each start."""
+    """What engines and gateway of one run have in common. `key` is made anew at each start."""
 
     settings: Settings
-    plan: EnginePlan
+    engines: Sequence[LocalEngine]
     data_dir: Path
     say: Say
-    engine_port: int
     key: str = field(repr=False)
 
     @property
-    def engine_url(self) -> str:
-        return f"http://127.0.0.1:{self.engine_port}"
+    def plan(self) -> EnginePlan:
+        """That of the chat's engine."""
+        return self.engines[0].plan
 
     @property
     def gateway_url(self) -> str:
         """Where this machine itself reaches the gateway."""
         environment = self.settings.environment
         return base_url(reachable_address(environment.host), environment.port)
-
-
-def _engine(local: _Local, binary: Path) -> Supervisor:
-    plan = local.plan
-    handler = OpenAICompatibleHandler(
-        Model(
-            id=plan.model_id,
-            engine=LLAMA_SERVER,
-            replicas=(local.engine_url,),
-            api_key=local.key,
-        )
-    )
-
-    async def verify() -> None:
-        """The engine must have the slots and the context that we asked for."""
-        try:
-            props = await handler.get_json("/props")
-        except ApiError as exc:
-            raise SetupError(f"The engine does not tell its slots: {exc.message}") from exc
-        slots = props.get("total_slots")
-        generation = props.get("default_generation_settings")
-        context = generation.get("n_ctx") if isinstance(generation, dict) else None
-        if slots != plan.slots or not isinstance(context, int) or context < plan.context_tokens:
-            raise SetupError(
-                f"The engine runs {slots} slots of {context} tokens, not the {plan.slots} of "
-                f"{plan.context_tokens} asked for. Change local.slots or local.context_tokens."
-            )
-
-    config = local.settings.stack.local
-    command = Command(
-        name="the engine",
-        argv=[str(binary), *plan.arguments(local.engine_port)],
-        environment=inherited_environment() | {"LLAMA_API_KEY": local.key},
-        log_path=local.data_dir / LOG_FOLDER / "engine.log",
-    )
-    watch = Watch(
-        is_ready=handler.is_ready,
-        verify=verify,
-        start_seconds=config.start_seconds,
-        hang_seconds=config.hang_seconds,
-        stop_seconds=ENGINE_STOP_SECONDS,
-    )
-    return Supervisor(command, watch, local.say)
 
 
 def _gateway(local: _Local, listener: socket.socket) -> Supervisor:
@@ -287,19 +290,17 @@ def _gateway(local: _Local, listener: socket.socket) -> Supervisor:
 
 
 def _write_stack_file(local: _Local, path: Path) -> None:
-    """The stack file as given, with the local engine in place of the models."""
+    """The stack file as given, with the local engines in place of the models."""
     stack = local.settings.stack
     is_tiny = local.plan.model_path == TINY_MODEL
     document = stack.model_dump(mode="json", exclude_none=True, exclude={"local"})
+    chat, *others = local.engines
     document["models"] = [
-        {
-            "id": local.plan.model_id,
-            "engine": LLAMA_SERVER.name,
-            "replicas": [local.engine_url],
-            "slots": local.plan.slots,
-            "context_overflow": stack.local.context_overflow,
-            "defaults": stack.local.tiny_defaults if is_tiny else stack.local.defaults,
-        }
+        chat.entry(
+            context_overflow=stack.local.context_overflow,
+            defaults=stack.local.tiny_defaults if is_tiny else stack.local.defaults,
+        ),
+        *(engine.entry() for engine in others),
     ]
     header = "# Written by `make local` at each start; change configs/stack.yaml instead.\n"
     path.write_text(header + yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
@@ -320,11 +321,21 @@ def base_url(host: str, port: int) -> str:
 
 def _banner(local: _Local) -> str:
     url, model_id = local.gateway_url, local.plan.model_id
+    content = "-H 'content-type: application/json'"
+    more = [engine.plan.model_id for engine in local.engines[1:]]
+    also = "".join(f" and embeddings of '{id_}'" for id_ in more)
+    examples = "".join(
+        f"""
+  curl {url}/v1/embeddings {content} \\
+    -d '{{"model": "{id_}", "input": "Hello!"}}'
+"""
+        for id_ in more
+    )
     return f"""
-Ready: {url}/v1 serves the model '{model_id}'. Ctrl-C stops it.
+Ready: {url}/v1 serves the model '{model_id}'{also}. Ctrl-C stops it.
 
-  curl {url}/v1/chat/completions -H 'content-type: application/json' \\
+  curl {url}/v1/chat/completions {content} \\
     -d '{{"model": "{model_id}", "messages": [{{"role": "user", "content": "Hello!"}}]}}'
-
+{examples}
   examples: pip install openai; OPENAI_BASE_URL={url}/v1 python examples/chat.py
   logs:     {local.data_dir}/{LOG_FOLDER}/"""

@@ -4,15 +4,21 @@ import logging
 import time
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 _SCOPE_KEY = "llm_serving_stack.record"
-_NOT_LOGGED = frozenset({"started", "log_level"})
+
+Phase = Literal["reading", "queued", "connecting", "generating"]
 
 
 @dataclass(slots=True)
 class RequestRecord:
-    """One request. Durations in milliseconds, None where the request never got that far."""
+    """One request. Durations in milliseconds, None where the request never got that far.
+
+    `phase` is where the request is, or where it ended; `engine_ms` is how long the engine took
+    until its first event, or its whole answer where that comes in one piece (then there is no
+    `first_token_ms`).
+    """
 
     request_id: str
     method: str
@@ -20,9 +26,15 @@ class RequestRecord:
     started: float = field(default_factory=time.perf_counter)
     status: int = 0
     outcome: str = "ok"
+    phase: Phase = "reading"
+    phase_began: float = 0.0
     model: str | None = None
     stream: bool | None = None
+    queue_ms: float | None = None
+    engine_ms: float | None = None
     first_token_ms: float | None = None
+    retries: int = 0
+    dropped_messages: int = 0
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     finish_reason: str | None = None
@@ -33,9 +45,16 @@ class RequestRecord:
     def elapsed_ms(self) -> float:
         return round((time.perf_counter() - self.started) * 1000, 2)
 
-    def mark_first_token(self) -> None:
-        if self.first_token_ms is None:
-            self.first_token_ms = self.elapsed_ms()
+    def begin(self, phase: Phase) -> None:
+        """Enter a phase and note how long the one before took, where that is of interest."""
+        now = time.perf_counter()
+        took_ms = round((now - self.phase_began) * 1000, 3)
+        if self.phase == "queued":
+            self.queue_ms = took_ms
+        elif self.phase == "connecting":
+            self.engine_ms = took_ms
+        self.phase = phase
+        self.phase_began = now
 
     def fail(self, outcome: str, code: str, message: str, log_level: int) -> None:
         """Note the error that ended the request; a client's text in it is kept short."""
@@ -44,14 +63,52 @@ class RequestRecord:
         self.error_message = message[:500]
         self.log_level = log_level
 
+    def server_timing(self) -> bytes:
+        """The `Server-Timing` header as of now: where the milliseconds went."""
+        total = (time.perf_counter() - self.started) * 1000
+        queue, engine = self.queue_ms or 0.0, self.engine_ms or 0.0
+        if self.phase == "queued":
+            queue = (time.perf_counter() - self.phase_began) * 1000
+        elif self.phase == "connecting":
+            engine = (time.perf_counter() - self.phase_began) * 1000
+        own = max(0.0, total - queue - engine)
+        if self.model is None:
+            return b"gateway;dur=%.2f" % own
+        return b"queue;dur=%.2f, engine;dur=%.2f, gateway;dur=%.2f" % (queue, engine, own)
+
     def as_fields(self) -> dict[str, object]:
         """The fields of the log line; what is not known is left out."""
         fields: dict[str, object] = {
-            name: value
-            for name in self.__dataclass_fields__
-            if name not in _NOT_LOGGED and (value := getattr(self, name)) is not None
+            "request_id": self.request_id,
+            "method": self.method,
+            "path": self.path,
+            "status": self.status,
+            "outcome": self.outcome,
         }
-        return fields | {"duration_ms": self.elapsed_ms()}
+        if self.model is not None:
+            fields["model"] = self.model
+            fields["phase"] = self.phase
+        for name in _LOGGED_IF_KNOWN:
+            value = getattr(self, name)
+            if value:
+                fields[name] = value
+        fields["duration_ms"] = self.elapsed_ms()
+        return fields
+
+
+_LOGGED_IF_KNOWN = (
+    "stream",
+    "queue_ms",
+    "engine_ms",
+    "first_token_ms",
+    "retries",
+    "dropped_messages",
+    "prompt_tokens",
+    "completion_tokens",
+    "finish_reason",
+    "error_code",
+    "error_message",
+)
 
 
 def attach_record(scope: MutableMapping[str, Any], record: RequestRecord) -> None:

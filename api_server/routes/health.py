@@ -23,6 +23,7 @@ class Summary(BaseModel):
     status: Literal["ok", "degraded", "down"]
     models: list[ModelHealth]
     requests_in_flight: int
+    queue_size: int
     uptime: str
     uptime_seconds: float
     version: str
@@ -57,6 +58,7 @@ async def summary(request: Request) -> Summary:
         status=status if ready else "down",
         models=models,
         requests_in_flight=health.requests_in_flight,
+        queue_size=health.queue_size,
         uptime=humanize_seconds(health.uptime_seconds()),
         uptime_seconds=round(health.uptime_seconds(), 1),
         version=health.version,

@@ -1,77 +1,71 @@
 """The life of a chat or completion request, from its body to its last byte, in one place.
 
-parse -> resolve the model -> open the engine's stream and wait for its first event, before any
-header goes out -> relay events, or fold them into one answer -> account for what was used.
-Later stages (limits, cache, admission) take their place between the lines of `serve`.
+parse -> resolve the model -> wait for room in its engine -> open the engine's stream and wait for
+its first event, before any header goes out -> relay events, or fold them into one answer -> account
+for what was used. Later stages (limits, cache) take their place between the lines of `serve`.
 """
 
 import asyncio
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from typing import TypeVar
 
 import msgspec
 
-from api_server.errors import ApiError, EngineTimeoutError, ShuttingDownError
+from api_server.errors import (
+    ApiError,
+    ContextLengthError,
+    EngineTimeoutError,
+    ShuttingDownError,
+)
 from api_server.inference import sse
-from api_server.inference.catalogue import Catalogue, Model
-from api_server.inference.handlers.openai_compatible import EventStream, OpenAICompatibleHandler
+from api_server.inference.catalogue import Catalogue
+from api_server.inference.handlers.openai_compatible import EventStream
 from api_server.observability.record import RequestRecord
 from api_server.services.chunks import decode
+from api_server.services.client import SHUTTING_DOWN, Client, Headers
+from api_server.services.fitting import shorten
 from api_server.services.folding import Fold
+from api_server.services.lane import Lane, Place, find_lane
+from api_server.services.logprobs import LogprobsShape
 from api_server.services.relaying import OutgoingEvents
-from api_server.services.requests import Generation, Kind, parse, upstream_body
-from api_server.services.usage import UsageTally
+from api_server.services.requests import Generation, parse_chat, parse_text
+from api_server.services.upstream import generation_body
+from api_server.services.usage import UsageTally, read_plain_answer
+
+T = TypeVar("T")
 
 LAST_EVENT_SECONDS = 1.0
-SHUTTING_DOWN = "The server is shutting down; send the request again. What you received is cut."
-
-
-class Client(Protocol):
-    """Who waits for the answer. Every method may be cancelled when the client leaves."""
-
-    @property
-    def has_begun(self) -> bool:
-        """Whether headers went out, so that an error can only be an event."""
-
-    @property
-    def has_left(self) -> bool:
-        """Whether nobody listens any more."""
-
-    async def answer(self, body: bytes) -> None:
-        """Send a whole JSON answer with status 200."""
-
-    async def begin_stream(self) -> None:
-        """Send the headers of an event stream; after this only events may follow."""
-
-    async def events(self, block: bytes) -> None:
-        """Send whole events; waits while the client reads more slowly than the engine writes."""
-
-    async def end_stream(self) -> None:
-        """End an event stream."""
-
-    def cut_off(self) -> None:
-        """Drop the connection at once, with whatever the client did not read."""
 
 
 class Completions:
-    """Serves generations. Handlers by model id; one object for all requests."""
+    """Serves generations. One object for all requests; a lane for each model."""
 
-    def __init__(
-        self, catalogue: Catalogue, handlers: Mapping[str, OpenAICompatibleHandler]
-    ) -> None:
+    def __init__(self, catalogue: Catalogue, lanes: Mapping[str, Lane]) -> None:
         self._catalogue = catalogue
-        self._handlers = handlers
-        self.in_flight = 0
+        self._lanes = lanes
 
-    async def serve(self, kind: Kind, body: bytes, client: Client, record: RequestRecord) -> None:
-        """Answer one request. Raises `ApiError` only as long as nothing was sent."""
-        generation = parse(kind, body)
+    async def chat(self, body: bytes, client: Client, record: RequestRecord) -> None:
+        """Answer one chat. Raises `ApiError` only as long as nothing was sent."""
+        await self._serve(parse_chat(body), client, record)
+
+    async def text(self, body: bytes, client: Client, record: RequestRecord) -> None:
+        """Answer one text completion. Raises `ApiError` only as long as nothing was sent."""
+        await self._serve(parse_text(body), client, record)
+
+    async def _serve(self, generation: Generation, client: Client, record: RequestRecord) -> None:
         record.stream = generation.is_stream
-        model = self._catalogue.find(generation.model)
-        record.model = model.id
-        self.in_flight += 1
+        lane = find_lane(self._catalogue, self._lanes, generation.model, "text")
+        record.model = lane.model.id
+        choices = generation.choices_per_prompt * generation.prompts
+        place = await lane.enter(choices, record, is_retry=client.is_retry)
         try:
-            await self._generate(generation, model, client, record)
+            if not generation.is_stream and lane.model.engine.notices_departed_clients:
+                answer = await _first(lane.handler.ask, generation, lane, place, record)
+                _account_plain(answer, record)
+                await client.answer(answer, _headers(record))
+            else:
+                await _stream(generation, lane, place, client, record)
         except ApiError as exc:
             if not client.has_begun:
                 raise
@@ -81,35 +75,72 @@ class Completions:
                 await _end_with_error(client, ShuttingDownError(SHUTTING_DOWN), record)
             raise
         finally:
-            self.in_flight -= 1
+            lane.leave(place)
 
-    async def _generate(
-        self, generation: Generation, model: Model, client: Client, record: RequestRecord
-    ) -> None:
-        handler = self._handlers[model.id]
-        path, body = generation.kind.value, upstream_body(generation, model)
-        try:
-            async with (
-                asyncio.timeout(model.timeouts.total_seconds),
-                handler.open_stream(path, body, record.request_id) as stream,
-            ):
-                record.mark_first_token()
+
+async def _stream(
+    generation: Generation, lane: Lane, place: Place, client: Client, record: RequestRecord
+) -> None:
+    """Whatever the client asked for, the engine streams; relay that, or fold it into one answer."""
+    try:
+        async with asyncio.timeout(lane.model.timeouts.total_seconds):
+            stream = await _first(lane.handler.open_stream, generation, lane, place, record)
+            try:
                 if generation.is_stream:
-                    await relay(generation, stream, client, record)
-                else:
-                    await client.answer(await fold(generation, stream, record))
-        except TimeoutError as exc:
-            raise _too_long(model) from exc
+                    await relay(generation, stream, lane, client, record)
+                    return
+                answer = await fold(generation, stream, lane, record)
+            finally:
+                stream.close()
+            await client.answer(answer, _headers(record))
+    except TimeoutError as exc:
+        raise EngineTimeoutError(
+            f"The answer took longer than the {lane.model.timeouts.total_seconds:g} s allowed."
+        ) from exc
 
 
-async def fold(generation: Generation, stream: EventStream, record: RequestRecord) -> bytes:
+async def _first(
+    call: Callable[[str, bytes, str], Awaitable[T]],
+    generation: Generation,
+    lane: Lane,
+    place: Place,
+    record: RequestRecord,
+) -> T:
+    """The engine's answer, or its stream with the first event; nothing was sent to the client yet.
+
+    An engine that is away is tried again; a chat that does not fit is shortened where the model's
+    entry asks for it.
+    """
+    is_plain = call == lane.handler.ask
+    tries = 0
+    while True:
+        body = generation_body(generation, lane.model, as_stream=not is_plain)
+        attempt = partial(call, generation.kind.value, body, record.request_id)
+        try:
+            answer = await lane.persist(attempt, place, record)
+        except ContextLengthError as exc:
+            tries += 1
+            record.dropped_messages += shorten(generation, lane.model, exc, tries)
+        else:
+            record.begin("generating")
+            if not is_plain:
+                record.first_token_ms = record.elapsed_ms()
+            return answer
+
+
+async def fold(
+    generation: Generation, stream: EventStream, lane: Lane, record: RequestRecord
+) -> bytes:
     """Read a whole stream into the JSON body of a plain answer."""
     result = Fold(generation.kind, choices_per_prompt=generation.choices_per_prompt)
+    shape = _shape(generation, lane)
     block = stream.first
     while block:
         for data in sse.payloads(block):
             chunk = decode(data) if data != sse.DONE else None
             if chunk is not None:
+                if shape is not None:
+                    shape.reshape(chunk)
                 result.add(chunk)
         block = await stream.next_block()
     _account(record, result.tally, result.finish_reason)
@@ -117,13 +148,19 @@ async def fold(generation: Generation, stream: EventStream, record: RequestRecor
 
 
 async def relay(
-    generation: Generation, stream: EventStream, client: Client, record: RequestRecord
+    generation: Generation,
+    stream: EventStream,
+    lane: Lane,
+    client: Client,
+    record: RequestRecord,
 ) -> None:
     """Pass events on as they come, until the engine has said that it is done."""
     events = OutgoingEvents(
-        wants_usage=generation.wants_usage, choices_per_prompt=generation.choices_per_prompt
+        wants_usage=generation.wants_usage,
+        choices_per_prompt=generation.choices_per_prompt,
+        shape=_shape(generation, lane),
     )
-    await client.begin_stream()
+    await client.begin_stream(_headers(record))
     try:
         block = stream.first
         while block:
@@ -156,6 +193,18 @@ async def _say_last(client: Client, event: bytes) -> None:
     await client.end_stream()
 
 
+def _shape(generation: Generation, lane: Lane) -> LogprobsShape | None:
+    if generation.top_logprobs is None or lane.model.engine.has_openai_details:
+        return None
+    return LogprobsShape(generation.kind, generation.top_logprobs)
+
+
+def _headers(record: RequestRecord) -> Headers:
+    if not record.dropped_messages:
+        return ()
+    return ((b"x-dropped-messages", str(record.dropped_messages).encode()),)
+
+
 def _account(record: RequestRecord, tally: UsageTally, finish_reason: str | None) -> None:
     record.finish_reason = finish_reason
     if tally.total() is not None:
@@ -163,7 +212,9 @@ def _account(record: RequestRecord, tally: UsageTally, finish_reason: str | None
         record.completion_tokens = tally.completion_tokens
 
 
-def _too_long(model: Model) -> EngineTimeoutError:
-    return EngineTimeoutError(
-        f"The answer took longer than the {model.timeouts.total_seconds:g} s allowed for it."
-    )
+def _account_plain(body: bytes, record: RequestRecord) -> None:
+    answer = read_plain_answer(body)
+    record.finish_reason = answer.choices[-1].finish_reason if answer.choices else None
+    if answer.usage is not None:
+        record.prompt_tokens = answer.usage.prompt_tokens
+        record.completion_tokens = answer.usage.completion_tokens

@@ -4,29 +4,27 @@ import asyncio
 import time
 from collections.abc import Mapping
 
-from api_server.inference.handlers.openai_compatible import OpenAICompatibleHandler
-from api_server.services.completions import Completions
+from api_server.services.lane import Lane
 
 
 class Health:
     """State of this process and of the engines behind it."""
 
-    def __init__(
-        self,
-        handlers: Mapping[str, OpenAICompatibleHandler],
-        completions: Completions,
-        version: str,
-    ) -> None:
-        self._handlers = handlers
-        self._completions = completions
+    def __init__(self, lanes: Mapping[str, Lane], version: str) -> None:
+        self._lanes = lanes
         self._started = time.monotonic()
         self._probe: asyncio.Task[dict[str, bool]] | None = None
         self.version = version
 
     @property
     def requests_in_flight(self) -> int:
-        """Generations that are waiting for an engine or being answered."""
-        return self._completions.in_flight
+        """Requests that engines work on."""
+        return sum(lane.gate.running for lane in self._lanes.values())
+
+    @property
+    def queue_size(self) -> int:
+        """Requests that wait for an engine."""
+        return sum(lane.gate.waiting for lane in self._lanes.values())
 
     def uptime_seconds(self) -> float:
         return time.monotonic() - self._started
@@ -38,8 +36,8 @@ class Health:
         return await asyncio.shield(self._probe)
 
     async def _ask(self) -> dict[str, bool]:
-        answers = await asyncio.gather(*(h.is_ready() for h in self._handlers.values()))
-        return dict(zip(self._handlers, answers, strict=True))
+        probes = (lane.handler.is_ready() for lane in self._lanes.values())
+        return dict(zip(self._lanes, await asyncio.gather(*probes), strict=True))
 
 
 def humanize_seconds(seconds: float) -> str:

@@ -4,6 +4,7 @@ import msgspec
 
 from api_server.inference import sse
 from api_server.services.chunks import decode
+from api_server.services.logprobs import LogprobsShape
 from api_server.services.usage import Json, UsageTally
 
 _WORTH_A_LOOK = (b'"usage"', b'"finish_reason":"', sse.DONE, b"data: null")
@@ -13,18 +14,21 @@ class OutgoingEvents:
     """Turns an engine's blocks into a client's.
 
     Usage goes out once, before the end, and only if it was asked for, as OpenAI does it. What was
-    learnt on the way stays in `tally` and `finish_reason`.
+    learnt on the way stays in `tally` and `finish_reason`. With a `shape` each event is rewritten.
     """
 
-    def __init__(self, *, wants_usage: bool, choices_per_prompt: int) -> None:
+    def __init__(
+        self, *, wants_usage: bool, choices_per_prompt: int, shape: LogprobsShape | None = None
+    ) -> None:
         self.tally = UsageTally(choices_per_prompt)
         self.finish_reason: str | None = None
         self._wants_usage = wants_usage
+        self._shape = shape
         self._last_report: Json | None = None
 
     def outgoing(self, block: bytes) -> bytes:
         """The block as the client shall see it; `b""` when nothing of it is for the client."""
-        if not any(mark in block for mark in _WORTH_A_LOOK):
+        if self._shape is None and not any(mark in block for mark in _WORTH_A_LOOK):
             return block
         return b"".join(self._event(event) for event in sse.split_events(block))
 
@@ -40,12 +44,14 @@ class OutgoingEvents:
         choices = chunk.get("choices") or ()
         for choice in choices:
             self.finish_reason = choice.get("finish_reason") or self.finish_reason
+        if self._shape is not None:
+            self._shape.reshape(chunk)
         usage = chunk.pop("usage", None)
-        if not usage:
-            return event + b"\n\n"
-        self.tally.add(usage)
-        self._last_report = chunk
-        return _as_event(chunk) if choices else b""
+        if usage:
+            self.tally.add(usage)
+            self._last_report = chunk
+            return _as_event(chunk) if choices else b""
+        return event + b"\n\n" if self._shape is None else _as_event(chunk)
 
     def _usage_event(self) -> bytes:
         if not self._wants_usage or self._last_report is None:

@@ -7,7 +7,7 @@ import httpx
 import openai
 import pytest
 
-from tests.local_stack import LocalStack
+from tests.local_stack import LocalStack, eventually
 from tests.wire import assert_valid
 
 CAPITAL: Any = [{"role": "user", "content": "What is the capital of France?"}]
@@ -114,8 +114,13 @@ def test_each_request_is_one_json_line(stack: LocalStack) -> None:
     body = {"model": "tiny", "messages": CAPITAL}
     headers = {"x-request-id": "log-me"}
     httpx.post(f"{stack.url}/v1/chat/completions", json=body, headers=headers)
-    lines = (stack.data_dir / "logs/gateway.log").read_text().splitlines()
-    ours = [entry for entry in map(json.loads, lines) if entry.get("request_id") == "log-me"]
+
+    def logged() -> list[dict[str, Any]]:
+        lines = (stack.data_dir / "logs/gateway.log").read_text().splitlines()
+        return [entry for entry in map(json.loads, lines) if entry.get("request_id") == "log-me"]
+
+    eventually(lambda: bool(logged()), 2, "its line; lines are written a moment later, together")
+    ours = logged()
     assert len(ours) == 1
     assert ours[0]["status"] == 200
     assert ours[0]["model"] == "tiny"

@@ -18,7 +18,12 @@ from api_server.server import configuration
 from api_server.settings import load_settings
 from tests.fake_engine import FakeEngine, running_engine
 
-TIMEOUTS = {"connect_seconds": 0.5, "first_token_seconds": 0.5, "idle_seconds": 0.5}
+TIMEOUTS = {
+    "queue_seconds": 0.5,
+    "connect_seconds": 0.5,
+    "first_token_seconds": 0.5,
+    "idle_seconds": 0.5,
+}
 
 
 @asynccontextmanager

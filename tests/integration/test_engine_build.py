@@ -21,9 +21,11 @@ from typing import NamedTuple
 import pytest
 
 from api_server.errors import SetupError
-from api_server.local import engine_build, programs
-from api_server.local.engine_build import Entry, build_engine, engine_entry, read_recipe
+from api_server.local import engine_build, programs, workshop
+from api_server.local.engine_build import EngineEntry, build_engine, engine_entry
+from api_server.local.engine_recipe import ENGINE
 from api_server.local.programs import Outcome, run_program, session_members
+from api_server.local.workshop import read_recipe
 from tests.said import Said
 
 STEPS = 6
@@ -65,7 +67,7 @@ class Seeded(NamedTuple):
     """A cache with the stand-ins in place of the installed tools, and an unpacked source."""
 
     home: Path
-    entry: Entry
+    entry: EngineEntry
 
     def tell(self, name: str, text: str) -> None:
         told = self.entry.work / "told"
@@ -99,7 +101,7 @@ class Seeded(NamedTuple):
 
 @pytest.fixture
 def seeded(tmp_path: Path) -> Seeded:
-    recipe = read_recipe()
+    recipe = read_recipe(ENGINE)
     seeded = Seeded(tmp_path, engine_entry(tmp_path, recipe))
     (seeded.entry.tools / "bin").mkdir(parents=True)
     seeded.entry.tools_stamp.write_text(recipe.tools)
@@ -386,7 +388,7 @@ async def test_changed_tools_are_installed_again(
         swapped = [str(no_venv) if word == sys.executable else word for word in argv]
         return await run_program(swapped, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(engine_build, "run_program", run_untethered)
+    monkeypatch.setattr(workshop, "run_program", run_untethered)
     with pytest.raises(SetupError, match="apt install python3-venv"):
         await seeded.build()
     assert not seeded.entry.tools_stamp.exists()

@@ -65,9 +65,12 @@ async def test_key_and_request_id_go_up_and_client_headers_do_not(tmp_path: Path
             api_key="engine-key",
         )
         handler = OpenAICompatibleHandler(model)
-        async with handler.open_stream("/v1/chat/completions", b'{"model":"m"}', "id-7") as stream:
-            while await stream.next_block():
-                pass
+        stream = await handler.open_stream(
+            "/v1/chat/completions", b'{"model":"m","stream":true}', "id-7"
+        )
+        while await stream.next_block():
+            pass
+        stream.close()
         await handler.aclose()
         assert "authorization: Bearer engine-key" in engine.heads[0]
         assert "x-request-id: id-7" in engine.heads[0]
@@ -148,10 +151,13 @@ async def test_cancel_in_the_very_moment_of_the_headers_frees_the_engine(
         )
 
         async def ask_engine() -> None:
-            body = b'{"model":"m","tokens":1000,"pause":0.01}'
-            async with handler.open_stream("/v1/chat/completions", body, "i") as stream:
+            body = b'{"model":"m","stream":true,"tokens":1000,"pause":0.01}'
+            stream = await handler.open_stream("/v1/chat/completions", body, "i")
+            try:
                 while await stream.next_block():
                     pass
+            finally:
+                stream.close()
 
         task = asyncio.create_task(ask_engine())
 
@@ -225,7 +231,7 @@ async def test_a_defect_of_ours_is_a_500_that_tells_nothing(
     def explode(*_: object, **__: object) -> None:
         raise RuntimeError("secret inner state")
 
-    monkeypatch.setattr("api_server.services.completions.parse", explode)
+    monkeypatch.setattr("api_server.services.completions.parse_chat", explode)
     monkeypatch.setattr("api_server.routes.models._shape", explode)
     async with httpx.AsyncClient(base_url=stack.url) as http:
         method = "GET" if path == "/v1/models" else "POST"

@@ -3,6 +3,7 @@
 import os
 import struct
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,11 +11,12 @@ from api_server.errors import SetupError
 from api_server.local.gguf import GgufHead, read_head
 from api_server.local.machine import available_memory_bytes, free_memory_bytes
 from api_server.local.plan import (
-    FLAGS,
     GIB,
     EnginePlan,
     check_memory,
     context_per_slot,
+    embedding_thread_count,
+    flags_of,
     model_id_of,
     needed_bytes,
     restart_delay_seconds,
@@ -27,19 +29,53 @@ LLAMA_8B = GgufHead(
 )
 
 
+def plan_of(model: Path, slots: int, context_tokens: int, **more: Any) -> EnginePlan:
+    return EnginePlan("m", model, slots=slots, context_tokens=context_tokens, threads=1, **more)
+
+
 def test_command_line_gives_the_total_context() -> None:
-    plan = EnginePlan("m", Path("/m.gguf"), slots=4, context_tokens=2048, threads=1)
-    arguments = plan.arguments(8080)
+    arguments = plan_of(Path("/m.gguf"), 4, 2048).arguments(8080)
     assert arguments[arguments.index("--ctx-size") + 1] == "8192"
     assert arguments[arguments.index("--parallel") + 1] == "4"
-    assert [word for word in arguments if word.startswith("--")] == list(FLAGS)
+    assert arguments[arguments.index("--cache-ram") + 1] == "256"
+    assert [word for word in arguments if word.startswith("--")] == list(flags_of("text"))
+    assert "--embeddings" not in arguments
+
+
+def test_an_embedding_engine_takes_one_whole_text_of_each_slot_at_once() -> None:
+    plan = plan_of(Path("/m.gguf"), 2, 512, serves="embeddings", pooling="cls")
+    arguments = plan.arguments(8080)
+    for flag, value in {
+        "--ctx-size": "1024",
+        "--parallel": "2",
+        "--batch-size": "512",
+        "--ubatch-size": "512",
+        "--pooling": "cls",
+    }.items():
+        assert arguments[arguments.index(flag) + 1] == value
+    assert [word for word in arguments if word.startswith("--")] == list(flags_of("embeddings"))
+    assert "--embeddings" in arguments
+    assert "--jinja" not in arguments
 
 
 def test_an_8b_model_with_four_slots_needs_what_arithmetic_says() -> None:
-    assert 7 < needed_bytes(LLAMA_8B, 4, 4096) / GIB < 7.3
-    check_memory(LLAMA_8B, 4, 4096, 8 * GIB)
-    with pytest.raises(SetupError, match=r"7\.1 GiB .* 6\.0 GiB are free"):
-        check_memory(LLAMA_8B, 4, 4096, 6 * GIB)
+    plan = plan_of(LLAMA_8B.path, 4, 4096)
+    assert 7 < needed_bytes(LLAMA_8B, plan) / GIB < 7.3
+    check_memory(LLAMA_8B, plan, 8 * GIB)
+    with pytest.raises(SetupError, match=r"7\.1 GiB .* 6\.0 GiB are free.* local\.slots"):
+        check_memory(LLAMA_8B, plan, 6 * GIB)
+
+
+def test_an_embedding_model_that_does_not_fit_beside_the_chat_names_its_own_settings() -> None:
+    plan = plan_of(LLAMA_8B.path, 2, 512, serves="embeddings")
+    assert needed_bytes(LLAMA_8B, plan) < needed_bytes(LLAMA_8B, plan_of(LLAMA_8B.path, 2, 512))
+    with pytest.raises(SetupError, match=r" 0\.0 GiB are free.* local\.embedding_slots"):
+        check_memory(LLAMA_8B, plan, -GIB)
+
+
+@pytest.mark.parametrize(("cores", "expected"), [(1, 1), (2, 1), (8, 1), (16, 2), (64, 8)])
+def test_the_embedding_engine_takes_few_threads(cores: int, expected: int) -> None:
+    assert embedding_thread_count(cores) == expected
 
 
 def test_context_is_never_more_than_the_model_was_trained_on() -> None:
@@ -110,6 +146,18 @@ def test_head_of_a_model_is_read(tmp_path: Path) -> None:
     assert head.has_chat_template
 
 
+@pytest.mark.parametrize(("number", "expected"), [(0, None), (1, "mean"), (2, "cls"), (9, None)])
+def test_head_tells_how_an_embedding_model_pools(
+    tmp_path: Path, number: int, expected: str | None
+) -> None:
+    path = tmp_path / "m.gguf"
+    values = {"general.architecture": "bert", "bert.pooling_type": number}
+    path.write_bytes(gguf_head(values))
+    assert read_head(path).pooling == expected
+    path.write_bytes(gguf_head({"general.architecture": "bert"}))
+    assert read_head(path).pooling is None
+
+
 def test_head_cut_anywhere_is_a_sentence(tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
     whole = gguf_head(VALUES, has_tensor=True)
@@ -129,5 +177,7 @@ def test_head_of_random_bytes_is_a_sentence(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(SetupError, match="is no file"):
         read_head(tmp_path / "pipe")
-    with pytest.raises(SetupError, match="cannot be read"):
+    with pytest.raises(SetupError, match=r"cannot be read .*Check MODEL\."):
         read_head(tmp_path / "none")
+    with pytest.raises(SetupError, match=r"cannot be read .*Check EMBEDDING_MODEL\."):
+        read_head(tmp_path / "none", "EMBEDDING_MODEL")

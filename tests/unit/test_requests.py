@@ -8,7 +8,8 @@ import pytest
 from api_server.errors import InvalidRequestError
 from api_server.inference.catalogue import Model
 from api_server.inference.engines import LLAMA_SERVER, OPENAI
-from api_server.services.requests import Kind, parse, upstream_body
+from api_server.services.requests import parse_chat, parse_embeddings, parse_text
+from api_server.services.upstream import embeddings_body, generation_body
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 
@@ -22,7 +23,8 @@ def model(engine: Any = LLAMA_SERVER, **defaults: float) -> Model:
 
 
 def sent(raw: bytes, to: Model | None = None) -> dict[str, Any]:
-    result: dict[str, Any] = json.loads(upstream_body(parse(Kind.CHAT, raw), to or model()))
+    generation = parse_chat(raw)
+    result: dict[str, Any] = json.loads(generation_body(generation, to or model(), as_stream=True))
     return result
 
 
@@ -67,9 +69,9 @@ def test_newer_name_of_the_token_limit_wins() -> None:
 
 
 def test_usage_is_wanted_only_when_asked_for() -> None:
-    assert not parse(Kind.CHAT, body(stream=True)).wants_usage
+    assert not parse_chat(body(stream=True)).wants_usage
     with_usage = body(stream=True, stream_options={"include_usage": True})
-    assert parse(Kind.CHAT, with_usage).wants_usage
+    assert parse_chat(with_usage).wants_usage
 
 
 @pytest.mark.parametrize(
@@ -131,16 +133,129 @@ def test_usage_is_wanted_only_when_asked_for() -> None:
 )
 def test_bad_bodies_name_the_field(raw: bytes, param: str | None, fragment: str) -> None:
     with pytest.raises(InvalidRequestError) as caught:
-        parse(Kind.CHAT, raw)
+        parse_chat(raw)
     assert caught.value.param == param
     assert fragment in caught.value.message
 
 
+FUNCTION = {"type": "function", "function": {"name": "f"}}
+OTHER = {"type": "function", "function": {"name": "g"}}
+
+
 @pytest.mark.parametrize(
-    ("field", "value"), [("echo", True), ("suffix", "x"), ("best_of", 2), ("logprobs", 2)]
+    ("field", "value"),
+    [
+        ("audio", {"voice": "x"}),
+        ("modalities", ["text", "audio"]),
+        ("web_search_options", {}),
+        ("prediction", {"type": "content"}),
+        ("functions", []),
+        ("function_call", "auto"),
+        ("reasoning_effort", "low"),
+        ("verbosity", "high"),
+        ("store", True),
+        ("service_tier", "flex"),
+        ("n", 5),
+    ],
 )
-def test_what_no_engine_honours_is_refused_by_name(field: str, value: Any) -> None:
-    raw = json.dumps({"model": "m", "prompt": "x", field: value}).encode()
+def test_what_the_engine_cannot_honour_is_refused_by_name(field: str, value: Any) -> None:
     with pytest.raises(InvalidRequestError) as caught:
-        parse(Kind.TEXT, raw)
+        sent(body(**{field: value}))
     assert caught.value.param == field
+    assert field in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("modalities", ["text"]), ("store", False), ("service_tier", "auto"), ("user", "u")],
+)
+def test_what_changes_nothing_passes(field: str, value: Any) -> None:
+    assert sent(body(**{field: value}))[field] == value
+
+
+def test_other_engines_judge_openai_fields_themselves() -> None:
+    fields = sent(body(reasoning_effort="low", max_completion_tokens=5), model(OPENAI))
+    assert fields["reasoning_effort"] == "low"
+    assert fields["max_completion_tokens"] == 5
+
+
+def test_a_demanded_function_is_the_only_one_the_engine_sees() -> None:
+    raw = body(tools=[FUNCTION, OTHER], tool_choice=OTHER)
+    fields = sent(raw)
+    assert fields["tools"] == [OTHER]
+    assert fields["tool_choice"] == "required"
+    untouched = sent(raw, model(OPENAI))
+    assert (untouched["tools"], untouched["tool_choice"]) == ([FUNCTION, OTHER], OTHER)
+
+
+def test_log_probabilities_are_asked_for_in_the_engines_words() -> None:
+    assert sent(body(logprobs=True))["top_logprobs"] == 1
+    assert sent(body(logprobs=True, top_logprobs=3))["top_logprobs"] == 3
+    generation = parse_text(text_body(logprobs=2))
+    fields = json.loads(generation_body(generation, model(), as_stream=True))
+    assert fields["n_probs"] == 2
+    assert "logprobs" not in fields
+
+
+def test_log_probabilities_beside_tools_are_refused() -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        parse_chat(body(logprobs=True, tools=[FUNCTION]))
+    assert caught.value.param == "logprobs"
+    with pytest.raises(InvalidRequestError) as caught:
+        parse_chat(body(top_logprobs=2))
+    assert caught.value.param == "top_logprobs"
+
+
+def text_body(**fields: Any) -> bytes:
+    return json.dumps({"model": "m", "prompt": "x"} | fields).encode()
+
+
+def test_text_completions_end_after_16_tokens_unless_told_otherwise() -> None:
+    def limit(raw: bytes, **defaults: float) -> Any:
+        upstream = generation_body(parse_text(raw), model(**defaults), as_stream=True)
+        return json.loads(upstream)["max_tokens"]
+
+    assert limit(text_body()) == 16
+    assert limit(text_body(max_tokens=3)) == 3
+    assert limit(text_body(), max_tokens=99) == 99
+    assert "max_tokens" not in sent(body())
+
+
+@pytest.mark.parametrize(("field", "value"), [("echo", True), ("suffix", "x"), ("best_of", 2)])
+def test_text_fields_that_cannot_be_honoured_are_refused(field: str, value: Any) -> None:
+    generation = parse_text(text_body(**{field: value}))
+    with pytest.raises(InvalidRequestError) as caught:
+        generation_body(generation, model(), as_stream=True)
+    assert caught.value.param == field
+
+
+def test_plain_upstream_keeps_the_request_plain() -> None:
+    raw = generation_body(parse_chat(body()), model(OPENAI), as_stream=False)
+    assert "stream" not in json.loads(raw)
+
+
+@pytest.mark.parametrize(
+    ("value", "count"),
+    [("a", 1), (["a", "b"], 2), ([1, 2, 3], 1), ([[1], [2, 3]], 2)],
+)
+def test_prompts_and_inputs_are_counted(value: Any, count: int) -> None:
+    assert parse_text(text_body(prompt=value)).prompts == count
+    assert parse_embeddings(json.dumps({"model": "m", "input": value}).encode()).inputs == count
+
+
+@pytest.mark.parametrize("value", [[], [""], "", [[]], [1, "a"], [1.5], [None], [True]])
+def test_inputs_of_no_known_form_are_refused(value: Any) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        parse_embeddings(json.dumps({"model": "m", "input": value}).encode())
+    assert caught.value.param == "input"
+
+
+def test_too_many_inputs_are_refused() -> None:
+    with pytest.raises(InvalidRequestError, match="2049 items"):
+        parse_embeddings(json.dumps({"model": "m", "input": ["a"] * 2049}).encode())
+
+
+def test_dimensions_stay_here() -> None:
+    job = parse_embeddings(b'{"model": "x", "input": "a", "dimensions": 3, "user": "u"}')
+    assert job.dimensions == 3
+    assert json.loads(embeddings_body(job, model())) == {"model": "m", "input": "a", "user": "u"}

@@ -74,7 +74,7 @@ def test_unknown_key_inside_a_list_names_its_place(tmp_path: Path) -> None:
 
 def test_unknown_key_far_from_all_lists_the_known_ones(tmp_path: Path) -> None:
     message = stack_error(tmp_path, MINIMAL + "zzz: 1\n")
-    assert "Known here: gateway, timeouts, models, local." in message
+    assert "Known here: gateway, timeouts, admission, retries, models, local." in message
 
 
 def test_every_wrong_key_is_named_at_once(tmp_path: Path) -> None:
@@ -140,6 +140,32 @@ def test_broken_env_file_is_explained(
 
 def test_empty_variable_counts_as_not_set() -> None:
     assert load_environment({"PORT": "", "MODEL": ""}).port == 8000
+
+
+@pytest.mark.parametrize(
+    ("variables", "in_file", "expected"),
+    [
+        ({}, "false", False),
+        ({}, "true", True),
+        ({"EMBEDDINGS": "on"}, "false", True),
+        ({"EMBEDDINGS": "off"}, "true", False),
+        ({"EMBEDDINGS": ""}, "true", True),
+        ({"EMBEDDING_MODEL": "/m.gguf"}, "false", True),
+        ({"EMBEDDING_MODEL": "/m.gguf", "EMBEDDINGS": "off"}, "true", False),
+    ],
+)
+def test_embeddings_are_served_only_when_asked_for(
+    tmp_path: Path, variables: dict[str, str], in_file: str, expected: bool
+) -> None:
+    path = tmp_path / "stack.yaml"
+    path.write_text(f"{MINIMAL}local: {{embeddings: {in_file}}}\n")
+    settings = load_settings(variables | {"STACK_CONFIG": str(path)})
+    assert settings.serves_embeddings is expected
+
+
+def test_embeddings_that_are_neither_on_nor_off_are_an_error() -> None:
+    with pytest.raises(ConfigurationError, match=r"EMBEDDINGS in the environment: .*'maybe'"):
+        load_environment({"EMBEDDINGS": "maybe"})
 
 
 def test_secrets_are_not_shown() -> None:

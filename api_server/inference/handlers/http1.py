@@ -263,11 +263,11 @@ class Pool:
         self._idle.clear()
 
 
-def render_request(
-    method: str, origin: Origin, path: str, headers: Mapping[str, str], body: bytes
-) -> bytes:
-    """The bytes of a request. Header values must come from our configuration, never a client."""
+def render_head(method: str, origin: Origin, path: str, headers: Mapping[str, str]) -> bytes:
+    """The first lines of a request, without the empty one that ends them.
+
+    Header values must come from our configuration, never a client.
+    """
     lines = [f"{method} {origin.base_path}{path} HTTP/1.1", f"host: {origin.host_header}"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
-    lines += [f"content-length: {len(body)}", "", ""]
-    return "\r\n".join(lines).encode("latin-1") + body
+    return "\r\n".join([*lines, ""]).encode("latin-1")

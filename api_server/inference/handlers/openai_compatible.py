@@ -7,8 +7,7 @@ translated here, once, into the error tree; no text of an engine reaches a clien
 import asyncio
 import logging
 import re
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -19,6 +18,7 @@ from api_server.errors import (
     EngineTimeoutError,
     InferenceError,
     InvalidRequestError,
+    NoAnswerError,
     ResourceNotAvailableError,
     TruncatedAnswerError,
 )
@@ -30,10 +30,11 @@ from api_server.inference.handlers.http1 import (
     EngineSilenceError,
     Origin,
     Pool,
-    render_request,
+    render_head,
 )
 
 MAX_ERROR_BODY_BYTES = 64 * 1024
+MAX_BODY_BYTES = 256 * 1024 * 1024
 MAX_ANSWER_BYTES = 4 * 1024 * 1024
 PROBE_TIMEOUT_SECONDS = 1.0
 QUESTION_TIMEOUT_SECONDS = 10.0
@@ -41,6 +42,7 @@ RETRY_AFTER_SECONDS = 2
 """What a client is told while an engine is down: about what a restart of a small one takes."""
 
 _UNREADABLE = re.compile(r"Failed to parse (messages|tools)\b")
+_INPUT_TOO_LONG = re.compile(r"input \((\d+) tokens\) is too large .*batch size: (\d+)\)")
 _UNSUPPORTED_INPUT = re.compile(r"\b(image|audio|video) input is not supported")
 
 log = logging.getLogger(__name__)
@@ -64,10 +66,9 @@ def translate_error(status: int, body: bytes, retry_after: str | None = None) ->
     except msgspec.DecodeError:
         error = _EngineErrorBody()
     if error.type == "exceed_context_size_error":
-        return ContextLengthError(
-            f"This model's context holds {_number(error.n_ctx)} tokens, and your prompt has "
-            f"{_number(error.n_prompt_tokens)}. Shorten the prompt."
-        )
+        return _too_long(error.n_prompt_tokens, error.n_ctx)
+    if too_long := _INPUT_TOO_LONG.search(error.message):  # how embeddings say it
+        return _too_long(int(too_long[1]), int(too_long[2]))
     if unsupported := _UNSUPPORTED_INPUT.search(error.message):
         return InvalidRequestError(
             f"This model takes no {unsupported[1]} input; send text only.", param="messages"
@@ -87,9 +88,19 @@ def translate_error(status: int, body: bytes, retry_after: str | None = None) ->
         seconds = int(retry_after) if retry_after and retry_after.isdecimal() else None
         return ResourceNotAvailableError(
             "The model is loading or its engine is busy. Try again shortly.",
-            retry_after_seconds=seconds or RETRY_AFTER_SECONDS,
+            retry_after_seconds=RETRY_AFTER_SECONDS,
+            engine_asks_seconds=seconds,
         )
     return InferenceError("The model's engine failed to answer this request.")
+
+
+def _too_long(prompt_tokens: int | None, context_tokens: int | None) -> ContextLengthError:
+    return ContextLengthError(
+        f"This model's context holds {_number(context_tokens)} tokens, and your input has "
+        f"{_number(prompt_tokens)}. Shorten it.",
+        prompt_tokens=prompt_tokens,
+        context_tokens=context_tokens,
+    )
 
 
 def _number(count: int | None) -> str:
@@ -101,10 +112,12 @@ class EventStream:
 
     `first` is the block that opened the stream; `next_block` gives the others and `b""` once the
     engine has said that it is done. Raises the error tree's classes, never a transport's.
+    `close` before the end drops the connection, which is how an engine learns that nobody waits.
     """
 
     def __init__(
         self,
+        pool: Pool,
         connection: Connection,
         events: sse.EventBuffer,
         first: bytes,
@@ -113,6 +126,7 @@ class EventStream:
     ) -> None:
         self.first = first
         self._request_id = request_id
+        self._pool = pool
         self._connection = connection
         self._events = events
         self._idle_seconds = idle_seconds
@@ -133,6 +147,10 @@ class EventStream:
                 return block
         await self._finish()
         return b""
+
+    def close(self) -> None:
+        """Give the connection back; call it once, whatever happened."""
+        self._pool.release(self._connection)
 
     async def _read(self) -> bytes:
         try:
@@ -199,32 +217,47 @@ class OpenAICompatibleHandler:
             Origin.parse(model.replicas[0]),
             connect_timeout_seconds=model.timeouts.connect_seconds,
         )
-        self._headers = {"content-type": "application/json", "accept": "text/event-stream"}
+        self._headers = {"content-type": "application/json"}
         if model.api_key:
             self._headers["authorization"] = f"Bearer {model.api_key}"
+        self._heads: dict[str, bytes] = {}
 
-    @asynccontextmanager
-    async def open_stream(
-        self, path: str, body: bytes, request_id: str
-    ) -> AsyncIterator[EventStream]:
-        """Start a generation and wait for its first event.
+    async def ask(self, path: str, body: bytes, request_id: str) -> bytes:
+        """The body of one plain answer, within `total_seconds`.
 
-        Leaving the context before the stream is over closes the connection, which is how an
-        engine learns that nobody waits any more. `request_id` must be free of line breaks.
+        For generations, only where the engine notices when a client leaves. Cancelling it drops the
+        connection. `request_id` must be free of line breaks.
         """
-        headers = self._headers | {"x-request-id": request_id}
-        request = render_request("POST", self._pool.origin, path, headers, body)
+        deadline = asyncio.get_running_loop().time() + self.model.timeouts.total_seconds
+        request = self._request(path, body, request_id)
+        connection = await self._exchange(request, deadline, self._no_answer)
+        try:
+            if connection.status != 200:
+                raise await self._error(connection, request_id)
+            return await self._whole_body(connection, deadline)
+        finally:
+            self._pool.release(connection)
+
+    async def open_stream(self, path: str, body: bytes, request_id: str) -> EventStream:
+        """Start a generation and wait for its first event. Whoever gets the stream closes it.
+
+        Cancelling it drops the connection. `request_id` must be free of line breaks.
+        """
         deadline = asyncio.get_running_loop().time() + self.model.timeouts.first_token_seconds
-        connection = await self._exchange(request, deadline)
+        request = self._request(path, body, request_id)
+        connection = await self._exchange(request, deadline, self._no_first_token)
+        stream = None
         try:
             if connection.status != 200:
                 raise await self._error(connection, request_id)
             events = sse.EventBuffer()
             first = await self._first_block(connection, events, deadline, request_id)
             idle_seconds = self.model.timeouts.idle_seconds
-            yield EventStream(connection, events, first, idle_seconds, request_id)
+            stream = EventStream(self._pool, connection, events, first, idle_seconds, request_id)
+            return stream
         finally:
-            self._pool.release(connection)
+            if stream is None:
+                self._pool.release(connection)
 
     async def is_ready(self) -> bool:
         """Whether the engine says that it could serve a token now. Never raises, 1 s at most."""
@@ -250,7 +283,8 @@ class OpenAICompatibleHandler:
 
     async def _get(self, path: str, seconds: float) -> tuple[int, bytes]:
         """A small request on a connection of its own: status and body, within a time and a size."""
-        request = render_request("GET", self._pool.origin, path, self._headers, b"")
+        head = render_head("GET", self._pool.origin, path, self._headers)
+        request = head + b"content-length: 0\r\n\r\n"
         try:
             async with asyncio.timeout(seconds):
                 connection, _ = await self._pool.acquire(fresh=True)
@@ -270,7 +304,22 @@ class OpenAICompatibleHandler:
         except EngineConnectionError as exc:
             raise _connection_failure(exc) from exc
 
-    async def _exchange(self, request: bytes, deadline: float) -> Connection:
+    def _request(self, path: str, body: bytes, request_id: str) -> bytes:
+        """The bytes of a request; all but its id and length is the same for each of a path."""
+        head = self._heads.get(path)
+        if head is None:
+            head = render_head("POST", self._pool.origin, path, self._headers)
+            self._heads[path] = head
+        return b"%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n%b" % (
+            head,
+            request_id.encode("latin-1"),
+            len(body),
+            body,
+        )
+
+    async def _exchange(
+        self, request: bytes, deadline: float, too_late: Callable[[], ApiError]
+    ) -> Connection:
         """Send a request and wait for headers; a kept connection that proves dead is replaced."""
         fresh = False
         while True:
@@ -288,7 +337,7 @@ class OpenAICompatibleHandler:
                     continue
                 raise _connection_failure(exc) from exc
             except EngineSilenceError as exc:
-                raise self._no_first_token() from exc
+                raise too_late() from exc
             finally:  # also when cancelled in the very moment in which the headers came
                 if connection is not None and not has_answered:
                     connection.abort()
@@ -308,6 +357,26 @@ class OpenAICompatibleHandler:
         except EngineConnectionError as exc:
             raise _connection_failure(exc) from exc
         raise InferenceError("The model's engine answered without a single event.")
+
+    async def _whole_body(self, connection: Connection, deadline: float) -> bytes:
+        loop = asyncio.get_running_loop()
+        parts = []
+        size = 0
+        try:
+            while data := await connection.read(deadline - loop.time()):
+                parts.append(data)
+                size += len(data)
+                if size > MAX_BODY_BYTES:
+                    raise InferenceError("The engine sent an answer beyond all bounds.")
+        except EngineSilenceError as exc:
+            raise self._no_answer() from exc
+        except EngineConnectionError as exc:
+            raise _connection_failure(exc) from exc
+        return b"".join(parts)
+
+    def _no_answer(self) -> EngineTimeoutError:
+        seconds = self.model.timeouts.total_seconds
+        return EngineTimeoutError(f"The engine had no answer within the {seconds:g} s allowed.")
 
     def _no_first_token(self) -> EngineTimeoutError:
         seconds = self.model.timeouts.first_token_seconds
@@ -336,7 +405,7 @@ class OpenAICompatibleHandler:
 
 def _connection_failure(exc: EngineConnectionError) -> ApiError:
     if exc.sent:
-        return InferenceError("The model's engine closed the connection before it answered.")
+        return NoAnswerError("The model's engine closed the connection before it answered.")
     return ResourceNotAvailableError(
         "The model's engine cannot be reached; it may be starting. Try again shortly.",
         retry_after_seconds=RETRY_AFTER_SECONDS,

@@ -1,0 +1,78 @@
+"""The gateway's own OpenAPI document, with the raw routes that FastAPI knows nothing of."""
+
+from typing import Any
+
+import msgspec
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from api_server.schemas.completions import ChatRequest, CompletionRequest
+from api_server.schemas.embeddings import EmbeddingsRequest
+
+Json = dict[str, Any]
+
+_REFERENCE = "#/components/schemas/{name}"
+_ERROR = {"$ref": _REFERENCE.format(name="Error")}
+_ERROR_SCHEMA: Json = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "param", "code"],
+            "properties": {
+                "message": {"type": "string"},
+                "type": {"type": "string"},
+                "param": {"type": ["string", "null"]},
+                "code": {"type": ["string", "null"]},
+            },
+        }
+    },
+}
+_RAW_ROUTES = (
+    ("/v1/chat/completions", "Answer a chat, streamed or not", ChatRequest, "choices"),
+    ("/v1/completions", "Go on with a text, streamed or not", CompletionRequest, "choices"),
+    ("/v1/embeddings", "Turn texts into vectors", EmbeddingsRequest, "data"),
+)
+
+
+def document(app: FastAPI) -> Json:
+    """The whole document; answers are described as far as they are ours to describe.
+
+    The answers' own shapes are OpenAI's: its reference holds them.
+    """
+    if app.openapi_schema is not None:
+        return app.openapi_schema
+    whole = get_openapi(title=app.title, version=app.version, routes=app.routes)
+    requests = [request for _, _, request, _ in _RAW_ROUTES]
+    _, schemas = msgspec.json.schema_components(requests, ref_template=_REFERENCE)
+    components = whole.setdefault("components", {}).setdefault("schemas", {})
+    components.update(schemas)
+    components["Error"] = _ERROR_SCHEMA
+    for name in ("HTTPValidationError", "ValidationError"):
+        components.pop(name, None)
+    for path, summary, request, holds in _RAW_ROUTES:
+        whole["paths"][path] = {"post": _operation(summary, request, holds)}
+    for path in whole["paths"].values():
+        for operation in path.values():
+            operation["responses"].pop("422", None)
+            operation["responses"]["default"] = _json("An error", _ERROR)
+    app.openapi_schema = whole
+    return whole
+
+
+def _operation(summary: str, request: type, holds: str) -> Json:
+    answer = _json("The answer", {"type": "object", "required": [holds]})
+    if holds == "choices":
+        answer["content"]["text/event-stream"] = {"schema": {"type": "string"}}
+    body = _json("", {"$ref": _REFERENCE.format(name=request.__name__)})
+    return {
+        "tags": ["inference"],
+        "summary": summary,
+        "requestBody": {"required": True, "content": body["content"]},
+        "responses": {"200": answer},
+    }
+
+
+def _json(description: str, schema: Json) -> Json:
+    return {"description": description, "content": {"application/json": {"schema": schema}}}

@@ -1,0 +1,164 @@
+"""Decides when a request may enter an engine: no more at once than it serves, the rest in a queue.
+
+One `Gate` for each model. First come, first served; a queue with a bound in length and in time.
+Who is sent away is told when there will be room: each refusal books the next place that comes free,
+so that those who return as told do not all return at once.
+"""
+
+import asyncio
+import collections
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from api_server.errors import OverloadedError, QueueTimeoutError
+
+FIRST_GUESS_SECONDS = 1.0
+"""How long a request is taken to hold its slot before one has been seen to."""
+
+SMOOTHING = 0.1
+"""The weight of the newest observation in the mean."""
+
+LONGEST_RETRY_SECONDS = 60.0
+"""The official clients ignore a longer Retry-After."""
+
+GRACE_SECONDS = 2.0
+"""For so long after its time a booked place is kept for the client that was sent away."""
+
+
+class Bookings:
+    """The places promised to clients that were sent away, each at a time of its own."""
+
+    def __init__(self) -> None:
+        self._promises: collections.deque[float] = collections.deque()
+        self._booked_until = 0.0
+
+    def book(self, now: float, seconds_per_place: float) -> float:
+        """Promise the next place that comes free; returns in how many seconds that is."""
+        booked = max(now, self._booked_until) + seconds_per_place
+        if booked - now >= LONGEST_RETRY_SECONDS:
+            return LONGEST_RETRY_SECONDS
+        self._booked_until = booked
+        self._promises.append(booked)
+        return booked - now
+
+    def due(self, now: float) -> int:
+        """How many who were sent away are expected back about now."""
+        while self._promises and self._promises[0] < now - GRACE_SECONDS:
+            self._promises.popleft()
+        count = 0
+        for promise in self._promises:
+            if promise > now:
+                break
+            count += 1
+        return count
+
+    def claim(self) -> None:
+        """One who was sent away has come back."""
+        if self._promises:
+            self._promises.popleft()
+
+
+@dataclass(eq=False, slots=True)
+class _Ticket:
+    weight: int
+    admitted: "asyncio.Future[None]"
+
+
+class Gate:
+    """Lets `capacity` requests into one engine; a request for several choices weighs several.
+
+    `enter` waits its turn and must be followed by `leave`, whatever happens in between. Not for
+    threads: one event loop uses it.
+    """
+
+    def __init__(
+        self, capacity: int, queue_size: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.capacity = capacity
+        self.queue_size = queue_size
+        self.running = 0
+        self._clock = clock
+        self._waiting: collections.deque[_Ticket] = collections.deque()
+        self._bookings = Bookings()
+        self._mean_hold_seconds = FIRST_GUESS_SECONDS
+
+    @property
+    def waiting(self) -> int:
+        """Requests in the queue."""
+        return len(self._waiting)
+
+    def weight_of(self, choices: int) -> int:
+        """What a request for so many choices occupies; never more than there is."""
+        return min(choices, self.capacity)
+
+    async def enter(self, weight: int, *, deadline_seconds: float, is_retry: bool) -> None:
+        """Wait for room in the engine. Cancel it to leave the queue.
+
+        Raises `OverloadedError` at once when the queue is full or too slow for the deadline, and
+        `QueueTimeoutError` when the deadline passed in the queue.
+        """
+        if not self._waiting and self.running + weight <= self.capacity:
+            self.running += weight
+            return
+        self._check_room(deadline_seconds, is_retry=is_retry)
+        ticket = _Ticket(weight, asyncio.get_running_loop().create_future())
+        self._waiting.append(ticket)
+        try:
+            async with asyncio.timeout(deadline_seconds):
+                await ticket.admitted
+        except BaseException as exc:
+            if ticket.admitted.done() and not ticket.admitted.cancelled():
+                self._release(weight)  # admitted in the very moment in which it gave up
+            else:
+                if ticket in self._waiting:  # else it was passed over already
+                    self._waiting.remove(ticket)
+                self._admit()  # it may have stood in the way of a lighter one
+            if isinstance(exc, TimeoutError):
+                raise QueueTimeoutError(
+                    f"No engine was free within {deadline_seconds:g} s. Try again later.",
+                    retry_after_seconds=self._book(),
+                ) from exc
+            raise
+
+    def leave(self, weight: int, held_seconds: float | None) -> None:
+        """Make room again. `held_seconds` is how long the engine worked, None if it did not."""
+        if held_seconds is not None:
+            self._mean_hold_seconds += SMOOTHING * (held_seconds - self._mean_hold_seconds)
+        self._release(weight)
+
+    def expected_wait_seconds(self) -> float:
+        """How long one who joins the queue now will probably wait."""
+        queued = sum(ticket.weight for ticket in self._waiting)
+        return (queued + 1) * self._seconds_per_place()
+
+    def _seconds_per_place(self) -> float:
+        return max(self._mean_hold_seconds, 0.001) / self.capacity
+
+    def _check_room(self, deadline_seconds: float, *, is_retry: bool) -> None:
+        due = self._bookings.due(self._clock())
+        kept = 0 if is_retry else min(due, self.queue_size // 2)
+        is_too_slow = (
+            self.waiting >= self.capacity and self.expected_wait_seconds() > deadline_seconds
+        )
+        if self.waiting + kept >= self.queue_size or is_too_slow:
+            raise OverloadedError(
+                f"Too many requests: {self.waiting} are waiting already. Try again later.",
+                retry_after_seconds=self._book(),
+            )
+        if is_retry and due:
+            self._bookings.claim()
+
+    def _book(self) -> float:
+        return self._bookings.book(self._clock(), self._seconds_per_place())
+
+    def _release(self, weight: int) -> None:
+        self.running -= weight
+        self._admit()
+
+    def _admit(self) -> None:
+        while self._waiting and self.running + self._waiting[0].weight <= self.capacity:
+            ticket = self._waiting.popleft()
+            if not ticket.admitted.done():
+                self.running += ticket.weight
+                ticket.admitted.set_result(None)

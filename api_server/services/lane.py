@@ -1,0 +1,92 @@
+"""One model's way to its engine: who may use it now, and what happens while it is away."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+from api_server.errors import ApiError, InvalidRequestError
+from api_server.inference.catalogue import Catalogue, Model
+from api_server.inference.handlers.openai_compatible import OpenAICompatibleHandler
+from api_server.observability.record import RequestRecord
+from api_server.services.admission import Gate
+from api_server.services.retrying import Backoff, persist
+
+T = TypeVar("T")
+
+_ROUTES = {
+    "text": "/v1/chat/completions or /v1/completions",
+    "embeddings": "/v1/embeddings",
+}
+
+
+@dataclass(eq=False, slots=True)
+class Place:
+    """A request's room in an engine, from `Lane.enter` to `Lane.leave`."""
+
+    weight: int
+    deadline: float
+    entered: float
+    has_answered: bool = False
+
+
+class Lane:
+    """The gate, the handler and the patience of one model."""
+
+    def __init__(
+        self,
+        model: Model,
+        handler: OpenAICompatibleHandler,
+        gate: Gate,
+        backoff: Backoff,
+    ) -> None:
+        self.model = model
+        self.handler = handler
+        self.gate = gate
+        self._backoff = backoff
+
+    async def enter(self, choices: int, record: RequestRecord, *, is_retry: bool) -> Place:
+        """Wait for room. The place must be given back to `leave`, whatever happens."""
+        loop = asyncio.get_running_loop()
+        seconds = self.model.timeouts.queue_seconds
+        deadline = loop.time() + seconds
+        weight = self.gate.weight_of(choices)
+        record.begin("queued")
+        await self.gate.enter(weight, deadline_seconds=seconds, is_retry=is_retry)
+        record.begin("connecting")
+        return Place(weight, deadline, time.perf_counter())
+
+    async def persist(
+        self, call: Callable[[], Awaitable[T]], place: Place, record: RequestRecord
+    ) -> T:
+        """Ask the engine, and again while it is away, until the place's deadline."""
+
+        def note(_: ApiError) -> None:
+            record.retries += 1
+
+        answer = await persist(call, self._backoff, place.deadline, note)
+        place.has_answered = True
+        return answer
+
+    def leave(self, place: Place) -> None:
+        """Make room for the next."""
+        held_seconds = time.perf_counter() - place.entered if place.has_answered else None
+        self.gate.leave(place.weight, held_seconds)
+
+
+def find_lane(
+    catalogue: Catalogue,
+    lanes: Mapping[str, Lane],
+    name: str,
+    serves: Literal["text", "embeddings"],
+) -> Lane:
+    """The lane of the model that a client named. Raises if there is none, or of another kind."""
+    model = catalogue.find(name)
+    if model.serves != serves:
+        raise InvalidRequestError(
+            f"'{model.id}' serves {model.serves}; send this to {_ROUTES[model.serves]}, or name "
+            f"another model.",
+            param="model",
+        )
+    return lanes[model.id]

@@ -1,0 +1,95 @@
+"""Writes the body that goes up to an engine: what the client sent, translated where it must. Pure.
+
+Fields that nobody here knows reach the engine untouched.
+"""
+
+import msgspec
+
+from api_server.errors import InvalidRequestError
+from api_server.inference.catalogue import Model
+from api_server.services.requests import EmbeddingJob, Fields, Generation, Kind
+
+DEFAULT_TEXT_TOKENS = 16
+"""OpenAI's `max_tokens` of text completions. A chat goes on until the model ends it."""
+
+_TRUE = msgspec.Raw(b"true")
+_REQUIRED = msgspec.Raw(b'"required"')
+_WITH_USAGE = msgspec.Raw(b'{"include_usage":true}')
+
+
+class _Tool(msgspec.Struct):
+    class Function(msgspec.Struct):
+        name: str
+
+    function: Function
+
+
+def generation_body(generation: Generation, model: Model, *, as_stream: bool) -> bytes:
+    """Defaults below, the client's fields on top. Raises `InvalidRequestError` for what the engine
+    cannot honour, which names the parameter.
+    """
+    engine = model.engine
+    fields = generation.fields
+    if engine.refused_fields or engine.unsupported:
+        _refuse_what_cannot_be_honoured(fields, model)
+    if generation.choices_per_prompt > model.slots:
+        raise InvalidRequestError(
+            f"n may be {model.slots} at most here: that many answers at the same time.", param="n"
+        )
+    body: dict[str, object] = {**engine.sampling}
+    if generation.kind is Kind.TEXT:
+        body["max_tokens"] = DEFAULT_TEXT_TOKENS
+    body.update(model.defaults)
+    body.update(fields)
+    body["model"] = model.id
+    for name, known_as in engine.renamed_fields.items():
+        if name in fields:
+            body[known_as] = body.pop(name)
+    if not engine.has_openai_details:
+        _translate_details(generation, body)
+    if as_stream:
+        body["stream"] = _TRUE
+        body["stream_options"] = _WITH_USAGE
+    return msgspec.json.encode(body)
+
+
+def embeddings_body(job: EmbeddingJob, model: Model) -> bytes:
+    """What the client sent, but `dimensions`: that is checked against what comes back."""
+    fields: dict[str, object] = {**job.fields, "model": model.id}
+    fields.pop("dimensions", None)
+    return msgspec.json.encode(fields)
+
+
+def _refuse_what_cannot_be_honoured(fields: Fields, model: Model) -> None:
+    engine = model.engine
+    refused = engine.refused_fields.intersection(fields)
+    if refused:
+        name = min(refused)
+        raise InvalidRequestError(f"{name} is not available here; leave it out.", param=name)
+    for name in sorted(engine.unsupported.keys() & fields.keys()):
+        allowed = engine.unsupported[name]
+        if msgspec.json.decode(fields[name]) not in allowed:
+            only = " or ".join(msgspec.json.encode(value).decode() for value in allowed)
+            hint = f"only {only} is" if only else "it is not"
+            raise InvalidRequestError(
+                f"{name}: {hint} supported by the engine of '{model.id}'; leave it out.", param=name
+            )
+
+
+def _translate_details(generation: Generation, body: dict[str, object]) -> None:
+    """What llama-server says differently: a demanded function, log probabilities."""
+    fields = generation.fields
+    if generation.named_tool is not None:
+        tools = msgspec.json.decode(fields["tools"], type=list[msgspec.Raw])
+        body["tools"] = [tool for tool in tools if _name_of(tool) == generation.named_tool]
+        body["tool_choice"] = _REQUIRED
+    if generation.top_logprobs is not None:
+        # The engine gives none at all for 0, so that 1 is the least to ask for.
+        name = "top_logprobs" if generation.kind is Kind.CHAT else "n_probs"
+        body[name] = max(1, generation.top_logprobs)
+        if generation.kind is Kind.TEXT:
+            body.pop("logprobs", None)
+
+
+def _name_of(tool: msgspec.Raw) -> str:
+    return msgspec.json.decode(tool, type=_Tool).function.name

@@ -1,0 +1,196 @@
+"""Who may enter, who waits, who is sent away, and whether what they are told is true."""
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from api_server.errors import OverloadedError, QueueTimeoutError
+from api_server.services.admission import LONGEST_RETRY_SECONDS, Bookings, Gate
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+async def enter(gate: Gate, weight: int = 1, seconds: float = 5, *, is_retry: bool = False) -> None:
+    await gate.enter(weight, deadline_seconds=seconds, is_retry=is_retry)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(1):
+        while not condition():
+            await asyncio.sleep(0)
+
+
+async def queued(gate: Gate, weight: int = 1, seconds: float = 5) -> "asyncio.Task[None]":
+    waiting = gate.waiting
+    task = asyncio.create_task(enter(gate, weight, seconds))
+    await until(lambda: gate.waiting > waiting)
+    return task
+
+
+async def test_no_more_enter_than_there_is_room() -> None:
+    gate = Gate(2, 10)
+    await enter(gate)
+    await enter(gate)
+    third = await queued(gate)
+    assert (gate.running, gate.waiting) == (2, 1)
+    gate.leave(1, 0.1)
+    await third
+    assert (gate.running, gate.waiting) == (2, 0)
+
+
+async def test_first_come_first_served() -> None:
+    gate = Gate(1, 10)
+    await enter(gate)
+    order: list[int] = []
+
+    async def come(number: int) -> None:
+        await enter(gate)
+        order.append(number)
+        gate.leave(1, 0.1)
+
+    tasks = []
+    for number in range(5):
+        tasks.append(asyncio.create_task(come(number)))
+        await until(lambda wanted=number + 1: gate.waiting == wanted)  # type: ignore[misc]
+    gate.leave(1, 0.1)
+    await asyncio.gather(*tasks)
+    assert order == [0, 1, 2, 3, 4]
+    assert (gate.running, gate.waiting) == (0, 0)
+
+
+async def test_a_heavy_request_is_not_overtaken_for_ever() -> None:
+    gate = Gate(4, 10)
+    await enter(gate, 3)
+    heavy = await queued(gate, 2)
+    light = await queued(gate, 1)
+    await asyncio.sleep(0)
+    assert not light.done(), "there is room for it, but it came later"
+    gate.leave(3, 0.1)
+    await asyncio.gather(heavy, light)
+    assert gate.running == 3
+
+
+async def test_weight_never_exceeds_what_there_is() -> None:
+    assert Gate(3, 1).weight_of(128) == 3
+
+
+async def test_cancelled_in_the_queue_leaves_no_trace_and_frees_those_behind() -> None:
+    gate = Gate(2, 10)
+    await enter(gate, 1)
+    heavy = await queued(gate, 2)
+    light = await queued(gate, 1)
+    heavy.cancel()
+    await asyncio.gather(heavy, return_exceptions=True)
+    await light
+    assert (gate.running, gate.waiting) == (2, 0)
+
+
+async def test_cancelled_in_the_moment_of_admission_gives_the_place_back() -> None:
+    gate = Gate(1, 10)
+    await enter(gate)
+    waiting = await queued(gate)
+    gate.leave(1, 0.1)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert (gate.running, gate.waiting) == (0, 0)
+    await enter(gate)
+
+
+async def test_many_that_are_cancelled_at_once_leave_no_trace() -> None:
+    """As when the server goes down: places come free while those who wait are being cancelled."""
+    gate = Gate(1, 10)
+    await enter(gate)
+    waiting = [await queued(gate) for _ in range(4)]
+    for task in waiting:
+        task.cancel()
+    gate.leave(1, 0.1)
+    ends = await asyncio.gather(*waiting, return_exceptions=True)
+    assert all(isinstance(end, asyncio.CancelledError) for end in ends)
+    assert (gate.running, gate.waiting) == (0, 0)
+
+
+async def test_nobody_waits_longer_than_the_deadline() -> None:
+    gate = Gate(1, 10)
+    await enter(gate)
+    with pytest.raises(QueueTimeoutError) as caught:
+        await enter(gate, seconds=0.02)
+    assert caught.value.retry_after_seconds is not None
+    assert caught.value.status == 503
+    assert (gate.running, gate.waiting) == (1, 0)
+
+
+async def test_a_full_queue_sends_away_at_once() -> None:
+    gate = Gate(1, 1)
+    await enter(gate)
+    waiting = await queued(gate)
+    with pytest.raises(OverloadedError) as caught:
+        await enter(gate)
+    assert caught.value.status == 429
+    assert int(caught.value.headers["retry-after"]) >= 1
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+
+
+async def test_a_queue_that_is_too_slow_for_the_deadline_sends_away_at_once() -> None:
+    gate = Gate(1, 100)
+    await enter(gate)
+    gate.leave(1, 40.0)  # one such answer, and the mean is about 5 s
+    await enter(gate)
+    waiting = await queued(gate)
+    with pytest.raises(OverloadedError):
+        await enter(gate, seconds=5)
+    patient = await queued(gate, seconds=60)
+    for task in (waiting, patient):
+        task.cancel()
+    await asyncio.gather(waiting, patient, return_exceptions=True)
+
+
+async def test_those_sent_away_are_told_different_times_at_the_pace_of_the_engine() -> None:
+    gate = Gate(2, 0, clock=Clock())
+    await enter(gate)
+    gate.leave(1, 1.0)
+    await enter(gate, 2)
+    told = []
+    for _ in range(4):
+        with pytest.raises(OverloadedError) as caught:
+            await enter(gate)
+        told.append(caught.value.retry_after_seconds)
+    assert told == pytest.approx([0.5, 1.0, 1.5, 2.0]), "two slots, a second each"
+
+
+async def test_a_place_is_kept_for_one_who_comes_back_as_told() -> None:
+    clock = Clock()
+    gate = Gate(1, 2, clock=clock)
+    await enter(gate)
+    first, second = await queued(gate), await queued(gate)
+    with pytest.raises(OverloadedError):
+        await enter(gate)
+    clock.now += 1.5  # the place that was promised after 1 s is due
+    gate.leave(1, 1.0)
+    await first
+    with pytest.raises(OverloadedError):
+        await enter(gate)
+    came_back = asyncio.create_task(enter(gate, is_retry=True))
+    await until(lambda: gate.waiting == 2)
+    for task in (second, came_back):
+        task.cancel()
+    await asyncio.gather(second, came_back, return_exceptions=True)
+
+
+def test_promises_run_out_and_do_not_pile_up() -> None:
+    bookings = Bookings()
+    assert bookings.book(0.0, 1.0) == 1.0
+    assert bookings.due(0.5) == 0
+    assert bookings.due(1.0) == 1
+    assert bookings.due(3.5) == 0, "nobody came"
+    told = [bookings.book(10.0, 1.0) for _ in range(1000)]
+    assert max(told) == LONGEST_RETRY_SECONDS
+    assert bookings.due(10.0 + LONGEST_RETRY_SECONDS) <= 60
