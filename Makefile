@@ -11,7 +11,7 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help local local-reset check-config test schema lint check format tiny-model lock clean
+.PHONY: help local local-reset check-config test schema lint check format bench bench-peers tiny-model lock clean
 
 help: ## print this list
 	@echo "llm-serving-stack: a private replacement for the OpenAI API. Start here: make local"
@@ -46,6 +46,9 @@ check: lint test ## what CI runs: lint, then test
 format: $(VENV)/.dev ## format the code
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
+
+bench: $(VENV)/.run ## measure what the gateway costs, beside a direct connection (4 minutes, two idle cores)
+	@$(BIN)/python -m benchmarks
 
 tiny-model: $(VENV)/.run ## train models/tiny anew and print its evaluation
 	@sh scripts/venv.sh "$(PYTHON)" .venv-tiny models/tiny/requirements.txt

@@ -1,0 +1,101 @@
+"""The command line: `python -m benchmarks [--quick]`."""
+
+import argparse
+import asyncio
+import gc
+import os
+import signal
+import sys
+from collections.abc import Coroutine, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import uvloop
+
+from benchmarks import machine
+from benchmarks.bench import (
+    QUICK,
+    BenchError,
+    Plan,
+    choose_cores,
+    measure_memory,
+    run_rounds,
+    workplace,
+)
+from benchmarks.figures import Row, median_of, table
+from benchmarks.processes import TargetError
+from benchmarks.targets import DIRECT, GATEWAY, Target
+
+INTERRUPTED = 130
+
+
+def main() -> int:
+    """0 when everything was measured and every answer was right, 1 when not, 130 on Ctrl-C."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument(
+        "--quick", action="store_true", help="tiny counts; the figures mean nothing"
+    )
+    parser.add_argument("--rounds", type=int, help="how often each target is measured (3)")
+    arguments = parser.parse_args()
+    plan = QUICK if arguments.quick else Plan()
+    if arguments.rounds:
+        plan = replace(plan, rounds=arguments.rounds)
+    gc.disable()  # no pauses of ours in what is measured
+    try:
+        return uvloop.run(until_signal(run(plan)))
+    except asyncio.CancelledError:
+        print("stopped", file=sys.stderr)
+        return INTERRUPTED
+    except (BenchError, TargetError) as exc:
+        print(f"error: {exc}", file=sys.stderr)
+        return 1
+
+
+async def until_signal(work: Coroutine[None, None, int]) -> int:
+    """Run it; a signal cancels it, so that everything it started is stopped."""
+    task = asyncio.ensure_future(work)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    return await task
+
+
+async def run(plan: Plan) -> int:
+    """Measure and print."""
+    cores = choose_cores(sorted(os.sched_getaffinity(0)))
+    targets: list[Target] = [DIRECT, GATEWAY]
+    watch = machine.LoadWatch.begin()
+    async with workplace(cores) as place:
+        rows = await run_rounds(targets, plan, place, progress)
+        report(rows, plan)
+        if not rows[1].failure:
+            progress(f"memory: {plan.memory_streams} streams of {plan.memory_tokens} tokens")
+            print(await measure_memory(plan, place), flush=True)
+    if warning := watch.warning():
+        print(warning)
+    return 1 if rows[0].failure or rows[1].failure or any(row.is_wrong for row in rows) else 0
+
+
+def progress(line: str) -> None:
+    """What happens now, for whoever waits."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def report(rows: Sequence[Row], plan: Plan) -> None:
+    """The table, and what is needed to read it."""
+    direct = rows[0]
+    if direct.failure:
+        raise BenchError(f"the mock engine or the load generator failed: {direct.failure}")
+    print(
+        f"\n{datetime.now(UTC):%Y-%m-%d}, {machine.cpu_model()}; medians of {plan.rounds} rounds; "
+        f"a direct answer takes {median_of(direct.rounds, lambda m: m.p50_ms):.2f} ms (p99 "
+        f"{median_of(direct.rounds, lambda m: m.p99_ms):.2f}) with one connection\n"
+    )
+    print(table(rows))
+    for row in rows:
+        if row.failure:
+            print(f"\n{row.name} was not measured: {row.failure}")
+    print(flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

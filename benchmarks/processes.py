@@ -1,0 +1,124 @@
+"""Programs under measurement: each in a session of its own, on one core, tied to our life."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from api_server.local.process import last_lines, tether_command
+from benchmarks import machine
+from benchmarks.exchanges import PlainExchange
+from benchmarks.load import run_once
+
+_PINNED = Path(__file__).with_name("pinned.py")
+REPOSITORY = Path(__file__).resolve().parent.parent
+STOP_SECONDS = 10.0
+FIRST_ANSWER_SECONDS = 10.0
+
+
+class TargetError(Exception):
+    """A program could not be started; the message says why."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """What to run. Standard output and error go to `log_path`."""
+
+    name: str
+    argv: Sequence[str]
+    environment: Mapping[str, str]
+    log_path: Path
+    inherited_fds: tuple[int, ...] = ()
+
+
+class Running:
+    """A program that runs, with its children."""
+
+    def __init__(self, program: Program, process: asyncio.subprocess.Process) -> None:
+        self.program = program
+        self._process = process
+        self.pids: list[int] = [process.pid]
+
+    def look_for_children(self) -> None:
+        """Learn which processes it consists of now."""
+        self.pids = machine.session_members(self._process.pid)
+
+    def cpu_seconds(self) -> float:
+        return machine.cpu_seconds(self.pids)
+
+    def resident_bytes(self) -> int:
+        return machine.memory_bytes(self.pids)
+
+    def peak_bytes(self) -> int:
+        return machine.memory_bytes(self.pids, "VmHWM")
+
+    async def wait_until_it_answers(self, port: int, seconds: float) -> None:
+        """Until a chat through it comes back right. Raises `TargetError`."""
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + seconds
+        while True:
+            if self._process.returncode is not None:
+                raise TargetError(self._complaint(f"ended with code {self._process.returncode}"))
+            counted = await run_once(port, [PlainExchange()], FIRST_ANSWER_SECONDS)
+            if not counted.errors:
+                break
+            if clock() > deadline:
+                raise TargetError(self._complaint(f"no right answer: {counted.errors[0]}"))
+            await asyncio.sleep(0.1)
+        self.look_for_children()
+
+    def _complaint(self, what: str) -> str:
+        tail = last_lines(self.program.log_path, 3)
+        return f"{self.program.name}: {what}" + (f". Its last words:\n{tail}" if tail else "")
+
+    async def stop(self) -> None:
+        """TERM, and KILL when that does not help; returns when it is gone."""
+        end = asyncio.create_task(self._process.wait())
+        try:
+            self._send(signal.SIGTERM)
+            await asyncio.wait({end}, timeout=STOP_SECONDS)
+        finally:
+            self._send(signal.SIGKILL)  # also to children that outlived it
+            await end
+
+    def _send(self, signal_: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal_)
+
+
+@asynccontextmanager
+async def running(program: Program, core: int) -> AsyncIterator[Running]:
+    """Start it on one core; whatever happens, it is gone at the end."""
+    pinned = [sys.executable, "-S", "-I", str(_PINNED), str(core), *program.argv]
+    try:
+        with program.log_path.open("wb") as log:
+            process = await asyncio.create_subprocess_exec(
+                *tether_command(pinned),
+                cwd=REPOSITORY,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=dict(program.environment),
+                start_new_session=True,
+                pass_fds=program.inherited_fds,
+            )
+    except OSError as exc:
+        raise TargetError(f"{program.name}: cannot be started: {exc}") from exc
+    child = Running(program, process)
+    try:
+        yield child
+    finally:
+        await child.stop()
+
+
+def listen() -> socket.socket:
+    """A listening socket on a free loopback port, to be inherited by a program."""
+    listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
+    listener.set_inheritable(True)
+    return listener

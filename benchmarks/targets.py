@@ -1,0 +1,87 @@
+"""What is measured: a direct connection, our gateway, and the peers (benchmarks/peers.py)."""
+
+import os
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from benchmarks.processes import Program, Running, listen, running
+
+SLOTS = 1024
+"""What the mock engine is said to do at once: more than any phase asks for."""
+
+GATEWAY_START_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a target runs: its core, the mock engine's port, a folder for its files."""
+
+    core: int
+    engine_port: int
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where to send requests, and what runs there; nothing for the direct connection."""
+
+    port: int
+    process: Running | None
+
+
+@dataclass(frozen=True)
+class Target:
+    """A row of the table. `start` gives its endpoint, and stops it at the end."""
+
+    name: str
+    start: Callable[[Place], AbstractAsyncContextManager[Endpoint]]
+
+
+def clean_environment(**more: str) -> dict[str, str]:
+    """Ours, without what would change how the gateway or a peer behaves."""
+    kept = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "SSL_CERT_FILE", "XDG_CACHE_HOME")
+    return {name: os.environ[name] for name in kept if name in os.environ} | more
+
+
+@asynccontextmanager
+async def direct(place: Place) -> AsyncIterator[Endpoint]:
+    yield Endpoint(place.engine_port, None)
+
+
+def stack_file(engine_port: int) -> str:
+    """Default settings, and one model whose engine may be asked for plain answers."""
+    model = {
+        "id": "bench",
+        "engine": "llm-serving-stack",
+        "replicas": [f"http://127.0.0.1:{engine_port}"],
+        "slots": SLOTS,
+    }
+    return yaml.safe_dump({"models": [model]})
+
+
+@asynccontextmanager
+async def gateway(place: Place) -> AsyncIterator[Endpoint]:
+    """`python -m api_server serve` as a user runs it: default settings, JSON logs into a file."""
+    path = place.folder / "stack.yaml"
+    path.write_text(stack_file(place.engine_port))
+    with listen() as listener:
+        port: int = listener.getsockname()[1]
+        environment = clean_environment(
+            STACK_CONFIG=str(path), LISTEN_FD=str(listener.fileno()), DATA_DIR=str(place.folder)
+        )
+        argv = [sys.executable, "-m", "api_server", "serve"]
+        log_path = place.folder / "gateway.log"
+        fds = (listener.fileno(),)
+        program = Program("gateway", argv, environment, log_path, fds)
+        async with running(program, place.core) as process:
+            await process.wait_until_it_answers(port, GATEWAY_START_SECONDS)
+            yield Endpoint(port, process)
+
+
+DIRECT = Target("direct", direct)
+GATEWAY = Target("**llm-serving-stack**", gateway)

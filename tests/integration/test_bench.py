@@ -1,0 +1,149 @@
+"""The benchmark as a whole with tiny counts: figures are there, errors are errors, nothing stays.
+
+No test here says anything about speed.
+"""
+
+import asyncio
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from benchmarks.bench import QUICK, run_rounds
+from benchmarks.exchanges import PlainExchange, StreamExchange
+from benchmarks.load import run_once
+from benchmarks.targets import Endpoint, Place, Target
+from tests.local_stack import REPOSITORY, eventually, processes
+
+needs_two_cores = pytest.mark.skipif(
+    len(os.sched_getaffinity(0)) < 2, reason="the benchmark needs two cores"
+)
+
+
+def start(folder: Path) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-m", "benchmarks", "--quick"],
+        cwd=REPOSITORY,
+        env=os.environ | {"TMPDIR": str(folder)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def left_over(folder: Path) -> list[str]:
+    """Processes that know the benchmark's folder for temporary files, and files in it."""
+    running = [line for _, line, environment in processes() if f"TMPDIR={folder}" in environment]
+    return running + [path.name for path in folder.iterdir()]
+
+
+@needs_two_cores
+def test_every_figure_is_there(tmp_path: Path) -> None:
+    process = start(tmp_path)
+    output, progress = process.communicate(timeout=100)
+    assert process.returncode == 0, output + progress
+    rows = {
+        cells[0]: cells[1:]
+        for line in output.splitlines()
+        if line.startswith("|")
+        for cells in [[cell.strip(" *") for cell in line.strip("|").split("|")]]
+    }
+    assert [float(cell.replace(",", "")) for cell in rows["direct"] if cell != "-"]
+    figures = [float(cell.replace(",", "")) for cell in rows["llm-serving-stack"]]
+    assert len(figures) == 10
+    plain, _, cpu_request, _, _, cpu_token, tokens, _, first_token, peak = figures
+    assert min(plain, cpu_request, cpu_token, tokens, first_token, peak) >= 0
+    assert plain > 1
+    assert peak > 10
+    assert re.search(r"resident [\d.]+ MiB before, [\d.]+ MiB after", output)
+    assert not left_over(tmp_path)
+
+
+@needs_two_cores
+def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
+    process = start(tmp_path)
+    assert process.stderr is not None
+    while "llm-serving-stack" not in process.stderr.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, rest = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "Traceback" not in rest
+    eventually(lambda: not left_over(tmp_path), 5, "everything is gone")
+
+
+class Saying(asyncio.Protocol):
+    """Answers the first bytes with fixed ones and ends the connection; or says nothing at all."""
+
+    def __init__(self, answer: bytes, connections: set[asyncio.Transport]) -> None:
+        self._answer = answer
+        self._connections = connections
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self._connections.add(self._transport)
+
+    def data_received(self, _data: bytes) -> None:
+        if self._answer:
+            self._transport.write(self._answer)
+            self._transport.close()
+
+    def connection_lost(self, _exc: Exception | None) -> None:
+        self._connections.discard(self._transport)
+
+
+@asynccontextmanager
+async def server_that_says(answer: bytes) -> AsyncIterator[int]:
+    """The port of a server with that one answer."""
+    connections: set[asyncio.Transport] = set()
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: Saying(answer, connections), "127.0.0.1", 0)
+    async with server:
+        yield server.sockets[0].getsockname()[1]
+        while connections:
+            await asyncio.sleep(0.01)
+
+
+ERRORS = {
+    "HTTP 503": b"HTTP/1.1 503 Busy\r\ncontent-length: 4\r\n\r\nbusy",
+    "broke off": b"HTTP/1.1 200 OK\r\ncontent-length: 400\r\n\r\n{",
+    "no answer in HTTP": b"hello\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("expected", ERRORS)
+@pytest.mark.parametrize("is_stream", [False, True])
+async def test_wrong_answers_fail_the_run(expected: str, is_stream: bool) -> None:
+    async with server_that_says(ERRORS[expected]) as port:
+        exchange = StreamExchange(iter((5, 5))) if is_stream else PlainExchange()
+        counted = await run_once(port, [exchange], 5)
+    assert expected in counted.errors[0]
+    assert not counted.answers
+
+
+async def test_silence_fails_the_run() -> None:
+    async with server_that_says(b"") as port:
+        counted = await run_once(port, [PlainExchange()], 0.2)
+    assert "no answer" in counted.errors[0]
+
+
+async def test_a_target_with_errors_gets_no_figures(tmp_path: Path) -> None:
+    async with server_that_says(ERRORS["HTTP 503"]) as port:
+
+        @asynccontextmanager
+        async def start_it(_place: Place) -> AsyncIterator[Endpoint]:
+            yield Endpoint(port, None)
+
+        (row,) = await run_rounds(
+            [Target("broken", start_it)], QUICK, Place(0, port, tmp_path), lambda _line: None
+        )
+    assert row.is_wrong
+    assert not row.rounds
+    assert "HTTP 503: busy" in (row.failure or "")
