@@ -4,6 +4,7 @@
 lifespan closes them.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -99,7 +100,9 @@ def create_app(settings: Settings, worker: Worker = ALONE) -> Gateway:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        beating = asyncio.create_task(numbers[worker.index].beat())
         yield
+        beating.cancel()
         for handler in handlers.values():
             await handler.aclose()
 
