@@ -4,6 +4,7 @@
 lifespan closes them.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -85,7 +86,9 @@ def create_app(settings: Settings, worker: Worker = ALONE) -> Gateway:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        beating = asyncio.create_task(numbers[worker.index].beat())
         yield
+        beating.cancel()
         for lane in lanes.values():
             await lane.handler.aclose()
 

@@ -1,12 +1,10 @@
 """Several processes that serve on one socket, forked by a parent that only watches them.
 
 The parent opens the socket and makes the memory that the workers count in, and forks before any
-event loop or thread exists. It restarts a worker that dies, passes signals on, and takes the
-workers with it when it is killed itself. It serves nothing and so has nothing to wait for.
+event loop or thread exists. It restarts a worker that dies or hangs, passes signals on, and takes
+the workers with it when it is killed itself.
 """
 
-import contextlib
-import gc
 import logging
 import math
 import os
@@ -27,6 +25,9 @@ STOP_MARGIN_SECONDS = 3.0
 
 STABLE_SECONDS = 60.0
 POLL_SECONDS = 1.0
+SILENT_LOOKS = 15
+"""A worker whose event loop did not turn for so many looks, a second apart, is killed."""
+
 _STOP = frozenset({signal.SIGTERM, signal.SIGINT})
 _HEARD = _STOP | {signal.SIGCHLD}
 
@@ -48,6 +49,8 @@ class _Seat:
     started: float = 0.0
     next_start: float = 0.0
     crashes: int = 0
+    beats: float = 0.0
+    silent_looks: int = 0
 
 
 class _Parent:
@@ -59,15 +62,15 @@ class _Parent:
         self._seats = [_Seat(index) for index in range(count)]
         self._stop_seconds = settings.stack.gateway.drain_seconds + STOP_MARGIN_SECONDS
         self._deadline: float | None = None
+        self._next_look = 0.0
 
     def run(self) -> None:
         """One thread, no loop: signals are waited for, so that none comes at a bad moment."""
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, _HEARD)
-        gc.collect()
-        gc.freeze()  # what the workers share is not touched by their collectors, so not copied
         while self._deadline is None or self._living():
             if self._deadline is None:
                 self._start_those_due(mask)
+                self._kill_the_silent()
             elif time.monotonic() > self._deadline:
                 self._send(signal.SIGKILL)
             received = signal.sigtimedwait(_HEARD, self._wait_seconds())
@@ -85,11 +88,24 @@ class _Parent:
     def _living(self) -> list[_Seat]:
         return [seat for seat in self._seats if seat.pid is not None]
 
-    def _send(self, signal_: signal.Signals) -> None:
-        for seat in self._living():
+    def _send(self, signal_: signal.Signals, *seats: _Seat) -> None:
+        """To these workers, or to all. Only we reap them, so that each pid is still theirs."""
+        for seat in seats or self._living():
             assert seat.pid is not None
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(seat.pid, signal_)
+            os.kill(seat.pid, signal_)
+
+    def _kill_the_silent(self) -> None:
+        """Looks are counted, not seconds: a stack that was paused as a whole is not silent."""
+        if time.monotonic() < self._next_look:
+            return
+        self._next_look = time.monotonic() + POLL_SECONDS
+        for seat in self._living():
+            beats = self._numbers[seat.index].beats
+            seat.silent_looks = seat.silent_looks + 1 if beats == seat.beats else 0
+            seat.beats = beats
+            if seat.silent_looks >= SILENT_LOOKS:
+                log.warning("a worker is silent and is killed", extra={"worker": seat.index})
+                self._send(signal.SIGKILL, seat)
 
     def _wait_seconds(self) -> float:
         """Until the next thing to do; a child's death or a signal comes in between."""
@@ -127,7 +143,7 @@ class _Parent:
         now = time.monotonic()
         for seat in self._seats:
             if seat.pid is None and seat.next_start <= now:
-                seat.started = now
+                seat.started, seat.silent_looks = now, 0
                 parent, pid = os.getpid(), os.fork()
                 if pid == 0:
                     self._serve(seat.index, parent, mask)

@@ -4,6 +4,7 @@ The memory is made before the workers are forked and so outlives each of them: w
 counted stays, to the last request, when it dies by kill -9. docs/decisions/0004 has the reasons.
 """
 
+import asyncio
 import logging
 import mmap
 from collections.abc import Iterator
@@ -14,8 +15,10 @@ KEY_BYTES = 512 * 1024
 CELLS = 128 * 1024
 """For each worker. Memory that is never touched costs nothing; 64 models use about a fifth."""
 
+BEAT_SECONDS = 0.5
 MAX_SIZE = 64
-_IS_ALIVE, _KEY_BYTES_USED, _LOST, _FIRST = 0, 1, 2, 2 + MAX_SIZE
+_IS_ALIVE, _BEATS, _KEY_BYTES_USED, _CELLS_USED, _LOST = 0, 1, 2, 3, 4
+_FIRST = _LOST + MAX_SIZE
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +26,7 @@ log = logging.getLogger(__name__)
 Key = tuple[str, ...]
 """What a run of cells means: the name of a metric, then the values of its labels."""
 
-_LINE = msgspec.json.Decoder(tuple[Key, int])
+_LINE = msgspec.json.Decoder(tuple[Key, int, int])
 
 
 class Numbers:
@@ -37,7 +40,7 @@ class Numbers:
         memory = memoryview(mmap.mmap(-1, KEY_BYTES + CELLS * 8))
         self._lines = memory[:KEY_BYTES]
         self.cells: memoryview[float] = memory[KEY_BYTES:].cast("d")
-        self.cells[_KEY_BYTES_USED] = 0.0
+        self.cells[_CELLS_USED] = _FIRST
 
     @property
     def is_alive(self) -> bool:
@@ -48,25 +51,35 @@ class Numbers:
     def is_alive(self, value: bool) -> None:
         self.cells[_IS_ALIVE] = float(value)
 
+    @property
+    def beats(self) -> float:
+        """Goes up as long as the writer's event loop turns."""
+        return self.cells[_BEATS]
+
+    async def beat(self) -> None:
+        """Tell whoever watches that the loop turns, until cancelled."""
+        while True:
+            self.cells[_BEATS] += 1
+            await asyncio.sleep(BEAT_SECONDS)
+
     def entries(self) -> Iterator[tuple[Key, int, int]]:
         """Each key with its first cell and the count of its cells."""
-        first = _FIRST
         for line in bytes(self._lines[: self._used]).splitlines():
             try:
-                key, size = _LINE.decode(line)
+                yield _LINE.decode(line)
             except msgspec.DecodeError:  # its writer's core has not shown us all of it yet
                 return
-            yield key, first, size
-            first += size
 
     def place(self, key: Key, size: int) -> int:
         """The first of `size` cells, all zero, for a key that has none yet."""
-        line = msgspec.json.encode((key, size)) + b"\n"
+        first = int(self.cells[_CELLS_USED])
+        line = msgspec.json.encode((key, first, size)) + b"\n"
         start, end = self._used, self._used + len(line)
-        first = max((cell + count for _, cell, count in self.entries()), default=_FIRST)
         if size > MAX_SIZE or end > KEY_BYTES or first + size > CELLS:
             log.error("no room for another metric; it is not counted", extra={"metric": key[0]})
             return _LOST
+        # In this order: death in between costs some cells, or leaves a line that nobody sees.
+        self.cells[_CELLS_USED] = first + size
         self._lines[start:end] = line
         self.cells[_KEY_BYTES_USED] = end
         return first

@@ -19,7 +19,7 @@ import yaml
 
 from api_server.local.process import free_port
 from api_server.server import listen
-from api_server.workers import STOP_MARGIN_SECONDS
+from api_server.workers import SILENT_LOOKS, STOP_MARGIN_SECONDS
 from tests.integration.test_metrics import scrape
 from tests.integration.test_serve import collect, exit_code, until_ready
 from tests.local_stack import REPOSITORY
@@ -324,6 +324,16 @@ async def test_a_worker_that_does_not_end_is_killed(tmp_path: Path) -> None:
         running.process.send_signal(signal.SIGTERM)
         assert await exit_code(running.process, 0.5 + STOP_MARGIN_SECONDS + 2) == 0
         assert not is_running(stuck)
+
+
+async def test_a_worker_that_hangs_is_replaced(tmp_path: Path) -> None:
+    async with serving(tmp_path, 2) as running:
+        before = running.workers()
+        os.kill(before[0], signal.SIGSTOP)
+        await until(lambda: len(set(running.workers()) - set(before)) == 1, SILENT_LOOKS + 8)
+        assert not is_running(before[0])
+        assert before[1] in running.workers()
+        await running.all_are_up(2)
 
 
 async def test_a_worker_told_to_end_finishes_its_stream_and_is_replaced(tmp_path: Path) -> None:
