@@ -5,6 +5,7 @@ lifespan closes them.
 """
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -87,6 +88,8 @@ def create_app(settings: Settings, worker: Worker = ALONE) -> Gateway:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         beating = asyncio.create_task(numbers[worker.index].beat())
+        gc.collect()
+        gc.freeze()
         yield
         beating.cancel()
         for lane in lanes.values():
