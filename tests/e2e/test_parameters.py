@@ -121,6 +121,7 @@ TEXTS: dict[str, Json] = {
     "max_tokens": {"prompt": STORY_PROMPT, "max_tokens": 40},
     "n": {"prompt": HELLO_PROMPT, "n": 3},
     "n of several prompts": {"prompt": [HELLO_PROMPT, STORY_PROMPT], "n": 2, "max_tokens": 5},
+    "top_p": {"prompt": STORY_PROMPT, "top_p": 0.5},
     "seed": {"prompt": STORY_PROMPT, "seed": 7, "temperature": 0.5},
     "penalties": {"prompt": STORY_PROMPT, "presence_penalty": 1, "frequency_penalty": 1},
     "logit_bias": {"prompt": HELLO_PROMPT, "logit_bias": {"300": -100}},
