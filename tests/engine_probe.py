@@ -5,35 +5,21 @@ from functools import cached_property
 from typing import Any
 
 import httpx
-import yaml
 
-from tests.local_stack import LocalStack, processes
+from tests.local_stack import LocalStack
 
 
 class EngineProbe:
     """The engine of one model of a running stack. Use as a context manager."""
 
     def __init__(self, stack: LocalStack, model_id: str = "tiny") -> None:
-        document = yaml.safe_load((stack.data_dir / "stack.yaml").read_text())
-        entry = next(entry for entry in document["models"] if entry["id"] == model_id)
+        entry = next(entry for entry in stack.listed_models() if entry["id"] == model_id)
         self.url: str = entry["replicas"][0]
-        self._stack = stack
-
-    @cached_property
-    def key(self) -> str:
-        """Made anew at each start and told to the gateway in its environment only."""
-        mark = f"STACK_CONFIG={self._stack.data_dir / 'stack.yaml'}\0"
-        for _, line, environment in processes():
-            if "api_server serve" in line and mark in environment:
-                variables = dict(
-                    entry.split("=", 1) for entry in environment.split("\0") if "=" in entry
-                )
-                return variables["ENGINE_API_KEY"]
-        raise AssertionError("the gateway of this stack does not run")
+        self._key = stack.engine_key()
 
     @cached_property
     def client(self) -> httpx.Client:
-        headers = {"authorization": f"Bearer {self.key}"}
+        headers = {"authorization": f"Bearer {self._key}"}
         return httpx.Client(base_url=self.url, headers=headers, timeout=10)
 
     def __enter__(self) -> "EngineProbe":
