@@ -24,12 +24,12 @@ from api_server.inference.handlers.openai_compatible import EventStream
 from api_server.observability.record import RequestRecord
 from api_server.services.chunks import decode
 from api_server.services.client import SHUTTING_DOWN, Client, Headers
-from api_server.services.fitting import shorten
+from api_server.services.fitting import TRIES, answer_room, shorten
 from api_server.services.folding import Fold
 from api_server.services.lane import Lane, Place, find_lane
 from api_server.services.logprobs import LogprobsShape
 from api_server.services.relaying import OutgoingEvents
-from api_server.services.requests import Generation, parse_chat, parse_text
+from api_server.services.requests import Generation, Kind, parse_chat, parse_text
 from api_server.services.upstream import generation_body
 from api_server.services.usage import UsageTally, read_plain_answer
 
@@ -115,20 +115,48 @@ async def _first(
     An engine that is away is tried again; a chat that does not fit is shortened where the model's
     entry asks for it.
     """
-    tries = 0
     while True:
         body = generation_body(generation, lane.model, as_stream=as_stream)
         attempt = partial(call, generation.kind.value, body, record.request_id)
         try:
             answer = await lane.persist(attempt, place, record)
         except ContextLengthError as exc:
-            tries += 1
-            lane.dropped(shorten(generation, lane.model, exc, tries), record)
+            exc.param = "messages" if generation.kind is Kind.CHAT else "prompt"
+            if lane.model.context_overflow == "error" or generation.kind is not Kind.CHAT:
+                raise
+            await _make_fit(generation, lane, exc, record)
         else:
             record.begin("generating")
             if as_stream:
                 record.first_token_ms = record.elapsed_ms()
             return answer
+
+
+async def _make_fit(
+    generation: Generation, lane: Lane, error: ContextLengthError, record: RequestRecord
+) -> None:
+    """Drop the oldest messages until the engine's count leaves room for an answer.
+
+    Raises `error` when nothing more may go.
+    """
+    for tries in range(1, TRIES + 1):
+        dropped = shorten(generation, error, tries)
+        lane.dropped(dropped, record)
+        body = generation_body(generation, lane.model, as_stream=False)
+        count = await lane.handler.count_tokens(body, record.request_id)
+        context_tokens = error.context_tokens
+        if count is None or context_tokens is None:
+            if not dropped:
+                raise error
+            return
+        if count + answer_room(context_tokens, generation.max_tokens) <= context_tokens:
+            return
+        if not dropped:
+            if count < context_tokens:
+                return  # what may not go leaves little room, but it fits
+            raise error
+        error = ContextLengthError(count, context_tokens)
+        error.param = "messages"
 
 
 async def fold(
@@ -162,6 +190,7 @@ async def relay(
         wants_usage=generation.wants_usage,
         choices_per_prompt=generation.choices_per_prompt,
         shape=_shape(generation, lane),
+        has_one_date=lane.model.engine.has_openai_details,
     )
     await client.begin_stream(_headers(record))
     try:
