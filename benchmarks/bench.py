@@ -199,5 +199,8 @@ async def workplace(cores: Cores) -> AsyncIterator[Place]:
         program = Program("mock engine", argv, environment, folder / "engine.log", (fd,))
         port: int = listener.getsockname()[1]
         async with running(program, cores.harness) as engine:
-            await engine.wait_until_it_answers(port, ENGINE_START_SECONDS)
+            try:
+                await engine.wait_until_it_answers(port, ENGINE_START_SECONDS)
+            except TargetError as exc:
+                raise BenchError(f"the mock engine: {exc}") from exc
             yield Place(cores.target, port, folder)

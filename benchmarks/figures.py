@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 MIB = 1024 * 1024
+MAX_LEFT_OVER_BYTES = 5_000_000
+"""What the gateway may have grown by after many long streams."""
 
 
 @dataclass(frozen=True)
@@ -130,10 +132,17 @@ class Memory:
     peak: int
     seconds: float
 
+    @property
+    def is_constant(self) -> bool:
+        """Whether the streams left nothing behind."""
+        return self.after - self.before <= MAX_LEFT_OVER_BYTES
+
     def __str__(self) -> str:
+        limit = f"\nerror: more than {MAX_LEFT_OVER_BYTES / 1e6:g} MB are left over"
+        verdict = "" if self.is_constant else limit
         return (
             f"{self.streams} streams of {self.tokens:,} tokens at once: resident "
             f"{self.before / MIB:.1f} MiB before, {self.after / MIB:.1f} MiB after "
             f"({(self.after - self.before) / MIB:+.1f}), peak {self.peak / MIB:.1f} MiB; "
-            f"{self.streams * self.tokens / self.seconds:,.0f} tokens/s"
+            f"{self.streams * self.tokens / self.seconds:,.0f} tokens/s{verdict}"
         )

@@ -75,7 +75,7 @@ class Running:
 
     def _complaint(self, what: str) -> str:
         tail = last_lines(self.program.log_path, 3)
-        return f"{self.program.name}: {what}" + (f". Its last words:\n{tail}" if tail else "")
+        return what + (f". Its last words:\n{tail}" if tail else "")
 
     async def stop(self) -> None:
         """TERM, and KILL when that does not help; returns when it is gone."""
@@ -109,7 +109,7 @@ async def running(program: Program, core: int) -> AsyncIterator[Running]:
                 pass_fds=program.inherited_fds,
             )
     except OSError as exc:
-        raise TargetError(f"{program.name}: cannot be started: {exc}") from exc
+        raise TargetError(f"cannot be started: {exc}") from exc
     child = Running(program, process)
     try:
         yield child

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Writes requirements.txt and requirements-dev.txt from pyproject.toml, with hashes.
+# Writes requirements.txt and requirements-dev.txt from pyproject.toml, and the peers' sets, with hashes.
 set -eu
 tool=$(mktemp -d)
 trap 'rm -rf "$tool"' EXIT
@@ -11,3 +11,6 @@ compile() {
 }
 compile pyproject.toml -o requirements.txt
 compile pyproject.toml --group dev -o requirements-dev.txt
+for peer in benchmarks/peer_locks/*.in; do
+    compile "$peer" -o "${peer%.in}.txt"
+done
