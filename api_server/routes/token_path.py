@@ -91,12 +91,12 @@ class AsgiClient:
         self.has_left = False
 
     @property
-    def is_retry(self) -> bool:
+    def is_retry(self) -> bool | None:
         """Whether the client says that it was sent away before."""
         for name, value in self._scope["headers"]:
             if name == RETRY_COUNT:
                 return value not in (b"", b"0")
-        return False
+        return None
 
     async def answer(self, body: bytes, headers: Headers = ()) -> None:
         self.has_begun = True

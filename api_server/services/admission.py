@@ -2,10 +2,11 @@
 
 One `Gate` for each model. First come, first served; a queue with a bound in length and in time.
 Who is sent away is told when there will be room: each refusal books the next place that comes free,
-so that those who return as told do not all return at once.
+and that place is kept.
 """
 
 import asyncio
+import bisect
 import collections
 import time
 from collections.abc import Callable
@@ -25,6 +26,9 @@ LONGEST_RETRY_SECONDS = 60.0
 GRACE_SECONDS = 2.0
 """For so long after its time a booked place is kept for the client that was sent away."""
 
+SLACK = 1.25
+"""Places are booked more slowly than they come free on the average: no engine is a clockwork."""
+
 
 class Bookings:
     """The places promised to clients that were sent away, each at a time of its own."""
@@ -42,16 +46,11 @@ class Bookings:
         self._promises.append(booked)
         return booked - now
 
-    def due(self, now: float) -> int:
-        """How many who were sent away are expected back about now."""
+    def due(self, now: float, within_seconds: float = 0.0) -> int:
+        """How many who were sent away are expected back until then, and have not come yet."""
         while self._promises and self._promises[0] < now - GRACE_SECONDS:
             self._promises.popleft()
-        count = 0
-        for promise in self._promises:
-            if promise > now:
-                break
-            count += 1
-        return count
+        return bisect.bisect_right(self._promises, now + within_seconds)
 
     def claim(self) -> None:
         """One who was sent away has come back."""
@@ -92,8 +91,12 @@ class Gate:
         """What a request for so many choices occupies; never more than there is."""
         return min(choices, self.capacity)
 
-    async def enter(self, weight: int, *, deadline_seconds: float, is_retry: bool) -> None:
+    async def enter(
+        self, weight: int, *, deadline_seconds: float, is_retry: bool | None = None
+    ) -> None:
         """Wait for room in the engine. Cancel it to leave the queue.
+
+        `is_retry` is whether the client says that it was sent away before; None if it says nothing.
 
         Raises `OverloadedError` at once when the queue is full or too slow for the deadline, and
         `QueueTimeoutError` when the deadline passed in the queue.
@@ -101,7 +104,7 @@ class Gate:
         if not self._waiting and self.running + weight <= self.capacity:
             self.running += weight
             return
-        self._check_room(deadline_seconds, is_retry=is_retry)
+        self._check_room(weight, deadline_seconds, is_retry)
         ticket = _Ticket(weight, asyncio.get_running_loop().create_future())
         self._waiting.append(ticket)
         try:
@@ -117,7 +120,7 @@ class Gate:
             if isinstance(exc, TimeoutError):
                 raise QueueTimeoutError(
                     f"No engine was free within {deadline_seconds:g} s. Try again later.",
-                    retry_after_seconds=self._book(),
+                    retry_after_seconds=self._book(weight),
                 ) from exc
             raise
 
@@ -135,22 +138,31 @@ class Gate:
     def _seconds_per_place(self) -> float:
         return max(self._mean_hold_seconds, 0.001) / self.capacity
 
-    def _check_room(self, deadline_seconds: float, *, is_retry: bool) -> None:
-        due = self._bookings.due(self._clock())
-        kept = 0 if is_retry else min(due, self.queue_size // 2)
+    def _seconds_per_booking(self) -> float:
+        return self._seconds_per_place() * SLACK
+
+    def _check_room(self, weight: int, deadline_seconds: float, is_retry: bool | None) -> None:
+        """A place in the queue may be taken by whoever is expected; by others, if it is not booked.
+
+        A client that says nothing is taken for one who comes back when one is due.
+        """
+        now = self._clock()
+        is_expected = is_retry is not False and self._bookings.due(now) > 0
+        drained_seconds = self.queue_size * self._seconds_per_booking()
+        booked = 0 if is_expected else self._bookings.due(now, drained_seconds)
         is_too_slow = (
             self.waiting >= self.capacity and self.expected_wait_seconds() > deadline_seconds
         )
-        if self.waiting + kept >= self.queue_size or is_too_slow:
+        if self.waiting + booked >= self.queue_size or is_too_slow:
             raise OverloadedError(
                 f"Too many requests: {self.waiting} are waiting already. Try again later.",
-                retry_after_seconds=self._book(),
+                retry_after_seconds=self._book(weight),
             )
-        if is_retry and due:
+        if is_expected:
             self._bookings.claim()
 
-    def _book(self) -> float:
-        return self._bookings.book(self._clock(), self._seconds_per_place())
+    def _book(self, weight: int) -> float:
+        return self._bookings.book(self._clock(), weight * self._seconds_per_booking())
 
     def _release(self, weight: int) -> None:
         self.running -= weight

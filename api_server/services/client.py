@@ -12,8 +12,8 @@ class Client(Protocol):
     """Every method may be cancelled when the client leaves."""
 
     @property
-    def is_retry(self) -> bool:
-        """Whether it says that it was sent away before (the official clients count their tries)."""
+    def is_retry(self) -> bool | None:
+        """Whether it says that it was sent away before; None where it says nothing of it."""
 
     @property
     def has_begun(self) -> bool:

@@ -54,7 +54,7 @@ class Lane:
         self._backoff = backoff
         self._metrics = metrics
 
-    async def enter(self, choices: int, record: RequestRecord, *, is_retry: bool) -> Place:
+    async def enter(self, choices: int, record: RequestRecord, *, is_retry: bool | None) -> Place:
         """Wait for room. The place must be given back to `leave`, whatever happens."""
         loop = asyncio.get_running_loop()
         seconds = self.model.timeouts.queue_seconds

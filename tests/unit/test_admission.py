@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from api_server.errors import OverloadedError, QueueTimeoutError
-from api_server.services.admission import LONGEST_RETRY_SECONDS, Bookings, Gate
+from api_server.services.admission import LONGEST_RETRY_SECONDS, SLACK, Bookings, Gate
 
 
 class Clock:
@@ -17,7 +17,9 @@ class Clock:
         return self.now
 
 
-async def enter(gate: Gate, weight: int = 1, seconds: float = 5, *, is_retry: bool = False) -> None:
+async def enter(
+    gate: Gate, weight: int = 1, seconds: float = 5, *, is_retry: bool | None = False
+) -> None:
     await gate.enter(weight, deadline_seconds=seconds, is_retry=is_retry)
 
 
@@ -163,26 +165,60 @@ async def test_those_sent_away_are_told_different_times_at_the_pace_of_the_engin
         with pytest.raises(OverloadedError) as caught:
             await enter(gate)
         told.append(caught.value.retry_after_seconds)
-    assert told == pytest.approx([0.5, 1.0, 1.5, 2.0]), "two slots, a second each"
+    assert told == pytest.approx([SLACK * 0.5 * k for k in (1, 2, 3, 4)]), (
+        "two slots, a second each"
+    )
 
 
-async def test_a_place_is_kept_for_one_who_comes_back_as_told() -> None:
+@pytest.mark.parametrize("says", [True, None])
+async def test_a_place_is_kept_for_one_who_comes_back_as_told(says: bool | None) -> None:
     clock = Clock()
     gate = Gate(1, 2, clock=clock)
     await enter(gate)
     first, second = await queued(gate), await queued(gate)
-    with pytest.raises(OverloadedError):
+    with pytest.raises(OverloadedError) as caught:
         await enter(gate)
-    clock.now += 1.5  # the place that was promised after 1 s is due
     gate.leave(1, 1.0)
     await first
     with pytest.raises(OverloadedError):
-        await enter(gate)
-    came_back = asyncio.create_task(enter(gate, is_retry=True))
+        await enter(gate)  # a place is free, and booked
+    with pytest.raises(OverloadedError):
+        await enter(gate, is_retry=True)  # nobody is expected yet, whatever it says
+    clock.now += caught.value.retry_after_seconds or 0
+    came_back = asyncio.create_task(enter(gate, is_retry=says))
     await until(lambda: gate.waiting == 2)
     for task in (second, came_back):
         task.cancel()
     await asyncio.gather(second, came_back, return_exceptions=True)
+
+
+async def test_a_free_slot_is_never_kept_for_anybody() -> None:
+    clock = Clock()
+    gate = Gate(1, 0, clock=clock)
+    await enter(gate)
+    for _ in range(5):
+        with pytest.raises(OverloadedError):
+            await enter(gate)
+    gate.leave(1, 1.0)
+    await enter(gate)
+    assert gate.running == 1
+
+
+async def test_places_of_those_who_never_come_back_are_given_to_others() -> None:
+    clock = Clock()
+    gate = Gate(1, 1, clock=clock)
+    await enter(gate)
+    first = await queued(gate)
+    with pytest.raises(OverloadedError):
+        await enter(gate)
+    gate.leave(1, 1.0)
+    await first
+    with pytest.raises(OverloadedError):
+        await enter(gate)
+    clock.now += 10
+    newcomer = await queued(gate)
+    newcomer.cancel()
+    await asyncio.gather(newcomer, return_exceptions=True)
 
 
 def test_promises_run_out_and_do_not_pile_up() -> None:
