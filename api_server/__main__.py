@@ -15,6 +15,7 @@ from api_server.local.terminal import TerminalSay
 from api_server.observability.logging import configure_logging
 from api_server.server import serve
 from api_server.settings import Settings, load_settings
+from api_server.workers import serve_with_workers
 
 INTERRUPTED = 130
 
@@ -38,7 +39,10 @@ def main() -> int:
 def run_gateway(settings: Settings) -> int:
     """`serve`: until a signal."""
     configure_logging(settings.environment.log_level)
-    serve(settings)
+    if settings.stack.gateway.workers == 1:
+        serve(settings)
+    else:
+        serve_with_workers(settings)
     return 0
 
 

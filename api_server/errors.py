@@ -97,12 +97,17 @@ class ContextLengthError(InvalidRequestError):
 
     code = "context_length_exceeded"
 
-    def __init__(
-        self, message: str, *, prompt_tokens: int | None = None, context_tokens: int | None = None
-    ) -> None:
-        super().__init__(message)
+    def __init__(self, prompt_tokens: int | None, context_tokens: int | None) -> None:
+        super().__init__(
+            f"This model's context holds {_number(context_tokens)} tokens, and your input has "
+            f"{_number(prompt_tokens)}. Shorten it."
+        )
         self.prompt_tokens = prompt_tokens
         self.context_tokens = context_tokens
+
+
+def _number(count: int | None) -> str:
+    return "an unknown number of" if count is None else str(count)
 
 
 class ModelNotFoundError(ApiError):

@@ -4,8 +4,11 @@
 lifespan closes them.
 """
 
-from collections.abc import AsyncIterator
+import asyncio
+import gc
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 
 from fastapi import FastAPI, Request
@@ -26,8 +29,11 @@ from api_server.inference.catalogue import Catalogue, Model
 from api_server.inference.handlers.openai_compatible import OpenAICompatibleHandler
 from api_server.middleware.error_edge import ErrorEdge
 from api_server.middleware.request_log import RequestLog
+from api_server.observability.metrics import Metrics
+from api_server.observability.numbers import Numbers
 from api_server.observability.record import record_of
 from api_server.routes import health as health_routes
+from api_server.routes import metrics as metrics_routes
 from api_server.routes import models as model_routes
 from api_server.routes.openapi import document
 from api_server.routes.token_path import Serve, TokenEndpoint, TokenPath
@@ -41,6 +47,23 @@ from api_server.services.retrying import Backoff
 from api_server.settings import Settings
 
 
+@dataclass(frozen=True)
+class Worker:
+    """Which one of how many serving processes this is; `numbers` is where each of them counts."""
+
+    index: int = 0
+    count: int = 1
+    numbers: Sequence[Numbers] = ()
+
+    def share_of(self, total: int) -> int:
+        """This worker's part of something that all of them share; the parts add up to it."""
+        share, rest = divmod(total, self.count)
+        return share + (self.index < rest)
+
+
+ALONE = Worker()
+
+
 class Gateway:
     """The ASGI application: the token path first, FastAPI for everything else."""
 
@@ -52,17 +75,23 @@ class Gateway:
         await self._app(scope, receive, send)
 
 
-def create_app(settings: Settings) -> Gateway:
+def create_app(settings: Settings, worker: Worker = ALONE) -> Gateway:
     """The gateway for these settings, ready to be served."""
     catalogue = Catalogue(settings.models())
-    lanes = {model.id: _lane(model, settings) for model in catalogue}
+    numbers = worker.numbers or [Numbers() for _ in range(worker.count)]
+    metrics = Metrics((model.id for model in catalogue), numbers[worker.index], numbers)
+    lanes = {model.id: _lane(model, settings, worker, metrics) for model in catalogue}
     completions = Completions(catalogue, lanes)
     embeddings = Embeddings(catalogue, lanes)
     health = Health(lanes, __version__)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        beating = asyncio.create_task(numbers[worker.index].beat())
+        gc.collect()
+        gc.freeze()
         yield
+        beating.cancel()
         for lane in lanes.values():
             await lane.handler.aclose()
 
@@ -70,8 +99,10 @@ def create_app(settings: Settings) -> Gateway:
     app.openapi = partial(document, app)  # type: ignore[method-assign]
     app.state.catalogue = catalogue
     app.state.health = health
+    app.state.metrics = metrics
     app.include_router(model_routes.router)
     app.include_router(health_routes.router)
+    app.include_router(metrics_routes.router)
     app.add_exception_handler(ApiError, _render)
     app.add_exception_handler(HTTPException, _render)
     app.add_exception_handler(RequestValidationError, _render)
@@ -92,16 +123,19 @@ def create_app(settings: Settings) -> Gateway:
         )
         for kind, serve in verbs.items()
     }
-    return Gateway(RequestLog(ErrorEdge(TokenPath(endpoints, app))), health)
+    return Gateway(RequestLog(ErrorEdge(TokenPath(endpoints, app)), metrics), health)
 
 
-def _lane(model: Model, settings: Settings) -> Lane:
-    stack = settings.stack
+def _lane(model: Model, settings: Settings, worker: Worker, metrics: Metrics) -> Lane:
+    """Workers share the places of an engine out among them: none knows of the others' requests."""
+    admission = settings.stack.admission
+    capacity = worker.share_of(model.slots + admission.surplus)
     return Lane(
         model,
         OpenAICompatibleHandler(model),
-        Gate(model.slots + stack.admission.surplus, stack.admission.queue_size),
-        Backoff(**stack.retries.model_dump()),
+        Gate(capacity, worker.share_of(admission.queue_size)),
+        Backoff(**settings.stack.retries.model_dump()),
+        metrics,
     )
 
 

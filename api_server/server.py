@@ -12,7 +12,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from api_server.errors import InvalidRequestError, SetupError
-from api_server.main import Gateway, create_app
+from api_server.main import ALONE, Gateway, Worker, create_app
 from api_server.routes.token_path import CONNECTION
 from api_server.settings import Settings
 
@@ -121,15 +121,24 @@ def _inherited(fd: int) -> socket.socket:
         raise SetupError(f"LISTEN_FD {fd} is no open socket; leave it unset.") from exc
 
 
-def serve(settings: Settings) -> None:
-    """Serve until a signal; returns when everything is closed."""
+def open_listener(settings: Settings) -> socket.socket:
+    """The socket to serve on: the one that was handed to us, else a new one."""
     environment = settings.environment
-    if environment.listen_fd is None:
-        listener = listen(environment.host, environment.port)
-    else:
-        listener = _inherited(environment.listen_fd)
-    with listener:
-        _Server(configuration(create_app(settings), settings)).run(sockets=[listener])
+    if environment.listen_fd is not None:
+        return _inherited(environment.listen_fd)
+    return listen(environment.host, environment.port)
+
+
+def serve(settings: Settings) -> None:
+    """Serve in this process until a signal; returns when everything is closed."""
+    with open_listener(settings) as listener:
+        serve_on(listener, settings)
+
+
+def serve_on(listener: socket.socket, settings: Settings, worker: Worker = ALONE) -> None:
+    """Serve on a listening socket until a signal."""
+    gateway = create_app(settings, worker)
+    _Server(configuration(gateway, settings)).run(sockets=[listener])
 
 
 def configuration(gateway: Gateway, settings: Settings) -> uvicorn.Config:

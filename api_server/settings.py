@@ -198,6 +198,17 @@ class Stack(_Strict):
             raise ValueError(f"two models have the id {doubled[0]!r}")
         return self
 
+    @model_validator(mode="after")
+    def _each_worker_has_a_place(self) -> Self:
+        for model in self.models:
+            places = model.slots + self.admission.surplus
+            if places < self.gateway.workers:
+                raise ValueError(
+                    f"gateway.workers is {self.gateway.workers}, and they share the {places} "
+                    f"places (slots and admission.surplus) of {model.id!r}: fewer workers, please"
+                )
+        return self
+
 
 @dataclass(frozen=True)
 class Settings:

@@ -27,8 +27,12 @@ ROOMS: dict[str, set[str]] = {
         *("settings", "errors", "schemas", "observability"),
     },
     "server": {"main", "routes", "settings", "errors"},
+    "workers": {
+        *("server", "main", "settings", "observability"),
+        *("local.plan", "local.tether"),
+    },
     "local": {"server", "settings", "inference", "errors"},
-    "__main__": {"server", "local", "settings", "errors", "observability"},
+    "__main__": {"server", "workers", "local", "settings", "errors", "observability"},
     "__init__": set(),
 }
 

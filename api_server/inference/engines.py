@@ -14,8 +14,9 @@ class Engine:
     defaults those of OpenAI; a model's entry and then the request override it. A request with one
     of `refused_fields` is a 400, and so is one with a field of `unsupported` unless its value is
     listed there as harmless. `renamed_fields` go up under the name that the engine knows.
-    `has_openai_details` is false where `tool_choice` cannot name a function and log probabilities
-    come in a shape of its own, so that the gateway has to translate.
+    `count_path` counts a chat's tokens without answering it. `has_openai_details` is false where
+    the gateway has to translate: `tool_choice` cannot name a function or forbid them all, log
+    probabilities have a shape of their own, the events of one stream differ in `created`.
     """
 
     name: str
@@ -25,6 +26,7 @@ class Engine:
     unsupported: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
     renamed_fields: Mapping[str, str] = field(default_factory=dict)
     sampling: Mapping[str, float] = field(default_factory=dict)
+    count_path: str | None = None
     has_openai_details: bool = True
 
 
@@ -51,6 +53,7 @@ LLAMA_SERVER = Engine(
     },
     renamed_fields={"max_completion_tokens": "max_tokens"},
     sampling={"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0},
+    count_path="/v1/chat/completions/input_tokens",
     has_openai_details=False,
 )
 OPENAI = Engine(name="openai", health_path="/v1/models")

@@ -84,7 +84,7 @@ class LocalEngine:
         generation = props.get("default_generation_settings")
         context = generation.get("n_ctx") if isinstance(generation, dict) else None
         if slots != plan.slots or not isinstance(context, int) or context < plan.context_tokens:
-            prefix = "local." if plan.serves == "text" else "local.embedding_"
+            prefix = plan.settings_prefix
             raise SetupError(
                 f"{self.name} runs {slots} slots of {context} tokens, not the {plan.slots} of "
                 f"{plan.context_tokens} asked for. Change {prefix}slots or {prefix}context_tokens."

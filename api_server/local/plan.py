@@ -26,8 +26,6 @@ COMMON_FLAGS = (
 )
 TEXT_FLAGS = ("--cache-ram", "--jinja")
 EMBEDDING_FLAGS = ("--embeddings", "--pooling", "--batch-size", "--ubatch-size")
-"""Every flag that we pass, which a foreign binary must understand."""
-
 GIB = 1024**3
 
 
@@ -45,6 +43,11 @@ class EnginePlan:
     threads: int
     serves: Literal["text", "embeddings"] = "text"
     pooling: str = "mean"
+
+    @property
+    def settings_prefix(self) -> str:
+        """What the keys of its slots and its context begin with in the stack file."""
+        return "local." if self.serves == "text" else "local.embedding_"
 
     def arguments(self, port: int) -> list[str]:
         """The command line after the binary. `--ctx-size` is the total over all slots."""
@@ -69,7 +72,7 @@ class EnginePlan:
 
 
 def flags_of(serves: Literal["text", "embeddings"]) -> tuple[str, ...]:
-    """The flags of an engine that serves this."""
+    """Every flag that an engine gets that serves this; a foreign binary must understand them."""
     return COMMON_FLAGS + (TEXT_FLAGS if serves == "text" else EMBEDDING_FLAGS)
 
 
@@ -98,7 +101,7 @@ def needed_bytes(head: GgufHead, plan: EnginePlan) -> int:
 def check_memory(head: GgufHead, plan: EnginePlan, available_bytes: int) -> None:
     """Raises `SetupError` with the numbers when the model would not fit."""
     needed = needed_bytes(head, plan)
-    prefix = "local." if plan.serves == "text" else "local.embedding_"
+    prefix = plan.settings_prefix
     if needed > available_bytes:
         raise SetupError(
             f"{head.path.name} needs about {needed / GIB:.1f} GiB of memory "

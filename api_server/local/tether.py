@@ -12,12 +12,17 @@ import sys
 PR_SET_PDEATHSIG = 1
 
 
-def main() -> None:
-    parent, *command = sys.argv[1:]
+def die_with(parent: int) -> None:
+    """From now on the kernel kills this process when its parent, of that pid, dies."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != int(parent):  # the parent died before the tie was made
+    if os.getppid() != parent:  # the parent died before the tie was made
         sys.exit(1)
+
+
+def main() -> None:
+    parent, *command = sys.argv[1:]
+    die_with(int(parent))
     try:
         os.execvp(command[0], command)  # noqa: S606 - becoming the command is the point
     except OSError as exc:

@@ -1,4 +1,4 @@
-"""Gives each request an id and writes its one line of log at the end, whatever the end was."""
+"""Gives each request an id; at its end, whatever that is, counts it and writes its line of log."""
 
 import logging
 import re
@@ -6,10 +6,11 @@ import secrets
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api_server.observability.metrics import Metrics
 from api_server.observability.record import RequestRecord, attach_record
 
 _ACCEPTED_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
-_ASKED_EVERY_SECOND = frozenset({"/health/live", "/health/ready"})
+_ASKED_OFTEN = frozenset({"/health/live", "/health/ready", "/metrics"})
 
 log = logging.getLogger("api_server.request")
 
@@ -17,8 +18,9 @@ log = logging.getLogger("api_server.request")
 class RequestLog:
     """Outermost wrapper. A client's own `x-request-id` is kept if it is short and harmless."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
+        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -40,8 +42,9 @@ class RequestLog:
         try:
             await self._app(scope, receive, send_with_id)
         finally:
+            self._metrics.request_ended(record)
             level = record.log_level
-            if level == logging.INFO and record.path in _ASKED_EVERY_SECOND:
+            if level == logging.INFO and record.path in _ASKED_OFTEN:
                 level = logging.DEBUG
             log.log(level, "request", extra=record.as_fields())
 

@@ -15,15 +15,17 @@ Phase = Literal["reading", "queued", "connecting", "generating"]
 class RequestRecord:
     """One request. Durations in milliseconds, None where the request never got that far.
 
-    `phase` is where the request is, or where it ended; `engine_ms` is how long the engine took
-    until its first event, or its whole answer where that comes in one piece (then there is no
-    `first_token_ms`).
+    `route` is the template of the path, "other" where there is none. `phase` is where the request
+    is, or where it ended. `engine_ms` is how long the engine took until its first event, or its
+    whole answer where that comes in one piece (then there is no `first_token_ms`); `own_ms` is what
+    the gateway itself took until then.
     """
 
     request_id: str
     method: str
     path: str
     started: float = field(default_factory=time.perf_counter)
+    route: str = "other"
     status: int = 0
     outcome: str = "ok"
     phase: Phase = "reading"
@@ -32,6 +34,7 @@ class RequestRecord:
     stream: bool | None = None
     queue_ms: float | None = None
     engine_ms: float | None = None
+    own_ms: float | None = None
     first_token_ms: float | None = None
     retries: int = 0
     dropped_messages: int = 0
@@ -53,6 +56,8 @@ class RequestRecord:
             self.queue_ms = took_ms
         elif self.phase == "connecting":
             self.engine_ms = took_ms
+            total_ms = (now - self.started) * 1000
+            self.own_ms = round(max(0.0, total_ms - took_ms - (self.queue_ms or 0.0)), 3)
         self.phase = phase
         self.phase_began = now
 
@@ -100,6 +105,7 @@ _LOGGED_IF_KNOWN = (
     "stream",
     "queue_ms",
     "engine_ms",
+    "own_ms",
     "first_token_ms",
     "retries",
     "dropped_messages",

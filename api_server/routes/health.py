@@ -47,6 +47,7 @@ def _health(request: Request) -> Health:
     return health
 
 
+@router.head("/health", include_in_schema=False)
 @router.get("/health")
 async def summary(request: Request) -> Summary:
     """Status, models, uptime. Always 200: for decisions there is `/health/ready`."""
@@ -65,12 +66,14 @@ async def summary(request: Request) -> Summary:
     )
 
 
+@router.head("/health/live", include_in_schema=False)
 @router.get("/health/live")
 async def live() -> Liveness:
     """200 as long as the process can answer at all."""
     return Liveness()
 
 
+@router.head("/health/ready", include_in_schema=False)
 @router.get("/health/ready", responses={503: {"model": Readiness}})
 async def ready(request: Request, response: Response) -> Readiness:
     """200 when each model could serve a token now, else 503; asks the engines each time."""

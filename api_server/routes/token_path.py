@@ -61,15 +61,22 @@ class TokenPath:
         self._rest = rest
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        endpoint = self._endpoints.get(scope["path"]) if scope["type"] == "http" else None
-        if endpoint is None:
+        if scope["type"] != "http":
             await self._rest(scope, receive, send)
-        elif scope["method"] != "POST":
+            return
+        endpoint = self._endpoints.get(scope["path"])
+        if endpoint is None:
+            try:
+                await self._rest(scope, receive, send)
+            finally:  # the router leaves the route it chose in the scope
+                record_of(scope).route = getattr(scope.get("route"), "path", "other")
+            return
+        record_of(scope).route = scope["path"]
+        if scope["method"] != "POST":
             raise MethodNotAllowedError(
                 f"{scope['path']} takes POST, not {scope['method']}.", headers={"allow": "POST"}
             )
-        else:
-            await endpoint(scope, receive, send)
+        await endpoint(scope, receive, send)
 
 
 class AsgiClient:

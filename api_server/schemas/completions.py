@@ -81,11 +81,18 @@ class NamedTool(msgspec.Struct):
     function: NamedFunction
 
 
+class JsonSchema(msgspec.Struct):
+    """The schema that an answer must follow; it is the engine's to check."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=64)]
+    schema: dict[str, Any] | None = None
+
+
 class ResponseFormat(msgspec.Struct):
-    """`response_format`; the schema inside is the engine's to check."""
+    """`response_format`."""
 
     type: Literal["text", "json_object", "json_schema"]
-    json_schema: dict[str, Any] | None = None
+    json_schema: JsonSchema | None = None
 
 
 class GenerationRequest(msgspec.Struct, kw_only=True):

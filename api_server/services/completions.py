@@ -24,12 +24,12 @@ from api_server.inference.handlers.openai_compatible import EventStream
 from api_server.observability.record import RequestRecord
 from api_server.services.chunks import decode
 from api_server.services.client import SHUTTING_DOWN, Client, Headers
-from api_server.services.fitting import shorten
+from api_server.services.fitting import TRIES, answer_room, shorten
 from api_server.services.folding import Fold
 from api_server.services.lane import Lane, Place, find_lane
 from api_server.services.logprobs import LogprobsShape
 from api_server.services.relaying import OutgoingEvents
-from api_server.services.requests import Generation, parse_chat, parse_text
+from api_server.services.requests import Generation, Kind, parse_chat, parse_text
 from api_server.services.upstream import generation_body
 from api_server.services.usage import UsageTally, read_plain_answer
 
@@ -61,7 +61,8 @@ class Completions:
         place = await lane.enter(choices, record, is_retry=client.is_retry)
         try:
             if not generation.is_stream and lane.model.engine.notices_departed_clients:
-                answer = await _first(lane.handler.ask, generation, lane, place, record)
+                ask = lane.handler.ask
+                answer = await _first(ask, generation, lane, place, record, as_stream=False)
                 _account_plain(answer, record)
                 await client.answer(answer, _headers(record))
             else:
@@ -84,7 +85,8 @@ async def _stream(
     """Whatever the client asked for, the engine streams; relay that, or fold it into one answer."""
     try:
         async with asyncio.timeout(lane.model.timeouts.total_seconds):
-            stream = await _first(lane.handler.open_stream, generation, lane, place, record)
+            open_stream = lane.handler.open_stream
+            stream = await _first(open_stream, generation, lane, place, record, as_stream=True)
             try:
                 if generation.is_stream:
                     await relay(generation, stream, lane, client, record)
@@ -105,27 +107,56 @@ async def _first(
     lane: Lane,
     place: Place,
     record: RequestRecord,
+    *,
+    as_stream: bool,
 ) -> T:
     """The engine's answer, or its stream with the first event; nothing was sent to the client yet.
 
     An engine that is away is tried again; a chat that does not fit is shortened where the model's
     entry asks for it.
     """
-    is_plain = call == lane.handler.ask
-    tries = 0
     while True:
-        body = generation_body(generation, lane.model, as_stream=not is_plain)
+        body = generation_body(generation, lane.model, as_stream=as_stream)
         attempt = partial(call, generation.kind.value, body, record.request_id)
         try:
             answer = await lane.persist(attempt, place, record)
         except ContextLengthError as exc:
-            tries += 1
-            record.dropped_messages += shorten(generation, lane.model, exc, tries)
+            exc.param = "messages" if generation.kind is Kind.CHAT else "prompt"
+            if lane.model.context_overflow == "error" or generation.kind is not Kind.CHAT:
+                raise
+            await _make_fit(generation, lane, exc, record)
         else:
             record.begin("generating")
-            if not is_plain:
+            if as_stream:
                 record.first_token_ms = record.elapsed_ms()
             return answer
+
+
+async def _make_fit(
+    generation: Generation, lane: Lane, error: ContextLengthError, record: RequestRecord
+) -> None:
+    """Drop the oldest messages until the engine's count leaves room for an answer.
+
+    Raises `error` when nothing more may go.
+    """
+    for tries in range(1, TRIES + 1):
+        dropped = shorten(generation, error, tries)
+        lane.dropped(dropped, record)
+        body = generation_body(generation, lane.model, as_stream=False)
+        count = await lane.handler.count_tokens(body, record.request_id)
+        context_tokens = error.context_tokens
+        if count is None or context_tokens is None:
+            if not dropped:
+                raise error
+            return
+        if count + answer_room(context_tokens, generation.max_tokens) <= context_tokens:
+            return
+        if not dropped:
+            if count < context_tokens:
+                return  # what may not go leaves little room, but it fits
+            raise error
+        error = ContextLengthError(count, context_tokens)
+        error.param = "messages"
 
 
 async def fold(
@@ -159,6 +190,7 @@ async def relay(
         wants_usage=generation.wants_usage,
         choices_per_prompt=generation.choices_per_prompt,
         shape=_shape(generation, lane),
+        has_one_date=lane.model.engine.has_openai_details,
     )
     await client.begin_stream(_headers(record))
     try:

@@ -52,6 +52,9 @@ class Embeddings:
         place = await lane.enter(job.inputs, record, is_retry=client.is_retry)
         try:
             answer = await lane.persist(ask, place, record)
+        except InvalidRequestError as exc:
+            exc.param = "input"  # nothing else of the request reaches the engine's judgement
+            raise
         finally:
             lane.leave(place)
         record.begin("generating")

@@ -9,11 +9,10 @@ from collections.abc import Sequence
 import msgspec
 
 from api_server.errors import ContextLengthError
-from api_server.inference.catalogue import Model
-from api_server.services.requests import Generation, Kind
+from api_server.services.requests import Generation
 
 TRIES = 6
-"""How often a chat is shortened; the last time, by all that may go."""
+"""How often a chat is shortened by an estimate; the last time, by all that may go."""
 
 
 class _Outline(msgspec.Struct):
@@ -21,22 +20,21 @@ class _Outline(msgspec.Struct):
     tool_calls: list[msgspec.Raw] | None = None
 
 
-def shorten(generation: Generation, model: Model, error: ContextLengthError, tries: int) -> int:
-    """Drop so many of the oldest messages that the rest may fit; returns how many.
-
-    Raises `error` where the model's entry does not ask for it, and when nothing more may go.
-    """
-    if model.context_overflow == "error" or generation.kind is not Kind.CHAT or tries > TRIES:
-        raise error
+def shorten(generation: Generation, error: ContextLengthError, tries: int) -> int:
+    """Drop so many of the oldest messages that the rest may fit; returns how many went."""
     share = 0.0
     if error.prompt_tokens and error.context_tokens and tries < TRIES:
-        share = share_that_fits(error.prompt_tokens, error.context_tokens, generation.max_tokens)
+        room = error.context_tokens - answer_room(error.context_tokens, generation.max_tokens)
+        share = min(1.0, room / error.prompt_tokens)
     messages = msgspec.json.decode(generation.fields["messages"], type=list[msgspec.Raw])
     kept = keep_newest(messages, share)
-    if len(kept) == len(messages):
-        raise error
     generation.fields["messages"] = msgspec.Raw(msgspec.json.encode(kept))
     return len(messages) - len(kept)
+
+
+def answer_room(context_tokens: int, max_tokens: int | None) -> int:
+    """What is left free for an answer: what it may have at most, but no more than half."""
+    return min(max_tokens or context_tokens // 4, context_tokens // 2)
 
 
 def keep_newest(messages: Sequence[msgspec.Raw], share: float) -> list[msgspec.Raw]:
@@ -71,12 +69,3 @@ def _droppable_groups(outlines: Sequence[_Outline]) -> list[list[int]]:
         groups.append([index])
         is_open = bool(outline.tool_calls)
     return groups
-
-
-def share_that_fits(prompt_tokens: int, context_tokens: int, answer_tokens: int | None) -> float:
-    """What share of a prompt may stay, so that there is room for an answer. Between 0 and 1.
-
-    An answer is given what it may have at most, but no more than half of the context.
-    """
-    room = min(answer_tokens or context_tokens // 4, context_tokens // 2)
-    return max(0.0, min(1.0, (context_tokens - room) / max(1, prompt_tokens)))

@@ -6,9 +6,15 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-from api_server.errors import ApiError, InvalidRequestError
+from api_server.errors import (
+    ApiError,
+    InvalidRequestError,
+    OverloadedError,
+    QueueTimeoutError,
+)
 from api_server.inference.catalogue import Catalogue, Model
 from api_server.inference.handlers.openai_compatible import OpenAICompatibleHandler
+from api_server.observability.metrics import Metrics
 from api_server.observability.record import RequestRecord
 from api_server.services.admission import Gate
 from api_server.services.retrying import Backoff, persist
@@ -28,7 +34,7 @@ class Place:
     weight: int
     deadline: float
     entered: float
-    has_answered: bool = False
+    phase: Literal["connecting", "generating"] = "connecting"
 
 
 class Lane:
@@ -40,11 +46,13 @@ class Lane:
         handler: OpenAICompatibleHandler,
         gate: Gate,
         backoff: Backoff,
+        metrics: Metrics,
     ) -> None:
         self.model = model
         self.handler = handler
         self.gate = gate
         self._backoff = backoff
+        self._metrics = metrics
 
     async def enter(self, choices: int, record: RequestRecord, *, is_retry: bool) -> Place:
         """Wait for room. The place must be given back to `leave`, whatever happens."""
@@ -53,8 +61,16 @@ class Lane:
         deadline = loop.time() + seconds
         weight = self.gate.weight_of(choices)
         record.begin("queued")
-        await self.gate.enter(weight, deadline_seconds=seconds, is_retry=is_retry)
+        self._metrics.in_flight(self.model.id, "queued", 1)
+        try:
+            await self.gate.enter(weight, deadline_seconds=seconds, is_retry=is_retry)
+        except (OverloadedError, QueueTimeoutError) as exc:
+            self._metrics.shed(self.model.id, exc.code)
+            raise
+        finally:
+            self._metrics.in_flight(self.model.id, "queued", -1)
         record.begin("connecting")
+        self._metrics.in_flight(self.model.id, "connecting", 1)
         return Place(weight, deadline, time.perf_counter())
 
     async def persist(
@@ -62,16 +78,26 @@ class Lane:
     ) -> T:
         """Ask the engine, and again while it is away, until the place's deadline."""
 
-        def note(_: ApiError) -> None:
+        def note(error: ApiError) -> None:
             record.retries += 1
+            self._metrics.retried(self.model.id, error.code)
 
         answer = await persist(call, self._backoff, place.deadline, note)
-        place.has_answered = True
+        self._metrics.in_flight(self.model.id, "connecting", -1)
+        self._metrics.in_flight(self.model.id, "generating", 1)
+        place.phase = "generating"
         return answer
+
+    def dropped(self, messages: int, record: RequestRecord) -> None:
+        """Note that a chat was shortened by so many messages."""
+        record.dropped_messages += messages
+        self._metrics.dropped_messages(self.model.id, messages)
 
     def leave(self, place: Place) -> None:
         """Make room for the next."""
-        held_seconds = time.perf_counter() - place.entered if place.has_answered else None
+        self._metrics.in_flight(self.model.id, place.phase, -1)
+        has_answered = place.phase == "generating"
+        held_seconds = time.perf_counter() - place.entered if has_answered else None
         self.gate.leave(place.weight, held_seconds)
 
 

@@ -1,5 +1,7 @@
 """What a client sees of an engine's events: bytes mostly untouched, usage put right. Pure."""
 
+import re
+
 import msgspec
 
 from api_server.inference import sse
@@ -9,28 +11,49 @@ from api_server.services.usage import Json, UsageTally
 
 _WORTH_A_LOOK = (b'"usage"', b'"finish_reason":"', sse.DONE, b"data: null")
 
+_CREATED = re.compile(rb'"created":\d+')
+
 
 class OutgoingEvents:
     """Turns an engine's blocks into a client's.
 
     Usage goes out once, before the end, and only if it was asked for, as OpenAI does it. What was
-    learnt on the way stays in `tally` and `finish_reason`. With a `shape` each event is rewritten.
+    learnt on the way stays in `tally` and `finish_reason`. With a `shape` each event is rewritten;
+    unless the engine `has_one_date`, all events get the first one's `created`.
     """
 
     def __init__(
-        self, *, wants_usage: bool, choices_per_prompt: int, shape: LogprobsShape | None = None
+        self,
+        *,
+        wants_usage: bool,
+        choices_per_prompt: int,
+        shape: LogprobsShape | None = None,
+        has_one_date: bool = True,
     ) -> None:
         self.tally = UsageTally(choices_per_prompt)
         self.finish_reason: str | None = None
         self._wants_usage = wants_usage
         self._shape = shape
+        self._has_one_date = has_one_date
+        self._created = b""
         self._last_report: Json | None = None
 
     def outgoing(self, block: bytes) -> bytes:
         """The block as the client shall see it; `b""` when nothing of it is for the client."""
+        if not self._has_one_date:
+            block = self._with_one_date(block)
         if self._shape is None and not any(mark in block for mark in _WORTH_A_LOOK):
             return block
         return b"".join(self._event(event) for event in sse.split_events(block))
+
+    def _with_one_date(self, block: bytes) -> bytes:
+        """Inside a text the key's quotes would be escaped, so that this touches no content."""
+        if not self._created:
+            first = _CREATED.search(block)
+            self._created = first[0] if first else b""
+        if block.count(b'"created":') == block.count(self._created):
+            return block
+        return _CREATED.sub(self._created, block)
 
     def _event(self, event: bytes) -> bytes:
         data = sse.data_of(event)

@@ -32,8 +32,8 @@ class Kind(Enum):
 class Generation(msgspec.Struct):
     """A checked request for text: what the gateway needs to know, and all fields as they came.
 
-    `top_logprobs` is None where no log probabilities are wanted, `named_tool` the one function
-    that `tool_choice` demands.
+    `top_logprobs` is None where no log probabilities are wanted; `named_tool` is the one function
+    that `tool_choice` demands, `calls_no_tools` whether it forbids them.
     """
 
     kind: Kind
@@ -46,6 +46,7 @@ class Generation(msgspec.Struct):
     max_tokens: int | None = None
     top_logprobs: int | None = None
     named_tool: str | None = None
+    calls_no_tools: bool = False
 
 
 class EmbeddingJob(msgspec.Struct):
@@ -69,6 +70,13 @@ def parse_chat(body: bytes) -> Generation:
     tools = request.tools or ()
     if request.tool_choice is not None:
         generation.named_tool = _named_tool(request)
+        generation.calls_no_tools = request.tool_choice == "none"
+    wanted = request.response_format
+    if wanted is not None and wanted.type == "json_schema" and wanted.json_schema is None:
+        raise InvalidRequestError(
+            "response_format of type json_schema needs json_schema.",
+            param="response_format.json_schema",
+        )
     if request.top_logprobs is not None and not request.logprobs:
         raise InvalidRequestError("top_logprobs needs logprobs: true.", param="top_logprobs")
     if request.logprobs:

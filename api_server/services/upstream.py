@@ -77,8 +77,12 @@ def _refuse_what_cannot_be_honoured(fields: Fields, model: Model) -> None:
 
 
 def _translate_details(generation: Generation, body: dict[str, object]) -> None:
-    """What llama-server says differently: a demanded function, log probabilities."""
+    """What llama-server says differently: whether tools may be called, log probabilities."""
     fields = generation.fields
+    if generation.calls_no_tools:  # a model that sees tools calls them, if only in its text
+        body.pop("tools", None)
+        body.pop("tool_choice", None)
+        body.pop("parallel_tool_calls", None)
     if generation.named_tool is not None:
         tools = msgspec.json.decode(fields["tools"], type=list[msgspec.Raw])
         body["tools"] = [tool for tool in tools if _name_of(tool) == generation.named_tool]

@@ -117,7 +117,6 @@ def test_the_engine_wants_its_key(running: LocalStack) -> None:
     assert answer.status_code == 401
 
 
-@pytest.mark.xfail(reason="the gateway has no route /v1/embeddings yet")
 def test_the_gateway_gives_the_vectors_of_the_engine(running: LocalStack) -> None:
     with openai.OpenAI(base_url=f"{running.url}/v1", api_key="none", max_retries=0) as client:
         answer = client.embeddings.create(model="all-minilm-l6-v2", input=[CAT, UNRELATED])

@@ -128,6 +128,23 @@ def test_kill_9_of_the_gateway_is_mended_and_its_clients_only_wait(tmp_path: Pat
         assert "killed by signal 9" in stack.output
 
 
+@pytest.mark.parametrize("signal_", [signal.SIGTERM, signal.SIGKILL])
+def test_several_gateway_workers_serve_and_leave_nothing(
+    tmp_path: Path, signal_: signal.Signals
+) -> None:
+    config = tmp_path / "stack.yaml"
+    text = (REPOSITORY / "configs/stack.yaml").read_text()
+    config.write_text(text.replace("workers: 1", "workers: 2"))
+    with local_stack(tmp_path / "data", STACK_CONFIG=str(config)) as stack:
+        stack.wait_ready(START_SECONDS)
+        assert chat(stack)
+        gateways = [pid for pid, line in stack.children() if "api_server serve" in line]
+        assert len(gateways) == 3, "a parent and two workers"
+        assert b"llm_gateway_workers 2\n" in httpx.get(f"{stack.url}/metrics").content
+        stack.stop(signal_)
+        eventually(lambda: stack.children() == [], 5, "no process is left")
+
+
 def test_stopped_engine_is_unready_and_replaced(tmp_path: Path) -> None:
     config = tmp_path / "stack.yaml"
     text = (REPOSITORY / "configs/stack.yaml").read_text()

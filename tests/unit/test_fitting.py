@@ -4,13 +4,10 @@ import json
 from typing import Any
 
 import msgspec
-import pytest
 
 from api_server.errors import ContextLengthError
-from api_server.inference.catalogue import Model
-from api_server.inference.engines import LLAMA_SERVER
-from api_server.services.fitting import TRIES, keep_newest, share_that_fits, shorten
-from api_server.services.requests import parse_chat
+from api_server.services.fitting import TRIES, answer_room, keep_newest, shorten
+from api_server.services.requests import Generation, parse_chat
 
 CALL = [{"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
 
@@ -74,37 +71,30 @@ def test_a_chat_without_a_user_keeps_its_last_message() -> None:
 
 
 def test_room_is_left_for_an_answer() -> None:
-    assert share_that_fits(2000, 1000, 100) == pytest.approx(0.45)
-    assert share_that_fits(2000, 1000, None) == pytest.approx(0.375)
-    assert share_that_fits(2000, 1000, 5000) == pytest.approx(0.25)
-    assert share_that_fits(0, 1000, None) == 1.0
+    assert answer_room(1000, 100) == 100
+    assert answer_room(1000, None) == 250
+    assert answer_room(1000, 5000) == 500
 
 
-def too_long() -> ContextLengthError:
-    return ContextLengthError("too long", prompt_tokens=3000, context_tokens=1000)
-
-
-def model(overflow: Any) -> Model:
-    return Model("m", LLAMA_SERVER, ("http://127.0.0.1:1",), context_overflow=overflow)
-
-
-def chat(*roles: str) -> Any:
+def chat(*roles: str) -> Generation:
     return parse_chat(json.dumps({"model": "m", "messages": conversation(*roles)}).encode())
 
 
-def test_a_generation_is_shortened_only_where_its_model_asks_for_it() -> None:
+def test_as_many_go_as_the_engines_count_asks_for() -> None:
     generation = chat("user", "assistant", "user", "assistant", "user")
-    with pytest.raises(ContextLengthError):
-        shorten(generation, model("error"), too_long(), 1)
-    assert shorten(generation, model("drop_oldest"), too_long(), 1) == 4
-    assert json.loads(bytes(generation.fields["messages"])) == [said("user", "4" * 50)]
-    with pytest.raises(ContextLengthError):
-        shorten(generation, model("drop_oldest"), too_long(), 2)
+    assert shorten(generation, ContextLengthError(1500, 1000), 1) == 3
+    assert json.loads(bytes(generation.fields["messages"])) == [
+        said("assistant", "3" * 50),
+        said("user", "4" * 50),
+    ]
+    assert shorten(generation, ContextLengthError(3000, 1000), 2) == 1
+    assert shorten(generation, ContextLengthError(3000, 1000), 3) == 0, "nothing more may go"
 
 
 def test_the_last_try_drops_all_that_may_go() -> None:
     generation = chat("user", "assistant", "user", "assistant", "user")
-    nearly = ContextLengthError("too long", prompt_tokens=1001, context_tokens=1000)
-    assert shorten(generation, model("drop_oldest"), nearly, TRIES) == 4
-    with pytest.raises(ContextLengthError):
-        shorten(chat("user", "user"), model("drop_oldest"), nearly, TRIES + 1)
+    assert shorten(generation, ContextLengthError(1001, 1000), TRIES) == 4
+
+
+def test_an_engine_that_tells_no_numbers_gets_the_shortest_chat() -> None:
+    assert shorten(chat("user", "assistant", "user"), ContextLengthError(None, None), 1) == 2

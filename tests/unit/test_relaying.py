@@ -83,3 +83,12 @@ def test_finish_reason_is_noted() -> None:
     events = OutgoingEvents(wants_usage=False, choices_per_prompt=1)
     events.outgoing(b'data: {"choices":[{"finish_reason":"length","delta":{}}]}\n\n')
     assert events.finish_reason == "length"
+
+
+def test_all_events_of_a_stream_have_the_date_of_the_first() -> None:
+    events = OutgoingEvents(wants_usage=False, choices_per_prompt=1, has_one_date=False)
+    text = rb'"delta":{"content":"say \"created\":7 now"}'
+    first = b'data: {"created":100,"choices":[]}\n\n'
+    assert events.outgoing(first) == first
+    later = b'data: {"created":101,"choices":[{' + text + b"}]}\n\n"
+    assert events.outgoing(later + first) == later.replace(b":101", b":100") + first

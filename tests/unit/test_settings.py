@@ -72,6 +72,12 @@ def test_unknown_key_inside_a_list_names_its_place(tmp_path: Path) -> None:
     assert "Did you mean 'engine'?" in message
 
 
+def test_more_workers_than_an_engine_has_places_are_refused(tmp_path: Path) -> None:
+    message = stack_error(tmp_path, MINIMAL + "gateway: {workers: 6}\n")
+    assert "gateway.workers is 6" in message
+    assert "the 5 places" in message
+
+
 def test_unknown_key_far_from_all_lists_the_known_ones(tmp_path: Path) -> None:
     message = stack_error(tmp_path, MINIMAL + "zzz: 1\n")
     assert "Known here: gateway, timeouts, admission, retries, models, local." in message

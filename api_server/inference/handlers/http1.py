@@ -65,10 +65,10 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._lost: str | None = None
+        self._parser = httptools.HttpResponseParser(self)
         self._reset()
 
     def _reset(self) -> None:
-        self._parser = httptools.HttpResponseParser(self)
         self._chunks: collections.deque[bytes] = collections.deque()
         self._buffered_bytes = 0
         self._is_paused = False
@@ -86,6 +86,9 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.received_bytes += len(data)
+        if self._is_complete:
+            self._fail("the engine spoke out of turn")
+            return
         if not self._has_headers and self.received_bytes > MAX_HEADER_BYTES + len(data):
             self._fail("the engine sent too many headers")
             return
@@ -134,7 +137,8 @@ class Connection(asyncio.Protocol):
 
     def send(self, request: bytes) -> None:
         """Begin an exchange. Raises `EngineConnectionError` when the connection is gone."""
-        self._reset()
+        if self._is_complete:
+            self._reset()
         if self._transport is None:
             raise EngineConnectionError("the engine closed the connection", sent=False)
         self._transport.write(request)

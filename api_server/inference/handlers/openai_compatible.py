@@ -59,25 +59,18 @@ class _EngineError(msgspec.Struct):
     error: _EngineErrorBody
 
 
+class _Count(msgspec.Struct):
+    input_tokens: int
+
+
 def translate_error(status: int, body: bytes, retry_after: str | None = None) -> ApiError:
     """What an engine's error means for a client. Pure; the engine's own text stays out."""
     try:
         error = msgspec.json.decode(body, type=_EngineError).error
     except msgspec.DecodeError:
         error = _EngineErrorBody()
-    if error.type == "exceed_context_size_error":
-        return _too_long(error.n_prompt_tokens, error.n_ctx)
-    if too_long := _INPUT_TOO_LONG.search(error.message):  # how embeddings say it
-        return _too_long(int(too_long[1]), int(too_long[2]))
-    if unsupported := _UNSUPPORTED_INPUT.search(error.message):
-        return InvalidRequestError(
-            f"This model takes no {unsupported[1]} input; send text only.", param="messages"
-        )
-    if unreadable := _UNREADABLE.match(error.message):
-        name = unreadable[1]
-        return InvalidRequestError(
-            f"The model's engine could not read {name}; check their shape.", param=name
-        )
+    if (fault := _fault_of_the_client(error)) is not None:
+        return fault
     if status in (400, 422):
         return InvalidRequestError(
             "The model's engine refused a value in this request. Check the messages or the "
@@ -94,17 +87,22 @@ def translate_error(status: int, body: bytes, retry_after: str | None = None) ->
     return InferenceError("The model's engine failed to answer this request.")
 
 
-def _too_long(prompt_tokens: int | None, context_tokens: int | None) -> ContextLengthError:
-    return ContextLengthError(
-        f"This model's context holds {_number(context_tokens)} tokens, and your input has "
-        f"{_number(prompt_tokens)}. Shorten it.",
-        prompt_tokens=prompt_tokens,
-        context_tokens=context_tokens,
-    )
-
-
-def _number(count: int | None) -> str:
-    return "an unknown number of" if count is None else str(count)
+def _fault_of_the_client(error: _EngineErrorBody) -> InvalidRequestError | None:
+    """What llama-server says with many a status, 500 among them."""
+    if error.type == "exceed_context_size_error":
+        return ContextLengthError(error.n_prompt_tokens, error.n_ctx)
+    if too_long := _INPUT_TOO_LONG.search(error.message):  # how embeddings say it
+        return ContextLengthError(int(too_long[1]), int(too_long[2]))
+    if unsupported := _UNSUPPORTED_INPUT.search(error.message):
+        return InvalidRequestError(
+            f"This model takes no {unsupported[1]} input; send text only.", param="messages"
+        )
+    if unreadable := _UNREADABLE.match(error.message):
+        name = unreadable[1]
+        return InvalidRequestError(
+            f"The model's engine could not read {name}; check their shape.", param=name
+        )
+    return None
 
 
 class EventStream:
@@ -258,6 +256,17 @@ class OpenAICompatibleHandler:
         finally:
             if stream is None:
                 self._pool.release(connection)
+
+    async def count_tokens(self, body: bytes, request_id: str) -> int | None:
+        """How many tokens the prompt of a chat has; None where the engine cannot tell."""
+        path = self.model.engine.count_path
+        if path is None:
+            return None
+        answer = await self.ask(path, body, request_id)
+        try:
+            return msgspec.json.decode(answer, type=_Count).input_tokens
+        except msgspec.DecodeError as exc:
+            raise InferenceError("The model's engine could not count a prompt.") from exc
 
     async def is_ready(self) -> bool:
         """Whether the engine says that it could serve a token now. Never raises, 1 s at most."""

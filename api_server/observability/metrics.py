@@ -1,0 +1,335 @@
+"""Every metric of the gateway, named once, and what puts numbers into them.
+
+Labels hold only what we wrote ourselves: models of the catalogue, route templates, codes of
+errors. Never a key, a user, or anything that a client can make up.
+"""
+
+import time
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from api_server.observability.numbers import Key, Numbers
+from api_server.observability.record import RequestRecord
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+OTHER = "other"
+
+OPERATIONS: Mapping[str, str] = {
+    "/v1/chat/completions": "chat",
+    "/v1/completions": "text_completion",
+    "/v1/embeddings": "embeddings",
+}
+"""The routes that reach a model, with their names in OpenTelemetry's conventions."""
+
+Phase = Literal["queued", "connecting", "generating"]
+
+# Fine around the latency targets of 0.5, 1 and 1.5 s.
+_ANSWER = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.75, 0.9, 1.0, 1.25, 1.5, 2.0)
+_FIRST_TOKEN = (*_ANSWER, 3.0, 5.0, 10.0, 30.0, 60.0)
+_WHOLE = (*_FIRST_TOKEN, 120.0, 300.0, 600.0)
+_TOKEN = (
+    *(0.001, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05),
+    *(0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0),
+)
+_QUEUE = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 1.5, 2.0, 5.0, 10.0, 30.0, 60.0)
+_OVERHEAD = (
+    *(25e-6, 50e-6, 100e-6, 150e-6, 200e-6, 300e-6, 450e-6, 700e-6),
+    *(0.001, 0.002, 0.005, 0.01, 0.025, 0.1, 1.0),
+)
+
+
+@dataclass(frozen=True)
+class Family:
+    """One metric: its name, its kind, what it says, its labels, a histogram's upper bounds."""
+
+    name: str
+    kind: Literal["counter", "gauge", "histogram"]
+    help: str
+    labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Cells of one series: a histogram has its buckets, the one above them, and the sum."""
+        return len(self.buckets) + 2 if self.buckets else 1
+
+
+_GEN_AI = ("gen_ai_operation_name", "gen_ai_request_model")
+
+FIRST_TOKEN = Family(
+    "gen_ai_server_time_to_first_token_seconds",
+    "histogram",
+    "From a request's arrival to the engine's first token.",
+    _GEN_AI,
+    _FIRST_TOKEN,
+)
+PER_TOKEN = Family(
+    "gen_ai_server_time_per_output_token_seconds",
+    "histogram",
+    "Mean time between the tokens of one answer, after its first.",
+    _GEN_AI,
+    _TOKEN,
+)
+DURATION = Family(
+    "gen_ai_server_request_duration_seconds",
+    "histogram",
+    "From a request's arrival to its last byte; error_type is empty where all went well.",
+    (*_GEN_AI, "error_type"),
+    _WHOLE,
+)
+TOKENS = Family(
+    "gen_ai_client_token_usage_total",
+    "counter",
+    "Tokens as the engine counted them: input and output.",
+    ("gen_ai_token_type", "gen_ai_request_model"),
+)
+REQUESTS = Family(
+    "llm_gateway_requests_total",
+    "counter",
+    "Requests that ended; status is 'none' where the client left before one was sent.",
+    ("route", "status", "outcome"),
+)
+QUEUE_WAIT = Family(
+    "llm_gateway_queue_wait_seconds",
+    "histogram",
+    "How long a request waited for a free slot of its model.",
+    ("model",),
+    _QUEUE,
+)
+OVERHEAD = Family(
+    "llm_gateway_overhead_seconds",
+    "histogram",
+    "The gateway's own time until an answer begins: without the queue and the engine.",
+    ("stage",),
+    _OVERHEAD,
+)
+IN_FLIGHT = Family(
+    "llm_gateway_in_flight",
+    "gauge",
+    "Requests in a phase now: queued, connecting or generating.",
+    ("model", "phase"),
+)
+SHED = Family(
+    "llm_gateway_shed_total",
+    "counter",
+    "Requests refused because too much is going on already.",
+    ("model", "reason"),
+)
+CANCELLED = Family(
+    "llm_gateway_cancelled_total",
+    "counter",
+    "Requests whose client left, by the phase they were in.",
+    ("model", "phase"),
+)
+RETRIES = Family(
+    "llm_gateway_retries_total",
+    "counter",
+    "Further attempts to reach an engine, all before the first byte of an answer.",
+    ("model", "reason"),
+)
+DROPPED_MESSAGES = Family(
+    "llm_gateway_dropped_messages_total",
+    "counter",
+    "Oldest messages left out of chats that did not fit.",
+    ("model",),
+)
+WORKERS = Family("llm_gateway_workers", "gauge", "Processes that serve now.")
+
+FAMILIES = (
+    *(FIRST_TOKEN, PER_TOKEN, DURATION, TOKENS),
+    *(REQUESTS, QUEUE_WAIT, OVERHEAD, IN_FLIGHT),
+    *(SHED, CANCELLED, RETRIES, DROPPED_MESSAGES, WORKERS),
+)
+_BY_NAME = {family.name: family for family in FAMILIES}
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """The cells that requests of one kind end in; looked up once for all of them."""
+
+    requests: int
+    is_generation: bool
+    duration: int = 0
+    first_token: int = 0
+    per_token: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    queue_wait: int = 0
+    overhead: int = 0
+
+
+class Metrics:
+    """Counts into one worker's numbers and renders the sum over all workers'.
+
+    Belongs to the one thread that serves. Every method is a few writes to memory.
+    """
+
+    def __init__(
+        self, models: Iterable[str], own: Numbers, all_numbers: Sequence[Numbers] | None = None
+    ) -> None:
+        self._models = frozenset(models)
+        self._own = own
+        self._all = [own] if all_numbers is None else list(all_numbers)
+        self._cells = own.cells
+        self._places = {key: first for key, first, _ in own.entries()}
+        self._ended: dict[tuple[object, ...], _Ended] = {}
+        self._in_flight: dict[tuple[str, str], int] = {}
+        for key, first in self._places.items():  # a predecessor's, if it was killed
+            if _BY_NAME[key[0]].kind == "gauge":
+                self._cells[first] = 0.0
+        for model in self._models:
+            self._start_at_zero(model)
+        own.is_alive = True
+
+    def request_ended(self, record: RequestRecord) -> None:
+        """Count a request by what its record says. Called once for each, at its very end."""
+        model = self._known(record.model)
+        key = (record.route, record.status, record.outcome, model, record.error_code)
+        ended = self._ended.get(key)
+        if ended is None:
+            ended = self._ended[key] = self._place_ended(record, model)
+        cells = self._cells
+        cells[ended.requests] += 1.0
+        if record.outcome == "client_left":
+            self._add(CANCELLED, model, record.phase)
+        if not ended.is_generation:
+            return
+        seconds = time.perf_counter() - record.started
+        observe(cells, ended.duration, _WHOLE, seconds)
+        if record.queue_ms is not None:
+            observe(cells, ended.queue_wait, _QUEUE, record.queue_ms / 1000)
+        if record.prompt_tokens is not None:
+            cells[ended.input_tokens] += record.prompt_tokens
+        tokens = record.completion_tokens
+        if tokens is not None:
+            cells[ended.output_tokens] += tokens
+        if record.first_token_ms is not None:
+            first_token = record.first_token_ms / 1000
+            observe(cells, ended.first_token, _FIRST_TOKEN, first_token)
+            if tokens is not None and tokens > 1:
+                each = (seconds - first_token) / (tokens - 1)
+                observe(cells, ended.per_token, _TOKEN, each if each > 0 else 0.0)
+        if record.own_ms is not None:
+            observe(cells, ended.overhead, _OVERHEAD, record.own_ms / 1000)
+
+    def shed(self, model: str, reason: str) -> None:
+        """A request was refused; `reason` is a word of ours, such as queue_full."""
+        self._add(SHED, self._known(model), reason)
+
+    def retried(self, model: str, reason: str) -> None:
+        """An engine is tried once more; `reason` is a word of ours, such as an error's code."""
+        self._add(RETRIES, self._known(model), reason)
+
+    def dropped_messages(self, model: str, count: int) -> None:
+        """So many messages of one chat were left out."""
+        self._add(DROPPED_MESSAGES, self._known(model), by=count)
+
+    def in_flight(self, model: str, phase: Phase, delta: int) -> None:
+        """A request entered (+1) or left (-1) a phase of a model of the catalogue."""
+        self._cells[self._in_flight[model, phase]] += delta
+
+    def render(self) -> bytes:
+        """All metrics over all workers, in Prometheus' text format."""
+        return render(self._all)
+
+    def _add(self, family: Family, *labels: str, by: float = 1.0) -> None:
+        self._cells[self._place(family, *labels)] += by
+
+    def _place(self, family: Family, *labels: str) -> int:
+        key = (family.name, *labels)
+        place = self._places.get(key)
+        if place is None:
+            place = self._places[key] = self._own.place(key, family.size)
+        return place
+
+    def _known(self, model: str | None) -> str:
+        return model if model in self._models else OTHER
+
+    def _place_ended(self, record: RequestRecord, model: str) -> _Ended:
+        status = str(record.status) if record.status else "none"
+        requests = self._place(REQUESTS, record.route, status, record.outcome)
+        operation = OPERATIONS.get(record.route)
+        if operation is None:
+            return _Ended(requests, is_generation=False)
+        error = record.error_code or ("" if record.outcome == "ok" else record.outcome)
+        return _Ended(
+            requests,
+            is_generation=True,
+            duration=self._place(DURATION, operation, model, error),
+            first_token=self._place(FIRST_TOKEN, operation, model),
+            per_token=self._place(PER_TOKEN, operation, model),
+            input_tokens=self._place(TOKENS, "input", model),
+            output_tokens=self._place(TOKENS, "output", model),
+            queue_wait=self._place(QUEUE_WAIT, model),
+            overhead=self._place(OVERHEAD, "before_answer"),
+        )
+
+    def _start_at_zero(self, model: str) -> None:
+        """A counter that is there before its first event makes that event an increase."""
+        for token_type in ("input", "output"):
+            self._place(TOKENS, token_type, model)
+        for phase in ("queued", "connecting", "generating"):
+            self._in_flight[model, phase] = self._place(IN_FLIGHT, model, phase)
+        self._place(QUEUE_WAIT, model)
+        self._place(DROPPED_MESSAGES, model)
+
+
+def observe(
+    cells: "memoryview[float]", first: int, buckets: tuple[float, ...], value: float
+) -> None:
+    """Put one value into a histogram that begins at the cell `first`."""
+    cells[first + bisect_left(buckets, value)] += 1.0
+    cells[first + len(buckets) + 1] += value
+
+
+def render(all_numbers: Iterable[Numbers]) -> bytes:
+    """The sum over the numbers of all workers; gauges only of those that live."""
+    series: dict[Key, list[float]] = {}
+    workers = 0
+    for numbers in all_numbers:
+        is_alive = numbers.is_alive
+        workers += is_alive
+        for key, first, size in numbers.entries():
+            if is_alive or _BY_NAME[key[0]].kind != "gauge":
+                sums = series.setdefault(key, [0.0] * size)
+                for place in range(size):
+                    sums[place] += numbers.cells[first + place]
+    series[(WORKERS.name,)] = [float(workers)]
+    lines: list[str] = []
+    for family in FAMILIES:
+        lines.append(f"# HELP {family.name} {family.help}")
+        lines.append(f"# TYPE {family.name} {family.kind}")
+        for key in sorted(key for key in series if key[0] == family.name):
+            lines += _samples(family, key[1:], series[key])
+    return ("\n".join(lines) + "\n").encode()
+
+
+def _samples(family: Family, labels: tuple[str, ...], values: list[float]) -> list[str]:
+    pairs = [
+        f'{name}="{_escape(value)}"' for name, value in zip(family.labels, labels, strict=True)
+    ]
+    if family.kind != "histogram":
+        return [f"{family.name}{_braced(pairs)} {_number(values[0])}"]
+    lines, total = [], 0.0
+    for bound, count in zip((*family.buckets, None), values, strict=False):
+        total += count
+        le = "+Inf" if bound is None else f"{bound:g}"
+        braced = _braced([*pairs, f'le="{le}"'])
+        lines.append(f"{family.name}_bucket{braced} {_number(total)}")
+    lines.append(f"{family.name}_sum{_braced(pairs)} {_number(values[-1])}")
+    lines.append(f"{family.name}_count{_braced(pairs)} {_number(total)}")
+    return lines
+
+
+def _braced(pairs: list[str]) -> str:
+    return "{" + ",".join(pairs) + "}" if pairs else ""
+
+
+def _escape(value: str) -> str:
+    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+
+
+def _number(value: float) -> str:
+    return str(int(value)) if value.is_integer() else repr(value)

@@ -1,0 +1,98 @@
+"""`/metrics` over HTTP, and HEAD where probes and scrapers ask."""
+
+import asyncio
+import json
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from tests.integration.conftest import Stack
+from tests.samples import samples
+
+MESSAGES: Any = [{"role": "user", "content": "hi"}]
+
+
+async def scrape(url: str) -> dict[tuple[str, ...], float]:
+    async with httpx.AsyncClient() as http:
+        return samples((await http.get(f"{url}/metrics")).content)
+
+
+@pytest.mark.parametrize("path", ["/health", "/health/live", "/health/ready", "/metrics"])
+async def test_head_answers_like_get_without_a_body(stack: Stack, path: str) -> None:
+    async with httpx.AsyncClient(base_url=stack.url) as http:
+        head, get = await http.head(path), await http.get(path)
+        assert head.status_code == get.status_code == 200
+        assert head.content == b"" != get.content
+        assert head.headers["content-type"] == get.headers["content-type"]
+        assert (await http.get("/health/live")).status_code == 200  # the connection is still good
+
+
+async def test_head_of_an_unready_gateway_is_503(stack: Stack) -> None:
+    stack.engine.is_healthy = False
+    async with httpx.AsyncClient(base_url=stack.url) as http:
+        assert (await http.head("/health/ready")).status_code == 503
+
+
+async def test_content_type_and_validity_without_traffic(stack: Stack) -> None:
+    async with httpx.AsyncClient() as http:
+        answer = await http.get(f"{stack.url}/metrics")
+    assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+    assert samples(answer.content)["llm_gateway_workers",] == 1
+
+
+async def test_paths_that_clients_make_up_are_one_series(stack: Stack) -> None:
+    async with httpx.AsyncClient(base_url=stack.url) as http:
+        for number in range(50):
+            await http.get(f"/made-up-{number}")
+            await http.get(f"/v1/models/made-up-{number}")
+            body = {"model": f"made-up-{number}", "messages": MESSAGES}
+            await http.post("/v1/chat/completions", json=body)
+        text = (await http.get("/metrics")).content
+    assert b"made-up" not in text
+    got = samples(text)
+    requests = "llm_gateway_requests_total"
+    assert got[requests, "error", "other", "404"] == 50
+    assert got[requests, "error", "/v1/models/{model_id:path}", "404"] == 50
+    assert got[requests, "error", "/v1/chat/completions", "404"] == 50
+
+
+async def test_answers_streams_errors_and_departed_clients_are_told_apart(stack: Stack) -> None:
+    create = stack.client.chat.completions.create
+    await create(model="fake", messages=MESSAGES, extra_body={"tokens": 4})
+    stream = await create(model="fake", messages=MESSAGES, stream=True, extra_body={"tokens": 6})
+    async for _ in stream:
+        pass
+    with pytest.raises(openai.InternalServerError):
+        await create(model="fake", messages=MESSAGES, extra_body={"fault": "error_500"})
+    leaving = await create(
+        model="fake", messages=MESSAGES, stream=True, extra_body={"tokens": 500, "pause": 0.05}
+    )
+    await anext(aiter(leaving))
+    await leaving.close()
+    requests, route = "llm_gateway_requests_total", "/v1/chat/completions"
+    async with asyncio.timeout(5):
+        while (got := await scrape(stack.url)).get((requests, "client_left", route, "200")) != 1:
+            await asyncio.sleep(0.02)
+    assert got[requests, "ok", route, "200"] == 2
+    assert got[requests, "error", route, "502"] == 1
+    assert got["gen_ai_client_token_usage_total", "fake", "output"] == 10
+    assert got["gen_ai_client_token_usage_total", "fake", "input"] == 6
+    duration = "gen_ai_server_request_duration_seconds_count"
+    assert got[duration, "", "chat", "fake"] == 2
+    assert got[duration, "engine_error", "chat", "fake"] == 1
+    assert got[duration, "client_left", "chat", "fake"] == 1
+
+
+async def test_what_a_scrape_says_of_itself_is_in_the_next_one(stack: Stack) -> None:
+    before = await scrape(stack.url)
+    assert ("llm_gateway_requests_total", "ok", "/metrics", "200") not in before
+    assert (await scrape(stack.url))["llm_gateway_requests_total", "ok", "/metrics", "200"] == 1
+
+
+async def test_openapi_document_has_each_operation_once(stack: Stack) -> None:
+    async with httpx.AsyncClient() as http:
+        document = json.loads((await http.get(f"{stack.url}/openapi.json")).content)
+    assert set(document["paths"]["/metrics"]) == {"get"}
+    assert set(document["paths"]["/health/ready"]) == {"get"}

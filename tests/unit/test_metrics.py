@@ -1,0 +1,220 @@
+"""What `/metrics` says: valid, bounded, summed over workers, and never going backwards."""
+
+from collections.abc import Iterable
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families as parse
+
+from api_server.observability.metrics import FAMILIES, Metrics
+from api_server.observability.numbers import Numbers
+from api_server.observability.record import RequestRecord
+from api_server.settings import REPOSITORY
+from tests.samples import samples
+
+CHAT = "/v1/chat/completions"
+
+
+def record(**fields: object) -> RequestRecord:
+    result = RequestRecord(
+        "id", "POST", CHAT, route=CHAT, status=200, model="m", phase="generating"
+    )
+    for name, value in fields.items():
+        assert hasattr(result, name)
+        setattr(result, name, value)
+    return result
+
+
+def chat() -> RequestRecord:
+    return record(
+        queue_ms=20.0,
+        engine_ms=30.0,
+        own_ms=0.5,
+        first_token_ms=50.5,
+        prompt_tokens=7,
+        completion_tokens=3,
+    )
+
+
+def workers(count: int, models: Iterable[str] = ("m",)) -> tuple[list[Numbers], list[Metrics]]:
+    numbers = [Numbers() for _ in range(count)]
+    return numbers, [Metrics(models, own, numbers) for own in numbers]
+
+
+def test_valid_without_traffic_and_every_family_is_there() -> None:
+    _, (metrics,) = workers(1)
+    families = {family.name: family for family in parse(metrics.render().decode())}
+    for family in FAMILIES:
+        parsed = families[family.name.removesuffix("_total")]
+        assert (parsed.type, parsed.documentation) == (family.kind, family.help)
+    assert samples(metrics.render())["llm_gateway_workers",] == 1
+
+
+def test_a_chat_is_counted_in_every_metric_it_touches() -> None:
+    _, (metrics,) = workers(1)
+    metrics.request_ended(chat())
+    got = samples(metrics.render())
+    assert got["llm_gateway_requests_total", "ok", CHAT, "200"] == 1
+    assert got["gen_ai_client_token_usage_total", "m", "input"] == 7
+    assert got["gen_ai_client_token_usage_total", "m", "output"] == 3
+    first_token = "gen_ai_server_time_to_first_token_seconds"
+    assert got[f"{first_token}_bucket", "chat", "m", "0.05"] == 0
+    assert got[f"{first_token}_bucket", "chat", "m", "0.1"] == 1
+    assert got[f"{first_token}_bucket", "chat", "m", "+Inf"] == 1
+    assert abs(got[f"{first_token}_sum", "chat", "m"] - 0.0505) < 1e-9
+    assert got["gen_ai_server_request_duration_seconds_count", "", "chat", "m"] == 1
+    assert got["gen_ai_server_time_per_output_token_seconds_count", "chat", "m"] == 1
+    assert got["llm_gateway_queue_wait_seconds_bucket", "0.025", "m"] == 1
+    assert got["llm_gateway_queue_wait_seconds_bucket", "0.01", "m"] == 0
+    assert abs(got["llm_gateway_overhead_seconds_sum", "before_answer"] - 0.0005) < 1e-9
+
+
+def test_an_answer_in_one_piece_has_no_first_token() -> None:
+    _, (metrics,) = workers(1)
+    metrics.request_ended(record(queue_ms=0.0, engine_ms=30.0, own_ms=0.2, completion_tokens=3))
+    got = samples(metrics.render())
+    assert got["gen_ai_server_time_to_first_token_seconds_count", "chat", "m"] == 0
+    assert got["gen_ai_server_time_per_output_token_seconds_count", "chat", "m"] == 0
+    assert got["llm_gateway_overhead_seconds_bucket", "0.0002", "before_answer"] == 1
+
+
+def test_a_value_on_a_bound_belongs_to_it() -> None:
+    _, (metrics,) = workers(1)
+    metrics.request_ended(record(first_token_ms=500.0))
+    got = samples(metrics.render())
+    assert got["gen_ai_server_time_to_first_token_seconds_bucket", "chat", "m", "0.5"] == 1
+    assert got["gen_ai_server_time_to_first_token_seconds_bucket", "chat", "m", "0.4"] == 0
+
+
+def test_errors_and_departed_clients_have_their_own_series() -> None:
+    _, (metrics,) = workers(1)
+    metrics.request_ended(record(status=502, outcome="error", error_code="engine_error"))
+    metrics.request_ended(record(status=0, outcome="client_left", phase="queued"))
+    got = samples(metrics.render())
+    duration = "gen_ai_server_request_duration_seconds_count"
+    assert got[duration, "engine_error", "chat", "m"] == 1
+    assert got[duration, "client_left", "chat", "m"] == 1
+    assert got["llm_gateway_requests_total", "client_left", CHAT, "none"] == 1
+    assert got["llm_gateway_cancelled_total", "m", "queued"] == 1
+    assert got["gen_ai_server_time_to_first_token_seconds_count", "chat", "m"] == 0
+
+
+def test_events_are_counted_by_model_and_reason() -> None:
+    _, (metrics,) = workers(1)
+    metrics.shed("m", "queue_full")
+    metrics.retried("m", "engine_unavailable")
+    metrics.dropped_messages("m", 4)
+    metrics.in_flight("m", "queued", 1)
+    metrics.in_flight("m", "queued", 1)
+    metrics.in_flight("m", "queued", -1)
+    got = samples(metrics.render())
+    assert got["llm_gateway_shed_total", "m", "queue_full"] == 1
+    assert got["llm_gateway_retries_total", "m", "engine_unavailable"] == 1
+    assert got["llm_gateway_dropped_messages_total", "m"] == 4
+    assert got["llm_gateway_in_flight", "m", "queued"] == 1
+    assert got["llm_gateway_in_flight", "m", "generating"] == 0
+
+
+def test_a_scrape_of_any_worker_is_the_sum_over_all() -> None:
+    _, every = workers(3)
+    for index, metrics in enumerate(every):
+        for _ in range(index + 1):
+            metrics.request_ended(chat())
+        metrics.in_flight("m", "generating", 1)
+    texts = {metrics.render() for metrics in every}
+    assert len(texts) == 1
+    got = samples(texts.pop())
+    assert got["llm_gateway_requests_total", "ok", CHAT, "200"] == 6
+    assert got["gen_ai_client_token_usage_total", "m", "output"] == 18
+    assert got["gen_ai_server_time_to_first_token_seconds_count", "chat", "m"] == 6
+    assert got["llm_gateway_in_flight", "m", "generating"] == 3
+    assert got["llm_gateway_workers",] == 3
+
+
+def test_a_dead_worker_keeps_its_counts_and_loses_its_gauges() -> None:
+    numbers, every = workers(2)
+    for metrics in every:
+        metrics.request_ended(chat())
+        metrics.in_flight("m", "generating", 1)
+    numbers[0].is_alive = False
+    got = samples(every[1].render())
+    assert got["llm_gateway_requests_total", "ok", CHAT, "200"] == 2
+    assert got["llm_gateway_in_flight", "m", "generating"] == 1
+    assert got["llm_gateway_workers",] == 1
+
+
+def test_counts_go_on_where_a_predecessor_died_and_gauges_begin_at_zero() -> None:
+    numbers, every = workers(2)
+    every[0].request_ended(chat())
+    every[0].in_flight("m", "generating", 1)
+    every[0].shed("m", "queue_full")
+    successor = Metrics(["m"], numbers[0], numbers)
+    successor.request_ended(chat())
+    successor.request_ended(record(status=429, outcome="error", error_code="overloaded"))
+    got = samples(every[1].render())
+    assert got["llm_gateway_requests_total", "ok", CHAT, "200"] == 2
+    assert got["llm_gateway_requests_total", "error", CHAT, "429"] == 1
+    assert got["llm_gateway_shed_total", "m", "queue_full"] == 1
+    assert got["llm_gateway_in_flight", "m", "generating"] == 0
+    assert got["llm_gateway_workers",] == 2
+
+
+def test_a_name_half_written_at_death_is_not_seen_and_is_written_over() -> None:
+    numbers = Numbers()
+    assert [size for _, _, size in numbers.entries()] == []
+    first = numbers.place(("llm_gateway_shed_total", "m", "a"), 1)
+    used = numbers._used
+    numbers._lines[used : used + 9] = b'[["llm_ga'
+    second = numbers.place(("llm_gateway_shed_total", "m", "b"), 1)
+    assert second == first + 1
+    assert [key[-1] for key, _, _ in numbers.entries()] == ["a", "b"]
+
+
+def test_what_clients_make_up_is_no_label() -> None:
+    _, (metrics,) = workers(1)
+    for number in range(1000):
+        metrics.request_ended(record(model=f"made-up-{number}"))
+        metrics.shed(f"made-up-{number}", "queue_full")
+    text = metrics.render()
+    assert b"made-up" not in text
+    got = samples(text)
+    assert got["gen_ai_server_request_duration_seconds_count", "", "chat", "other"] == 1000
+    assert got["llm_gateway_shed_total", "other", "queue_full"] == 1000
+    assert len(metrics._ended) == 1
+
+
+def test_without_room_a_new_series_is_lost_and_nothing_else(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    _, (metrics,) = workers(1)
+    metrics.request_ended(chat())
+    before = samples(metrics.render())
+    for number in range(20):
+        metrics.shed("m", f"{number}" * 60_000)
+    assert "no room for another metric" in caplog.text
+    metrics.request_ended(chat())
+    after = samples(metrics.render())
+    assert after["llm_gateway_requests_total", "ok", CHAT, "200"] == 2
+    assert before.keys() < after.keys()
+
+
+def test_label_values_are_escaped() -> None:
+    _, (metrics,) = workers(1, models=['a"b\\c'])
+    metrics.shed('a"b\\c', "line\nbreak")
+    assert samples(metrics.render())["llm_gateway_shed_total", 'a"b\\c', "line\nbreak"] == 1
+
+
+def test_labels_are_few_and_name_no_person() -> None:
+    for family in FAMILIES:
+        assert len(family.labels) <= 6
+        assert not {"key", "user", "app", "request_id", "path"} & set(family.labels)
+        assert family.size <= 64
+        assert list(family.buckets) == sorted(set(family.buckets))
+
+
+def test_every_metric_stands_in_the_docs() -> None:
+    text = (REPOSITORY / "docs/metrics.md").read_text()
+    rows = [
+        f"| `{family.name}` | {family.kind} | {', '.join(family.labels)} | {family.help} |"
+        for family in FAMILIES
+    ]
+    assert [line for line in text.splitlines() if line.startswith("| `")] == rows
