@@ -13,7 +13,7 @@ from pathlib import Path
 
 from benchmarks.exchanges import PlainExchange, StreamExchange, lengths_around
 from benchmarks.figures import MIB, Measurement, Memory, Row, percentile
-from benchmarks.load import Bounds, Counted, run_once, run_phase
+from benchmarks.phases import Bounds, Counted, run_once, run_phase
 from benchmarks.processes import Program, TargetError, listen, running
 from benchmarks.targets import GATEWAY, Endpoint, Place, Target, clean_environment
 

@@ -92,25 +92,26 @@ def nginx(program: str) -> Recipe:
     return recipe
 
 
-def router(*program: str) -> Recipe:
+def router(*program: str, is_tuned: bool = True) -> Recipe:
     """vllm-router and sglang-router share their command line.
 
-    One engine, so the policy that thinks least; as many requests at once as the engine has slots
-    (256 is their default); a metrics port that is free; threads follow the one core they may use.
+    Tuned: with one engine there is nothing to choose, so the policy that thinks least, and only
+    errors are logged. As shipped: cache-aware routing, logs at info. Both may have as many requests
+    at once as the engine has slots, and a thread for the one core.
     """
 
     def recipe(place: Place, port: int) -> tuple[list[str], Mapping[str, str]]:
-        options = {
+        options: dict[str, str | int] = {
             "--host": HOST,
             "--port": port,
             "--worker-urls": f"http://{HOST}:{place.engine_port}",
-            "--policy": "round_robin",
             "--max-concurrent-requests": SLOTS,
             "--queue-size": SLOTS,
             "--prometheus-host": HOST,
             "--prometheus-port": free_port(),
-            "--log-level": "error",
         }
+        if is_tuned:
+            options |= {"--policy": "round_robin", "--log-level": "error"}
         argv = [*program, *(str(part) for pair in options.items() for part in pair)]
         return argv, clean_environment(TOKIO_WORKER_THREADS="1")
 
@@ -138,6 +139,7 @@ def litellm(program: Path) -> Recipe:
             LITELLM_LOG="ERROR",
             LITELLM_MODE="PRODUCTION",
             LITELLM_LOCAL_MODEL_COST_MAP="True",  # asks nobody for prices when it starts
+            REPEATED_STREAMING_CHUNK_LIMIT="100000000",  # the mock engine does repeat itself
         )
         return [*argv, "--num_workers", "1"], environment
 
@@ -154,11 +156,20 @@ def _nginx_target() -> Target:
     return _target(f"nginx {version[1] if version else ''}".strip(), nginx(program))
 
 
-PACKAGES: Mapping[str, Callable[[Path], Recipe]] = {
-    "vllm-router": lambda folder: router(str(folder / "vllm-router")),
-    "sglang-router": lambda folder: router(str(folder / "sglang-router"), "launch"),
-    "litellm": lambda folder: litellm(folder / "litellm"),
+AS_SHIPPED = ", as shipped"
+
+PACKAGES: Mapping[str, Callable[[Path], Mapping[str, Recipe]]] = {
+    "vllm-router": lambda folder: {
+        "": router(str(folder / "vllm-router")),
+        AS_SHIPPED: router(str(folder / "vllm-router"), is_tuned=False),
+    },
+    "sglang-router": lambda folder: {
+        "": router(str(folder / "sglang-router"), "launch"),
+        AS_SHIPPED: router(str(folder / "sglang-router"), "launch", is_tuned=False),
+    },
+    "litellm": lambda folder: {"": litellm(folder / "litellm")},
 }
+"""Package to its rows: what follows the name, and how it is run."""
 
 TITLES = {"litellm": "LiteLLM"}
 
@@ -170,13 +181,14 @@ async def peers(
 ) -> list[Target]:
     """All of them, installed; one that cannot be is a target that says so."""
     found = [_nginx_target()]
-    for name, recipe in PACKAGES.items():
+    for name, recipes_in in PACKAGES.items():
         title = TITLES.get(name, name)
         try:
             pinned = package(name)
             title += f" {pinned.version}"
             say(f"looking for {title}, or installing it")
-            found.append(_target(title, recipe(await installer(pinned, cache))))
+            recipes = recipes_in(await installer(pinned, cache))
+            found += [_target(title + suffix, recipe) for suffix, recipe in recipes.items()]
         except (TargetError, OSError) as exc:
             found.append(_missing(title, str(exc)))
     return found

@@ -14,7 +14,7 @@ from pathlib import Path
 from api_server.local.process import last_lines, tether_command
 from benchmarks import machine
 from benchmarks.exchanges import PlainExchange
-from benchmarks.load import run_once
+from benchmarks.phases import run_once
 
 _PINNED = Path(__file__).with_name("pinned.py")
 REPOSITORY = Path(__file__).resolve().parent.parent

@@ -16,9 +16,11 @@ from typing import cast
 
 import pytest
 
+from benchmarks import phases
 from benchmarks.bench import QUICK, run_rounds
 from benchmarks.exchanges import PlainExchange, StreamExchange
-from benchmarks.load import run_once
+from benchmarks.mock_engine import PLAIN
+from benchmarks.phases import run_once
 from benchmarks.targets import Endpoint, Place, Target
 from tests.local_stack import REPOSITORY, eventually, processes
 
@@ -82,9 +84,12 @@ def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
 class Saying(asyncio.Protocol):
     """Answers the first bytes with fixed ones and ends the connection; or says nothing at all."""
 
-    def __init__(self, answer: bytes, connections: set[asyncio.Transport]) -> None:
+    def __init__(
+        self, answer: bytes, connections: set[asyncio.Transport], after_seconds: float
+    ) -> None:
         self._answer = answer
         self._connections = connections
+        self._after_seconds = after_seconds
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
@@ -92,19 +97,25 @@ class Saying(asyncio.Protocol):
 
     def data_received(self, _data: bytes) -> None:
         if self._answer:
-            self._transport.write(self._answer)
-            self._transport.close()
+            loop = asyncio.get_running_loop()
+            loop.call_later(self._after_seconds, self._say)
+
+    def _say(self) -> None:
+        self._transport.write(self._answer)
+        self._transport.close()
 
     def connection_lost(self, _exc: Exception | None) -> None:
         self._connections.discard(self._transport)
 
 
 @asynccontextmanager
-async def server_that_says(answer: bytes) -> AsyncIterator[int]:
+async def server_that_says(answer: bytes, after_seconds: float = 0) -> AsyncIterator[int]:
     """The port of a server with that one answer."""
     connections: set[asyncio.Transport] = set()
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: Saying(answer, connections), "127.0.0.1", 0)
+    server = await loop.create_server(
+        lambda: Saying(answer, connections, after_seconds), "127.0.0.1", 0
+    )
     async with server:
         yield server.sockets[0].getsockname()[1]
         while connections:
@@ -132,6 +143,15 @@ async def test_silence_fails_the_run() -> None:
     async with server_that_says(b"") as port:
         counted = await run_once(port, [PlainExchange()], 0.2)
     assert "no answer" in counted.errors[0]
+
+
+async def test_what_is_slow_to_begin_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(phases, "DRAIN_SECONDS", 0.05)
+    bounds = phases.Bounds(0, 0.05, max_warm_up_seconds=0.05)
+    async with server_that_says(PLAIN, after_seconds=0.5) as port:
+        counted = await phases.run_phase(port, [PlainExchange()], bounds, lambda: 0.0)
+    assert not counted.errors
+    assert counted.cut == 0
 
 
 async def test_a_target_with_errors_gets_no_figures(tmp_path: Path) -> None:
