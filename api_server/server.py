@@ -37,13 +37,15 @@ class _Protocol(HttpToolsProtocol):
     def is_stalled(self) -> bool:
         return self.flow.write_paused
 
-    def when_lost(self, callback: Callable[[], None] | None) -> None:
+    def when_lost(self, callback: Callable[[], None]) -> None:
         self._on_lost = callback
-        if callback is None:
-            return
         if self.transport.is_closing():
             self._tell_lost()
         self.flow.resume_reading()  # or nobody would see the client leave
+
+    def forget(self, callback: Callable[[], None]) -> None:
+        if self._on_lost is callback:
+            self._on_lost = None
 
     def abort(self) -> None:
         self.transport.abort()

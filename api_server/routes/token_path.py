@@ -46,8 +46,11 @@ class Connection(Protocol):
     def is_stalled(self) -> bool:
         """Whether the client has not read what was sent, so that more would have to wait."""
 
-    def when_lost(self, callback: Callable[[], None] | None) -> None:
-        """Call this as soon as the connection is gone, which may be at once; None: nobody asks."""
+    def when_lost(self, callback: Callable[[], None]) -> None:
+        """Call this as soon as the connection is gone, which may be at once."""
+
+    def forget(self, callback: Callable[[], None]) -> None:
+        """Call this no more. A pipelined request may have put its own in its place already."""
 
     def abort(self) -> None:
         """Drop the connection at once."""
@@ -176,7 +179,7 @@ class TokenEndpoint:
             task.uncancel()
             raise ShuttingDownError(SHUTTING_DOWN, retry_after_seconds=1) from exc
         finally:
-            client.connection.when_lost(None)
+            client.connection.forget(cancel)
 
 
 async def read_body(scope: Scope, receive: Receive, max_bytes: int, seconds: float) -> bytes:

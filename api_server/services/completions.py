@@ -137,17 +137,18 @@ async def _make_fit(
 ) -> None:
     """Drop the oldest messages until the engine's count leaves room for an answer.
 
-    Raises `error` when nothing more may go.
+    Raises `error` when nothing more may go: each return has made the chat shorter, so that whoever
+    asks the engine again after it comes to an end.
     """
     for tries in range(1, TRIES + 1):
         dropped = shorten(generation, error, tries)
         lane.dropped(dropped, record)
+        if tries == 1 and not dropped:
+            raise error
         body = generation_body(generation, lane.model, as_stream=False)
         count = await lane.handler.count_tokens(body, record.request_id)
         context_tokens = error.context_tokens
         if count is None or context_tokens is None:
-            if not dropped:
-                raise error
             return
         if count + answer_room(context_tokens, generation.max_tokens) <= context_tokens:
             return

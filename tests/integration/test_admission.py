@@ -11,6 +11,7 @@ import httpx
 import openai
 import pytest
 
+from api_server.inference.handlers.openai_compatible import OpenAICompatibleHandler
 from tests.fake_engine import running_engine
 from tests.integration.conftest import TIMEOUTS, Stack, raw_connection, running_gateway
 from tests.integration.test_faults import MESSAGES, ask, drain, settled
@@ -222,3 +223,19 @@ async def test_a_client_that_reads_nothing_is_cut_off_and_frees_the_engine(stack
                 await asyncio.sleep(0.01)
         assert time.monotonic() - started > 0.3, "idle_seconds is 0.5"
     await settled(stack)
+
+
+async def test_a_chat_whose_count_contradicts_the_refusal_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing may go, and the engine counts less than it refused: asking again would never end."""
+
+    async def count_tokens(*_: object) -> int:
+        return 100
+
+    monkeypatch.setattr(OpenAICompatibleHandler, "count_tokens", count_tokens)
+    async with small_stack(tmp_path, context_overflow="drop_oldest") as stack:
+        with pytest.raises(openai.BadRequestError) as caught:
+            await ask(stack, "too_long", stream=False)
+        assert caught.value.code == "context_length_exceeded"
+        assert len(stack.engine.bodies) == 1

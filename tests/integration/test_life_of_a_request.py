@@ -252,3 +252,23 @@ async def test_body_in_chunks_is_bounded_too(stack: Stack) -> None:
             writer.write(piece)
         async with asyncio.timeout(5):
             assert b" 413 " in await reader.readline()
+
+
+def chat(**fields: Any) -> bytes:
+    raw = json.dumps({"model": "fake", "messages": MESSAGES} | fields).encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {len(raw)}\r\n\r\n"
+    return head.encode() + raw
+
+
+async def test_a_pipelined_request_behind_a_failed_stream_is_cancelled_too(stack: Stack) -> None:
+    """It begins before the first one has tidied up, and must not lose its word of a lost client."""
+    async with raw_connection(stack.url) as (_, writer):
+        writer.write(chat(stream=True, fault="error_event_in_stream", pause=0.02))
+        await asyncio.sleep(0.02)
+        writer.write(chat(tokens=1000, pause=0.01))
+        async with asyncio.timeout(2):
+            while len(stack.engine.bodies) < 2:
+                await asyncio.sleep(0.005)
+        await asyncio.sleep(0.05)
+        assert stack.engine.running == 1
+    await settled(stack)
