@@ -28,6 +28,7 @@ class _Protocol(HttpToolsProtocol):
     """
 
     _on_lost: Callable[[], None] | None = None
+    _silence: asyncio.TimerHandle | None = None
 
     @property
     def has_whole_body(self) -> bool:
@@ -52,11 +53,13 @@ class _Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.loop.call_later(FIRST_REQUEST_SECONDS, self._drop_if_silent)
+        self._silence = self.loop.call_later(FIRST_REQUEST_SECONDS, self._drop_if_silent)
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._tell_lost()
+        if self._silence is not None:  # it would keep all of this alive for so long
+            self._silence.cancel()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
