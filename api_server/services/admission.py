@@ -7,6 +7,7 @@ so that those who return as told do not all return at once.
 
 import asyncio
 import collections
+import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -42,20 +43,20 @@ class Bookings:
         self._promises.append(booked)
         return booked - now
 
-    def due(self, now: float) -> int:
-        """How many who were sent away are expected back about now."""
+    def due(self, now: float, at_most: int) -> int:
+        """How many who were sent away are expected back about now; no more are counted."""
         while self._promises and self._promises[0] < now - GRACE_SECONDS:
             self._promises.popleft()
         count = 0
-        for promise in self._promises:
+        for promise in itertools.islice(self._promises, at_most):
             if promise > now:
                 break
             count += 1
         return count
 
-    def claim(self) -> None:
-        """One who was sent away has come back."""
-        if self._promises:
+    def claim(self, now: float) -> None:
+        """One who was sent away has come back; if it is time for one, its place is kept no more."""
+        if self.due(now, at_most=1):
             self._promises.popleft()
 
 
@@ -100,6 +101,8 @@ class Gate:
         """
         if not self._waiting and self.running + weight <= self.capacity:
             self.running += weight
+            if is_retry:
+                self._bookings.claim(self._clock())
             return
         self._check_room(deadline_seconds, is_retry=is_retry)
         ticket = _Ticket(weight, asyncio.get_running_loop().create_future())
@@ -136,8 +139,8 @@ class Gate:
         return max(self._mean_hold_seconds, 0.001) / self.capacity
 
     def _check_room(self, deadline_seconds: float, *, is_retry: bool) -> None:
-        due = self._bookings.due(self._clock())
-        kept = 0 if is_retry else min(due, self.queue_size // 2)
+        now = self._clock()
+        kept = 0 if is_retry else self._bookings.due(now, at_most=self.queue_size // 2)
         is_too_slow = (
             self.waiting >= self.capacity and self.expected_wait_seconds() > deadline_seconds
         )
@@ -146,8 +149,8 @@ class Gate:
                 f"Too many requests: {self.waiting} are waiting already. Try again later.",
                 retry_after_seconds=self._book(),
             )
-        if is_retry and due:
-            self._bookings.claim()
+        if is_retry:
+            self._bookings.claim(now)
 
     def _book(self) -> float:
         return self._bookings.book(self._clock(), self._seconds_per_place())

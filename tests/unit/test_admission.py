@@ -188,9 +188,96 @@ async def test_a_place_is_kept_for_one_who_comes_back_as_told() -> None:
 def test_promises_run_out_and_do_not_pile_up() -> None:
     bookings = Bookings()
     assert bookings.book(0.0, 1.0) == 1.0
-    assert bookings.due(0.5) == 0
-    assert bookings.due(1.0) == 1
-    assert bookings.due(3.5) == 0, "nobody came"
+    assert bookings.due(0.5, 9) == 0
+    assert bookings.due(1.0, 9) == 1
+    assert bookings.due(3.5, 9) == 0, "nobody came"
     told = [bookings.book(10.0, 1.0) for _ in range(1000)]
     assert max(told) == LONGEST_RETRY_SECONDS
-    assert bookings.due(10.0 + LONGEST_RETRY_SECONDS) <= 60
+    assert bookings.due(10.0 + LONGEST_RETRY_SECONDS, 1000) <= 60
+
+
+def test_no_more_promises_are_counted_than_matter() -> None:
+    bookings = Bookings()
+    for _ in range(1000):
+        bookings.book(0.0, 0.001)
+    assert bookings.due(1.5, at_most=64) == 64
+
+
+async def sent_away(gate: Gate, *, is_retry: bool = False) -> None:
+    with pytest.raises(OverloadedError):
+        await enter(gate, is_retry=is_retry)
+
+
+async def cancelled(*tasks: "asyncio.Task[None]") -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_one_who_comes_back_to_a_free_engine_has_its_place() -> None:
+    """And no other is kept for it: newcomers may have the whole queue."""
+    clock = Clock()
+    gate = Gate(1, 2, clock=clock)
+    await enter(gate)
+    waiting = [await queued(gate), await queued(gate)]
+    await sent_away(gate)
+    await cancelled(*waiting)
+    gate.leave(1, None)
+    clock.now += 1.5
+    await enter(gate, is_retry=True)
+    newcomers = [await queued(gate), await queued(gate)]
+    await cancelled(*newcomers)
+
+
+async def test_one_who_comes_back_into_the_queue_has_its_place() -> None:
+    """Of two that are due, one has come: only one more place is kept."""
+    clock = Clock()
+    gate = Gate(1, 4, clock=clock)
+    await enter(gate)
+    waiting = [await queued(gate) for _ in range(4)]
+    await sent_away(gate)
+    await sent_away(gate)
+    await cancelled(*waiting)
+    clock.now += 2.5  # promised after 1 s and after 2 s
+    came_back = asyncio.create_task(enter(gate, is_retry=True))
+    await until(lambda: gate.waiting == 1)
+    newcomers = [await queued(gate), await queued(gate)]
+    await sent_away(gate)
+    await cancelled(came_back, *newcomers)
+
+
+async def test_half_of_the_queue_is_never_kept() -> None:
+    clock = Clock()
+    gate = Gate(1, 2, clock=clock)
+    await enter(gate)
+    waiting = [await queued(gate), await queued(gate)]
+    for _ in range(2):
+        await sent_away(gate)
+    await cancelled(*waiting)
+    clock.now += 2.5
+    newcomer = await queued(gate)
+    await sent_away(gate)
+    await cancelled(newcomer)
+
+
+async def test_a_light_one_follows_at_once_when_a_place_comes_back_from_one_that_gave_up() -> None:
+    """Admitted and cancelled in the same moment: those behind must not wait for the next."""
+    gate = Gate(1, 10)
+    await enter(gate)
+    first, second = await queued(gate), await queued(gate)
+    gate.leave(1, 0.1)
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    async with asyncio.timeout(1):
+        await second
+    assert (gate.running, gate.waiting) == (1, 0)
+
+
+async def test_heavy_requests_make_the_queue_slower() -> None:
+    gate = Gate(4, 10)
+    await enter(gate, 4)
+    light = await queued(gate, 1)
+    assert gate.expected_wait_seconds() == pytest.approx(0.5)
+    heavy = await queued(gate, 3)
+    assert gate.expected_wait_seconds() == pytest.approx(1.25), "four places, a second each"
+    await cancelled(light, heavy)
