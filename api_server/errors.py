@@ -13,6 +13,7 @@
         ├── BodyTimeoutError            408  request_timeout
         ├── BodyTooLargeError           413  request_too_large
         ├── OverloadedError             429  overloaded
+        ├── HeadTooLargeError           431  request_headers_too_large
         ├── InternalError               500  internal_error
         ├── InferenceError              502  engine_error
         │   ├── TruncatedAnswerError    502  engine_truncated
@@ -156,6 +157,14 @@ class OverloadedError(ApiError):
     status = 429
     type = "rate_limit_error"
     code = "overloaded"
+
+
+class HeadTooLargeError(ApiError):
+    """The request's headers go beyond all bounds."""
+
+    status = 431
+    type = "invalid_request_error"
+    code = "request_headers_too_large"
 
 
 class InternalError(ApiError):

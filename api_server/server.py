@@ -5,13 +5,14 @@ import errno
 import math
 import socket
 from collections.abc import Callable
+from http import HTTPStatus
 from types import FrameType
 
 import msgspec
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from api_server.errors import InvalidRequestError, SetupError
+from api_server.errors import ApiError, HeadTooLargeError, InvalidRequestError, SetupError
 from api_server.main import ALONE, Gateway, Worker, create_app
 from api_server.routes.token_path import CONNECTION
 from api_server.settings import Settings
@@ -19,6 +20,8 @@ from api_server.settings import Settings
 BACKLOG = 2048
 FIRST_REQUEST_SECONDS = 30.0
 """A connection that has sent no whole request head by then is dropped."""
+MAX_HEAD_BYTES = 64 * 1024
+"""A request head that is longer, by a read or two, is refused."""
 
 
 class _Protocol(HttpToolsProtocol):
@@ -28,6 +31,9 @@ class _Protocol(HttpToolsProtocol):
     """
 
     _on_lost: Callable[[], None] | None = None
+    _silence: asyncio.TimerHandle | None = None
+    _is_in_head = False
+    _head_bytes = 0
 
     @property
     def has_whole_body(self) -> bool:
@@ -52,15 +58,30 @@ class _Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.loop.call_later(FIRST_REQUEST_SECONDS, self._drop_if_silent)
+        self._silence = self.loop.call_later(FIRST_REQUEST_SECONDS, self._drop_if_silent)
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._tell_lost()
+        if self._silence is not None:  # it would keep all of this alive for so long
+            self._silence.cancel()
+
+    def data_received(self, data: bytes) -> None:
+        was_in_head = self._is_in_head
+        super().data_received(data)
+        if was_in_head and self._is_in_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+                self._refuse(HeadTooLargeError("The request's headers are too large."))
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self._is_in_head, self._head_bytes = True, 0
         self.scope["extensions"] = {CONNECTION: self}  # type: ignore[dict-item]
+
+    def on_headers_complete(self) -> None:
+        self._is_in_head = False
+        super().on_headers_complete()
 
     def _tell_lost(self) -> None:
         callback, self._on_lost = self._on_lost, None
@@ -68,9 +89,15 @@ class _Protocol(HttpToolsProtocol):
             callback()
 
     def send_400_response(self, _msg: str) -> None:
-        error = InvalidRequestError("This is not a request in HTTP/1.1.")
+        self._refuse(InvalidRequestError("This is not a request in HTTP/1.1."))
+
+    def _refuse(self, error: ApiError) -> None:
+        if self._on_lost is not None:  # an answer is under way, and this would be read as its part
+            self.transport.abort()
+            return
         body = msgspec.json.encode(error.envelope())
-        head = "HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\n"
+        phrase = HTTPStatus(error.status).phrase
+        head = f"HTTP/1.1 {error.status} {phrase}\r\ncontent-type: application/json\r\n"
         head += f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
         self.transport.write(head.encode() + body)
         self.transport.close()

@@ -52,9 +52,9 @@ class Bookings:
             self._promises.popleft()
         return bisect.bisect_right(self._promises, now + within_seconds)
 
-    def claim(self) -> None:
-        """One who was sent away has come back."""
-        if self._promises:
+    def claim(self, now: float) -> None:
+        """One who was sent away has come back; if it is time for one, its place is kept no more."""
+        if self.due(now):
             self._promises.popleft()
 
 
@@ -103,6 +103,8 @@ class Gate:
         """
         if not self._waiting and self.running + weight <= self.capacity:
             self.running += weight
+            if is_retry is not False:
+                self._bookings.claim(self._clock())
             return
         self._check_room(weight, deadline_seconds, is_retry)
         ticket = _Ticket(weight, asyncio.get_running_loop().create_future())
@@ -159,7 +161,7 @@ class Gate:
                 retry_after_seconds=self._book(weight),
             )
         if is_expected:
-            self._bookings.claim()
+            self._bookings.claim(now)
 
     def _book(self, weight: int) -> float:
         return self._bookings.book(self._clock(), weight * self._seconds_per_booking())

@@ -11,6 +11,8 @@ import msgspec
 from api_server.errors import ContextLengthError
 from api_server.services.requests import Generation
 
+_RESULTS = ("tool", "function")
+
 TRIES = 6
 """How often a chat is shortened by an estimate; the last time, by all that may go."""
 
@@ -58,12 +60,14 @@ def _droppable_groups(outlines: Sequence[_Outline]) -> list[list[int]]:
     """Indexes of what may go, oldest first; what belongs together is in one group."""
     users = [index for index, outline in enumerate(outlines) if outline.role == "user"]
     end = users[-1] if users else len(outlines) - 1
+    while not users and end > 0 and outlines[end].role in _RESULTS:  # they stay with their call
+        end -= 1
     groups: list[list[int]] = []
     is_open = False
     for index, outline in enumerate(outlines[:end]):
         if outline.role in ("system", "developer"):
             continue
-        if outline.role in ("tool", "function") and is_open:
+        if outline.role in _RESULTS and is_open:
             groups[-1].append(index)
             continue
         groups.append([index])

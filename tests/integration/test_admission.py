@@ -239,3 +239,17 @@ async def test_a_chat_whose_count_contradicts_the_refusal_is_refused(
             await ask(stack, "too_long", stream=False)
         assert caught.value.code == "context_length_exceeded"
         assert len(stack.engine.bodies) == 1
+
+
+async def test_a_text_completion_that_does_not_fit_is_never_shortened(tmp_path: Path) -> None:
+    async with small_stack(tmp_path, context_overflow="drop_oldest") as stack:
+        with pytest.raises(openai.BadRequestError) as caught:
+            await stack.client.completions.create(
+                model="fake", prompt="hi", extra_body={"fault": "too_long"}
+            )
+        assert (caught.value.code, caught.value.param) == ("context_length_exceeded", "prompt")
+        assert "5000" in caught.value.message
+        assert "2048" in caught.value.message
+        with pytest.raises(openai.BadRequestError) as caught:
+            await ask(stack, "too_long", stream=False)
+        assert caught.value.param == "messages"

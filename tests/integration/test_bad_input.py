@@ -1,6 +1,7 @@
 """Bad requests get a 4xx in the envelope, in bounded time and memory, and the server goes on."""
 
 import asyncio
+import contextlib
 import json
 from typing import Any
 
@@ -8,6 +9,7 @@ import httpx
 import pytest
 
 from tests.integration.conftest import Stack, raw_connection
+from tests.integration.test_faults import settled
 from tests.wire import assert_valid
 
 CHAT = "/v1/chat/completions"
@@ -80,3 +82,41 @@ async def test_client_that_leaves_in_its_body_is_forgotten(stack: Stack) -> None
         await asyncio.sleep(0.1)
     await asyncio.sleep(0.1)
     await still_serves(stack)
+
+
+@pytest.mark.parametrize("line", [b"x: " + b"a" * 1000 + b"\r\n", b"a" * 1000])
+async def test_headers_without_end_are_refused(stack: Stack, line: bytes) -> None:
+    """Many of them, and one that never ends."""
+    async with raw_connection(stack.url) as (reader, writer):
+        writer.write(b"GET /health/live HTTP/1.1\r\nhost: x\r\n\r\n")
+        await reader.readuntil(b'"alive"}')
+        writer.write(b"GET /health/live HTTP/1.1\r\nx: ")
+        sent = 0
+        async with asyncio.timeout(10):
+            while not reader.at_eof() and sent < 8_000_000:
+                try:
+                    writer.write(line * 100)
+                    await writer.drain()
+                except ConnectionError:
+                    break
+                sent += len(line) * 100
+                await asyncio.sleep(0)
+        assert sent < 8_000_000
+    await still_serves(stack)
+
+
+async def test_garbage_behind_a_running_request_does_not_get_into_its_answer(stack: Stack) -> None:
+    async with raw_connection(stack.url) as (reader, writer):
+        body = {"model": "fake", "messages": [{"role": "user"}], "stream": True}
+        raw = json.dumps(body | {"tokens": 100, "pause": 0.02}).encode()
+        head = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(raw)}\r\n\r\n"
+        writer.write(head.encode() + raw)
+        await reader.readuntil(b"data: ")
+        writer.write(b"\x16\x03\x01" + b"\x00" * 99)
+        received = b""
+        async with asyncio.timeout(1):
+            with contextlib.suppress(ConnectionError):
+                while piece := await reader.read(65536):
+                    received += piece
+        assert b"400" not in received
+    await settled(stack)

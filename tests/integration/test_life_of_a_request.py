@@ -1,6 +1,7 @@
 """What no fault table shows: reuse, bounds, what goes up, and what stays out of the log."""
 
 import asyncio
+import gc
 import json
 import logging
 import time
@@ -272,3 +273,20 @@ async def test_a_pipelined_request_behind_a_failed_stream_is_cancelled_too(stack
         await asyncio.sleep(0.05)
         assert stack.engine.running == 1
     await settled(stack)
+
+
+async def test_nothing_is_kept_of_a_connection_that_is_gone(stack: Stack) -> None:
+    protocols = "api_server.server", "_Protocol"
+
+    def kept() -> int:
+        gc.collect()
+        kinds = (type(thing) for thing in gc.get_objects())
+        return sum((kind.__module__, kind.__name__) == protocols for kind in kinds)
+
+    before = kept()
+    for _ in range(20):
+        async with raw_connection(stack.url) as (reader, writer):
+            writer.write(b"GET /health/live HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+            assert b" 200 " in await reader.read()
+    await asyncio.sleep(0.05)
+    assert kept() <= before + 2

@@ -96,3 +96,18 @@ async def test_openapi_document_has_each_operation_once(stack: Stack) -> None:
         document = json.loads((await http.get(f"{stack.url}/openapi.json")).content)
     assert set(document["paths"]["/metrics"]) == {"get"}
     assert set(document["paths"]["/health/ready"]) == {"get"}
+
+
+async def test_time_to_the_first_token_is_measured_where_there_is_one(stack: Stack) -> None:
+    create = stack.client.chat.completions.create
+    for stream in (False, True):
+        answer: Any = await create(
+            model="fake", messages=MESSAGES, stream=stream, extra_body={"pause": 0.02}
+        )
+        if stream:
+            async for _ in answer:
+                pass
+    got = await scrape(stack.url)
+    for family in ("time_to_first_token", "time_per_output_token"):
+        assert got[f"gen_ai_server_{family}_seconds_count", "chat", "fake"] == 2
+    assert got["gen_ai_server_time_per_output_token_seconds_sum", "chat", "fake"] >= 2 * 0.02

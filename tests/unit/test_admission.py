@@ -230,3 +230,69 @@ def test_promises_run_out_and_do_not_pile_up() -> None:
     told = [bookings.book(10.0, 1.0) for _ in range(1000)]
     assert max(told) == LONGEST_RETRY_SECONDS
     assert bookings.due(10.0 + LONGEST_RETRY_SECONDS) <= 60
+
+
+async def sent_away(gate: Gate, *, is_retry: bool = False) -> None:
+    with pytest.raises(OverloadedError):
+        await enter(gate, is_retry=is_retry)
+
+
+async def cancelled(*tasks: "asyncio.Task[None]") -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_one_who_comes_back_to_a_free_engine_has_its_place() -> None:
+    """And no other is kept for it: newcomers may have the whole queue."""
+    clock = Clock()
+    gate = Gate(1, 2, clock=clock)
+    await enter(gate)
+    waiting = [await queued(gate), await queued(gate)]
+    await sent_away(gate)
+    await cancelled(*waiting)
+    gate.leave(1, None)
+    clock.now += 1.5
+    await enter(gate, is_retry=True)
+    newcomers = [await queued(gate), await queued(gate)]
+    await cancelled(*newcomers)
+
+
+async def test_one_who_comes_back_into_the_queue_has_its_place() -> None:
+    """Of two that are due, one has come: only one more place is kept."""
+    clock = Clock()
+    gate = Gate(1, 4, clock=clock)
+    await enter(gate)
+    waiting = [await queued(gate) for _ in range(4)]
+    await sent_away(gate)
+    await sent_away(gate)
+    await cancelled(*waiting)
+    clock.now += 2.1 * SLACK  # promised after SLACK and after twice that
+    came_back = asyncio.create_task(enter(gate, is_retry=True))
+    await until(lambda: gate.waiting == 1)
+    newcomers = [await queued(gate), await queued(gate)]
+    await sent_away(gate)
+    await cancelled(came_back, *newcomers)
+
+
+async def test_a_light_one_follows_at_once_when_a_place_comes_back_from_one_that_gave_up() -> None:
+    """Admitted and cancelled in the same moment: those behind must not wait for the next."""
+    gate = Gate(1, 10)
+    await enter(gate)
+    first, second = await queued(gate), await queued(gate)
+    gate.leave(1, 0.1)
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    async with asyncio.timeout(1):
+        await second
+    assert (gate.running, gate.waiting) == (1, 0)
+
+
+async def test_heavy_requests_make_the_queue_slower() -> None:
+    gate = Gate(4, 10)
+    await enter(gate, 4)
+    light = await queued(gate, 1)
+    assert gate.expected_wait_seconds() == pytest.approx(0.5)
+    heavy = await queued(gate, 3)
+    assert gate.expected_wait_seconds() == pytest.approx(1.25), "four places, a second each"
+    await cancelled(light, heavy)

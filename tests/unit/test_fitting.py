@@ -68,6 +68,18 @@ def test_what_came_after_the_last_user_message_stays() -> None:
 
 def test_a_chat_without_a_user_keeps_its_last_message() -> None:
     assert kept(conversation("system", "assistant", "assistant"), 0.0) == [0, 2]
+    messages = [
+        *conversation("system", "assistant"),
+        said("assistant", "2" * 50, tool_calls=CALL),
+        said("tool", "3" * 50, tool_call_id="c"),
+        said("tool", "4" * 50, tool_call_id="d"),
+    ]
+    assert kept(messages, 0.0) == [0, 2, 3, 4], "results without their call"
+
+
+def test_a_result_without_a_call_goes_alone() -> None:
+    messages = conversation("user", "tool", "user")
+    assert kept(messages, 0.7) == [1, 2]
 
 
 def test_room_is_left_for_an_answer() -> None:

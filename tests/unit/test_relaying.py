@@ -4,7 +4,9 @@ import json
 from typing import Any
 
 from api_server.inference import sse
+from api_server.services.logprobs import LogprobsShape
 from api_server.services.relaying import OutgoingEvents
+from api_server.services.requests import Kind
 from api_server.services.usage import UsageTally
 
 DONE = b"data: [DONE]\n\n"
@@ -92,3 +94,15 @@ def test_all_events_of_a_stream_have_the_date_of_the_first() -> None:
     assert events.outgoing(first) == first
     later = b'data: {"created":101,"choices":[{' + text + b"}]}\n\n"
     assert events.outgoing(later + first) == later.replace(b":101", b":100") + first
+
+
+def test_every_event_of_a_stream_with_log_probabilities_is_rewritten() -> None:
+    token = {"token": "a", "logprob": -0.5, "bytes": [97], "id": 7, "top_logprobs": []}
+    events = OutgoingEvents(
+        wants_usage=False, choices_per_prompt=1, shape=LogprobsShape(Kind.CHAT, 0)
+    )
+    block = event(choices=[{"index": 0, "delta": {}, "logprobs": {"content": [token]}}])
+    (data,) = sse.payloads(events.outgoing(block))
+    logprobs = json.loads(data)["choices"][0]["logprobs"]
+    assert logprobs["refusal"] is None
+    assert "id" not in logprobs["content"][0]

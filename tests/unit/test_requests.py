@@ -259,3 +259,9 @@ def test_dimensions_stay_here() -> None:
     job = parse_embeddings(b'{"model": "x", "input": "a", "dimensions": 3, "user": "u"}')
     assert job.dimensions == 3
     assert json.loads(embeddings_body(job, model())) == {"model": "m", "input": "a", "user": "u"}
+
+
+def test_an_engine_that_must_not_call_tools_does_not_see_them() -> None:
+    raw = body(tools=[FUNCTION], tool_choice="none", parallel_tool_calls=True)
+    assert not {"tools", "tool_choice", "parallel_tool_calls"} & sent(raw).keys()
+    assert sent(raw, model(OPENAI))["tool_choice"] == "none"

@@ -80,3 +80,19 @@ def test_pauses_double_up_to_a_bound_and_half_of_them_is_chance() -> None:
     assert [backoff.delay_seconds(n, 1.0) for n in range(5)] == [0.1, 0.2, 0.4, 0.8, 1.0]
     assert backoff.delay_seconds(0, 0.0) == 0.05
     assert backoff.delay_seconds(10_000, 1.0) == 1.0
+
+
+async def test_pauses_grow_from_try_to_try() -> None:
+    engine = Engine(*[away() for _ in range(1000)])
+    deadline = asyncio.get_running_loop().time() + 0.2
+    with pytest.raises(ResourceNotAvailableError):
+        await persist(engine, Backoff(0.01, 10.0), deadline, lambda _: None)
+    assert engine.calls < 10, "as long as the first each, there would be time for 20 at least"
+
+
+async def test_an_engine_that_asks_for_less_than_the_pause_gets_the_pause() -> None:
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+    backoff = Backoff(0.05, 0.05)
+    await persist(Engine(away(asks_seconds=0.001)), backoff, started + 1, lambda _: None)
+    assert loop.time() - started >= 0.025
