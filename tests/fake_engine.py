@@ -86,6 +86,9 @@ class FakeEngine:
         body = json.loads(raw)
         self.bodies.append(body)
         self.heads.append(head)
+        if path == "/v1/embeddings":
+            _plain(writer, 200, _vectors(body))
+            return True
         self.running += 1
         gone = asyncio.create_task(reader.read(1))
         work = asyncio.create_task(self._play(body, writer))
@@ -225,6 +228,17 @@ async def _break_off(fault: str, writer: asyncio.StreamWriter) -> bool:
         _event(writer, json.dumps(_ERROR_500))
         return True
     return fault == "close_in_stream"
+
+
+def _vectors(body: dict[str, Any]) -> dict[str, Any]:
+    """Short vectors, one for each text or list of tokens."""
+    given = body["input"]
+    count = 1 if isinstance(given, str) or isinstance(given[0], int) else len(given)
+    data = [
+        {"object": "embedding", "index": index, "embedding": [0.6, 0.8]} for index in range(count)
+    ]
+    usage = {"prompt_tokens": count, "total_tokens": count}
+    return {"object": "list", "model": body["model"], "data": data, "usage": usage}
 
 
 def _usage(body: dict[str, Any]) -> dict[str, int]:

@@ -10,11 +10,26 @@ from tests.local_stack import LocalStack, local_stack
 ENGINE_BUILD_SECONDS = 45 * 60
 """The first run on a machine compiles the engine."""
 
+MODEL_SECONDS = 10 * 60
+"""The first run on a machine downloads and converts the model for embeddings."""
+
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
     with local_stack(tmp_path_factory.mktemp("local") / "data") as running:
         running.wait_ready(ENGINE_BUILD_SECONDS)
+        yield running
+
+
+@pytest.fixture(scope="session")
+def embedding_stack(
+    stack: LocalStack, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[LocalStack]:
+    """With embeddings; beside the session's, whose start compiled the engine."""
+    assert stack.is_ready()
+    folder = tmp_path_factory.mktemp("embedding")
+    with local_stack(folder / "data", EMBEDDINGS="on") as running:
+        running.wait_ready(MODEL_SECONDS)
         yield running
 
 

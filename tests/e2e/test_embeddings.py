@@ -11,12 +11,10 @@ import httpx
 import openai
 import pytest
 
+from tests.e2e.conftest import MODEL_SECONDS
 from tests.engine_probe import EngineProbe
-from tests.local_stack import LocalStack, local_stack
+from tests.local_stack import LocalStack
 from tests.wire import assert_valid
-
-MODEL_SECONDS = 10 * 60
-"""The first run on a machine downloads and converts the model."""
 
 MODEL = "all-minilm-l6-v2"
 DIMENSIONS = 384
@@ -25,18 +23,6 @@ CAT, CAT_AGAIN = "The cat sits on the mat.", "A cat is resting on a rug."
 UNRELATED = "Quarterly revenue grew by twelve percent."
 
 pytestmark = pytest.mark.timeout(MODEL_SECONDS + 120)
-
-
-@pytest.fixture(scope="session")
-def embedding_stack(
-    stack: LocalStack, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[LocalStack]:
-    """Beside the session's, whose start compiled the engine."""
-    assert stack.is_ready()
-    folder = tmp_path_factory.mktemp("embedding")
-    with local_stack(folder / "data", EMBEDDINGS="on") as running:
-        running.wait_ready(MODEL_SECONDS)
-        yield running
 
 
 @pytest.fixture(scope="session")

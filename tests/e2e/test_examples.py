@@ -6,22 +6,23 @@ import sys
 
 import pytest
 
+from tests.e2e.conftest import MODEL_SECONDS
 from tests.local_stack import REPOSITORY, LocalStack
 
 EXAMPLES = {
     "chat.py": ("Hello!\nMy name is Maria.\nWhat is my name?\n", "Your name is Maria."),
     "streaming.py": ("", "Paris"),
     "batch.py": ("", "Rome"),
+    "tools.py": ("", "[add({"),
+    "json_output.py": ("", "France: Paris"),
+}
+WITH_EMBEDDINGS = {
+    "embeddings.py": ["The bakery", "Trains to the airport", "borrow up to ten books"]
 }
 
 
-def test_every_example_is_tested() -> None:
-    assert {path.name for path in (REPOSITORY / "examples").glob("*.py")} == set(EXAMPLES)
-
-
-@pytest.mark.parametrize("name", EXAMPLES)
-def test_example_runs(stack: LocalStack, name: str) -> None:
-    stdin, expected = EXAMPLES[name]
+def run(stack: LocalStack, name: str, stdin: str = "") -> str:
+    """What an example prints."""
     done = subprocess.run(
         [sys.executable, f"examples/{name}"],
         cwd=REPOSITORY,
@@ -33,4 +34,40 @@ def test_example_runs(stack: LocalStack, name: str) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert expected in done.stdout
+    return done.stdout
+
+
+def test_every_example_is_tested() -> None:
+    found = {path.name for path in (REPOSITORY / "examples").glob("*.py")}
+    assert found == EXAMPLES.keys() | WITH_EMBEDDINGS.keys()
+
+
+@pytest.mark.parametrize("name", [*EXAMPLES, *WITH_EMBEDDINGS])
+def test_example_says_first_how_to_run_it(name: str) -> None:
+    opening = (REPOSITORY / "examples" / name).read_text().split('"""')[1]
+    start = "make local EMBEDDINGS=on  " if name in WITH_EMBEDDINGS else "make local  "
+    assert f"\n{start}" in opening
+    assert f"\npython examples/{name}\n" in opening
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_example_runs(stack: LocalStack, name: str) -> None:
+    stdin, expected = EXAMPLES[name]
+    assert expected in run(stack, name, stdin)
+
+
+def test_tools_are_called_and_their_results_told(stack: LocalStack) -> None:
+    printed = run(stack, "tools.py")
+    assert '[add({"a": 17, "b": 25}) -> 42]' in printed
+    assert printed.count("42") == 2
+    assert '[get_weather({"city": "Paris"}) -> ' in printed
+    assert "sunny" in printed.split("-> ")[2].split("]")[1]
+    assert "How can I help you?" in printed
+
+
+@pytest.mark.timeout(MODEL_SECONDS + 120)
+@pytest.mark.parametrize("name", WITH_EMBEDDINGS)
+def test_example_with_embeddings_runs(embedding_stack: LocalStack, name: str) -> None:
+    printed = run(embedding_stack, name)
+    for line, expected in zip(printed.splitlines()[1::2], WITH_EMBEDDINGS[name], strict=True):
+        assert expected in line
