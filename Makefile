@@ -50,7 +50,7 @@ format: $(VENV)/.dev ## format the code
 bench: $(VENV)/.run ## measure what the gateway costs, beside a direct connection (4 minutes, two idle cores)
 	@$(BIN)/python -m benchmarks
 
-bench-peers: $(VENV)/.run ## the same with nginx, vllm-router, sglang-router and LiteLLM beside it (20 minutes)
+bench-peers: $(VENV)/.run ## the same with nginx, vllm-router, sglang-router and LiteLLM beside it (13 minutes)
 	@$(BIN)/python -m benchmarks --peers
 
 tiny-model: $(VENV)/.run ## train models/tiny anew and print its evaluation

@@ -1,4 +1,4 @@
-"""Other gateways, each set up as its makers advise for speed: one worker, on the gateway's core.
+"""Other gateways, each set up to be fast: one worker, on the gateway's core.
 
 All of them keep connections to the engine alive, write no access log, and have one upstream.
 """
