@@ -10,7 +10,8 @@ from types import FrameType
 
 import msgspec
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from api_server.errors import ApiError, HeadTooLargeError, InvalidRequestError, SetupError
 from api_server.main import ALONE, Gateway, Worker, create_app
@@ -34,6 +35,8 @@ class _Protocol(HttpToolsProtocol):
     _silence: asyncio.TimerHandle | None = None
     _is_in_head = False
     _head_bytes = 0
+    _running: RequestResponseCycle | None = None
+    _refusal: ApiError | None = None
 
     @property
     def has_whole_body(self) -> bool:
@@ -62,11 +65,17 @@ class _Protocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        self.pipeline.clear()
+        if self._running is not None:  # uvicorn tells the newest request only
+            self._running.disconnected = True
+            self._running.message_event.set()
         self._tell_lost()
         if self._silence is not None:  # it would keep all of this alive for so long
             self._silence.cancel()
 
     def data_received(self, data: bytes) -> None:
+        if self._refusal is not None:
+            return
         was_in_head = self._is_in_head
         super().data_received(data)
         if was_in_head and self._is_in_head:
@@ -91,10 +100,33 @@ class _Protocol(HttpToolsProtocol):
     def send_400_response(self, _msg: str) -> None:
         self._refuse(InvalidRequestError("This is not a request in HTTP/1.1."))
 
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._refusal is not None and not self._is_answering:
+            self._write_refusal(self._refusal)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
+    @property
+    def _is_answering(self) -> bool:
+        running = self._running
+        return running is not None and not (running.response_complete or running.disconnected)
+
     def _refuse(self, error: ApiError) -> None:
-        if self._on_lost is not None:  # an answer is under way, and this would be read as its part
-            self.transport.abort()
-            return
+        """Refuse what cannot be read, once the requests before it are answered; read no more."""
+        if self.cycle is not None and self.cycle.more_body:  # it is this one's body
+            if self.cycle is not self._running:
+                self.pipeline.popleft()
+            elif not self._running.response_started:  # it will not be answered: this is its answer
+                self._running.disconnected = True
+                self._running.message_event.set()
+        self._refusal = error
+        if not self._is_answering:
+            self._write_refusal(error)
+
+    def _write_refusal(self, error: ApiError) -> None:
         body = msgspec.json.encode(error.envelope())
         phrase = HTTPStatus(error.status).phrase
         head = f"HTTP/1.1 {error.status} {phrase}\r\ncontent-type: application/json\r\n"
