@@ -16,9 +16,10 @@ class RequestRecord:
     """One request. Durations in milliseconds, None where the request never got that far.
 
     `route` is the template of the path, "other" where there is none. `phase` is where the request
-    is, or where it ended. `engine_ms` is how long the engine took until its first event, or its
-    whole answer where that comes in one piece (then there is no `first_token_ms`); `own_ms` is what
-    the gateway itself took until then.
+    is, or where it ended. `upload_ms` is how long the client kept us waiting for its body.
+    `engine_ms` is how long the engine took until its first event, or its whole answer where that
+    comes in one piece (then there is no `first_token_ms`); `own_ms` is what the gateway itself took
+    until then.
     """
 
     request_id: str
@@ -30,6 +31,7 @@ class RequestRecord:
     outcome: str = "ok"
     phase: Phase = "reading"
     phase_began: float = 0.0
+    upload_ms: float = 0.0
     model: str | None = None
     stream: bool | None = None
     queue_ms: float | None = None
@@ -57,7 +59,8 @@ class RequestRecord:
         elif self.phase == "connecting":
             self.engine_ms = took_ms
             total_ms = (now - self.started) * 1000
-            self.own_ms = round(max(0.0, total_ms - took_ms - (self.queue_ms or 0.0)), 3)
+            others_ms = took_ms + (self.queue_ms or 0.0) + self.upload_ms
+            self.own_ms = round(max(0.0, total_ms - others_ms), 3)
         self.phase = phase
         self.phase_began = now
 
@@ -76,7 +79,7 @@ class RequestRecord:
             queue = (time.perf_counter() - self.phase_began) * 1000
         elif self.phase == "connecting":
             engine = (time.perf_counter() - self.phase_began) * 1000
-        own = max(0.0, total - queue - engine)
+        own = max(0.0, total - queue - engine - self.upload_ms)
         if self.model is None:
             return b"gateway;dur=%.2f" % own
         return b"queue;dur=%.2f, engine;dur=%.2f, gateway;dur=%.2f" % (queue, engine, own)
@@ -103,6 +106,7 @@ class RequestRecord:
 
 _LOGGED_IF_KNOWN = (
     "stream",
+    "upload_ms",
     "queue_ms",
     "engine_ms",
     "own_ms",

@@ -4,6 +4,7 @@ FastAPI's machinery would cost more than the whole gateway here (docs/decisions/
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol
 
@@ -190,11 +191,14 @@ async def read_body(scope: Scope, receive: Receive, max_bytes: int, seconds: flo
     connection: Connection = scope["extensions"][CONNECTION]
     if connection.has_whole_body:  # nearly always; a timer would cost more than the reading
         return await _joined(receive, max_bytes)
+    began = time.perf_counter()
     try:
         async with asyncio.timeout(seconds):
             return await _joined(receive, max_bytes)
     except TimeoutError as exc:
         raise BodyTimeoutError(f"The body did not arrive within {seconds:g} s.") from exc
+    finally:
+        record_of(scope).upload_ms = round((time.perf_counter() - began) * 1000, 3)
 
 
 async def _joined(receive: Receive, max_bytes: int) -> bytes:

@@ -15,6 +15,7 @@ from api_server.inference.handlers.openai_compatible import OpenAICompatibleHand
 from tests.fake_engine import running_engine
 from tests.integration.conftest import TIMEOUTS, Stack, raw_connection, running_gateway
 from tests.integration.test_faults import MESSAGES, ask, drain, settled
+from tests.integration.test_life_of_a_request import established
 
 QUICK_RETRIES = {"first_delay_seconds": 0.01, "max_delay_seconds": 0.05}
 
@@ -222,6 +223,10 @@ async def test_a_client_that_reads_nothing_is_cut_off_and_frees_the_engine(stack
             while stack.engine.running:
                 await asyncio.sleep(0.01)
         assert time.monotonic() - started > 0.3, "idle_seconds is 0.5"
+        ports = int(stack.url.rsplit(":", 1)[1]), writer.get_extra_info("sockname")[1]
+        async with asyncio.timeout(2):
+            while established(*ports):
+                await asyncio.sleep(0.01)
     await settled(stack)
 
 

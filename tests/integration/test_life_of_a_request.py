@@ -290,3 +290,22 @@ async def test_nothing_is_kept_of_a_connection_that_is_gone(stack: Stack) -> Non
             assert b" 200 " in await reader.read()
     await asyncio.sleep(0.05)
     assert kept() <= before + 2
+
+
+async def test_a_slow_upload_is_the_clients_time_and_not_ours(
+    stack: Stack, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with raw_connection(stack.url) as (reader, writer):
+        request = chat()
+        writer.write(request[:-10])
+        await asyncio.sleep(0.3)
+        writer.write(request[-10:])
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+    assert float(head.split("gateway;dur=")[1].split("\r\n")[0]) < 200
+    async with asyncio.timeout(1):
+        while not (lines := [r for r in caplog.records if r.name == "api_server.request"]):
+            await asyncio.sleep(0.01)
+    fields = vars(lines[0])
+    assert fields["upload_ms"] >= 250
+    assert fields["own_ms"] < 200

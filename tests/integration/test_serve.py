@@ -114,6 +114,9 @@ async def test_second_sigterm_ends_streams_with_a_typed_error(tmp_path: Path) ->
             assert refused.value.status_code == 503
             assert refused.value.response.headers["retry-after"]
         assert await exit_code(process, 5) == 0
+    lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    outcomes = [line["outcome"] for line in lines if line.get("error_code") == "shutting_down"]
+    assert sorted(outcomes) == ["error", "error_in_stream"]
 
 
 async def test_log_is_one_json_line_a_request_and_nothing_else(tmp_path: Path) -> None:

@@ -218,3 +218,21 @@ def test_every_metric_stands_in_the_docs() -> None:
         for family in FAMILIES
     ]
     assert [line for line in text.splitlines() if line.startswith("| `")] == rows
+
+
+def test_an_answer_of_one_token_has_no_time_between_tokens() -> None:
+    metrics = Metrics(["m"], Numbers())
+    for tokens in (0, 1):
+        metrics.request_ended(record(first_token_ms=10.0, completion_tokens=tokens))
+    got = samples(metrics.render())
+    assert got["gen_ai_server_time_to_first_token_seconds_count", "chat", "m"] == 2
+    assert got["gen_ai_server_time_per_output_token_seconds_count", "chat", "m"] == 0
+
+
+def test_a_line_that_is_not_whole_yet_is_not_read() -> None:
+    """Another process may see how far a writer got before it sees what it wrote."""
+    numbers = Numbers()
+    numbers.place(("a",), 1)
+    numbers.place(("b",), 1)
+    numbers._lines[15:] = bytes(len(numbers._lines) - 15)
+    assert [key for key, _, _ in numbers.entries()] == [("a",)]
