@@ -2,7 +2,9 @@
 
 import asyncio
 import errno
+import logging
 import math
+import re
 import socket
 from collections.abc import Callable
 from http import HTTPStatus
@@ -15,28 +17,38 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from api_server.errors import ApiError, HeadTooLargeError, InvalidRequestError, SetupError
 from api_server.main import ALONE, Gateway, Worker, create_app
+from api_server.observability.record import new_request_id
 from api_server.routes.token_path import CONNECTION
 from api_server.settings import Settings
 
 BACKLOG = 2048
-FIRST_REQUEST_SECONDS = 30.0
-"""A connection that has sent no whole request head by then is dropped."""
+REQUEST_SECONDS = 30.0
+"""A connection without a request, or with one that has no end, is dropped after that."""
 MAX_HEAD_BYTES = 64 * 1024
 """A request head that is longer, by a read or two, is refused."""
+MAX_PIPELINED = 16
+"""With more requests waiting on one connection, no more is read of it."""
+
+_UPGRADE = re.compile(rb"(?i)\r\nupgrade:[^\r\n]*")
+
+log = logging.getLogger(__name__)
 
 
 class _Protocol(HttpToolsProtocol):
-    """Uvicorn's protocol, with what it lacks: word of a lost client, an abort, a bound on silence.
+    """Uvicorn's protocol, with what it lacks: word of a lost client, bounds, our envelope.
 
     It is the `Connection` that the token path finds in the scope.
     """
 
     _on_lost: Callable[[], None] | None = None
-    _silence: asyncio.TimerHandle | None = None
-    _is_in_head = False
-    _head_bytes = 0
     _running: RequestResponseCycle | None = None
     _refusal: ApiError | None = None
+    _is_in_message = False
+    _waits_since = 0.0
+    _unheard_bytes = 0
+    """Received and not heard of again: a head, a chunk's size, a trailer that have no end."""
+
+    # what the token path asks
 
     @property
     def has_whole_body(self) -> bool:
@@ -45,6 +57,9 @@ class _Protocol(HttpToolsProtocol):
     @property
     def is_stalled(self) -> bool:
         return self.flow.write_paused
+
+    async def drained(self) -> None:
+        await self.flow.drain()
 
     def when_lost(self, callback: Callable[[], None]) -> None:
         self._on_lost = callback
@@ -59,9 +74,18 @@ class _Protocol(HttpToolsProtocol):
     def abort(self) -> None:
         self.transport.abort()
 
+    # what the server asks
+
+    def is_overdue(self, now: float) -> bool:
+        """Whether a client takes too long over a request that nobody waits for with a time-out."""
+        is_waiting = self.cycle is None or (self._is_in_message and not self._is_answering)
+        return is_waiting and now - self._waits_since > REQUEST_SECONDS
+
+    # what asyncio calls
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._silence = self.loop.call_later(FIRST_REQUEST_SECONDS, self._drop_if_silent)
+        self._waits_since = self.loop.time()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
@@ -70,49 +94,66 @@ class _Protocol(HttpToolsProtocol):
             self._running.disconnected = True
             self._running.message_event.set()
         self._tell_lost()
-        if self._silence is not None:  # it would keep all of this alive for so long
-            self._silence.cancel()
 
     def data_received(self, data: bytes) -> None:
         if self._refusal is not None:
             return
-        was_in_head = self._is_in_head
+        if not self._is_in_message and b"pgrade:" in data:
+            data = without_upgrade(data)
+        self._unheard_bytes += len(data)
         super().data_received(data)
-        if was_in_head and self._is_in_head:
-            self._head_bytes += len(data)
-            if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
-                self._refuse(HeadTooLargeError("The request's headers are too large."))
+        if self._unheard_bytes > MAX_HEAD_BYTES and self._is_in_message:
+            self._refuse(HeadTooLargeError("The request's headers are too large."))
+
+    # what the parser calls
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._is_in_head, self._head_bytes = True, 0
         self.scope["extensions"] = {CONNECTION: self}  # type: ignore[dict-item]
+        self._unheard_bytes = 0
+        self._is_in_message = True
+        self._waits_since = self.loop.time()
 
     def on_headers_complete(self) -> None:
-        self._is_in_head = False
+        self._unheard_bytes = 0
         super().on_headers_complete()
+        if len(self.pipeline) < MAX_PIPELINED:
+            self.flow.resume_reading()  # or nobody would see the client leave
 
-    def _tell_lost(self) -> None:
-        callback, self._on_lost = self._on_lost, None
-        if callback is not None:
-            callback()
+    def on_body(self, body: bytes) -> None:
+        self._unheard_bytes = 0
+        super().on_body(body)
 
-    def send_400_response(self, _msg: str) -> None:
-        self._refuse(InvalidRequestError("This is not a request in HTTP/1.1."))
+    def on_message_complete(self) -> None:
+        self._unheard_bytes = 0
+        self._is_in_message = False
+        super().on_message_complete()
+
+    # what uvicorn calls
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
         if self._refusal is not None and not self._is_answering:
             self._write_refusal(self._refusal)
 
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-        self._running = cycle
-        super()._start_asgi_task(cycle, app)
+    def send_400_response(self, _msg: str) -> None:
+        self._refuse(InvalidRequestError("This is not a request in HTTP/1.1."))
+
+    # inside
 
     @property
     def _is_answering(self) -> bool:
         running = self._running
         return running is not None and not (running.response_complete or running.disconnected)
+
+    def _tell_lost(self) -> None:
+        callback, self._on_lost = self._on_lost, None
+        if callback is not None:
+            callback()
 
     def _refuse(self, error: ApiError) -> None:
         """Refuse what cannot be read, once the requests before it are answered; read no more."""
@@ -127,21 +168,40 @@ class _Protocol(HttpToolsProtocol):
             self._write_refusal(error)
 
     def _write_refusal(self, error: ApiError) -> None:
+        if self.transport.is_closing():
+            return
+        request_id = new_request_id()
         body = msgspec.json.encode(error.envelope())
         phrase = HTTPStatus(error.status).phrase
         head = f"HTTP/1.1 {error.status} {phrase}\r\ncontent-type: application/json\r\n"
+        head += f"x-request-id: {request_id}\r\nserver-timing: gateway;dur=0.00\r\n"
         head += f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
         self.transport.write(head.encode() + body)
         self.transport.close()
+        fields = {"request_id": request_id, "status": error.status, "error_code": error.code}
+        log.info("refused what is no request", extra=fields)
 
-    def _drop_if_silent(self) -> None:
-        first_request: object = self.cycle
-        if first_request is None:
-            self.transport.abort()
+
+def without_upgrade(data: bytes) -> bytes:
+    """A request without its wish for another protocol, which may be left unheard (RFC 9110, 7.8).
+
+    The parser would take the body for that other protocol. Pure.
+    """
+    head, end, rest = data.partition(b"\r\n\r\n")
+    return _UPGRADE.sub(b"", head) + end + rest
 
 
 class _Server(uvicorn.Server):
-    """Uvicorn, with a second TERM that counts."""
+    """Uvicorn, with a second TERM that counts, and an eye on clients that never end a request."""
+
+    async def on_tick(self, counter: int) -> bool:
+        """Called ten times a second."""
+        if counter % 10 == 0:
+            now = asyncio.get_running_loop().time()
+            for connection in list(self.server_state.connections):
+                if isinstance(connection, _Protocol) and connection.is_overdue(now):
+                    connection.abort()
+        return await super().on_tick(counter)
 
     def handle_exit(self, _sig: int, _frame: FrameType | None) -> None:
         """First signal: finish what runs. Second: running answers end with an error event."""

@@ -26,7 +26,7 @@ ROOMS: dict[str, set[str]] = {
         *("routes", "middleware", "services", "inference", "stores"),
         *("settings", "errors", "schemas", "observability"),
     },
-    "server": {"main", "routes", "settings", "errors"},
+    "server": {"main", "routes", "settings", "errors", "observability"},
     "workers": {
         *("server", "main", "settings", "observability"),
         *("local.plan", "local.tether"),

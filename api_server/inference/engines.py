@@ -34,7 +34,9 @@ LLAMA_SERVER = Engine(
     name="llama-server",
     health_path="/health",
     # What would reach past the gateway: its limits, other requests' slots, the engine's insides.
-    refused_fields=frozenset({"n_predict", "id_slot", "lora", "verbose", "response_fields"}),
+    refused_fields=frozenset(
+        {"n_predict", "n_cmpl", "id_slot", "lora", "verbose", "response_fields"}
+    ),
     unsupported={
         "audio": (),
         "best_of": (1,),

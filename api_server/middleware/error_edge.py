@@ -1,11 +1,12 @@
 """The edge: every error of a request becomes OpenAI's envelope here, and nothing leaks past it."""
 
+import asyncio
 import logging
 
 import msgspec
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api_server.errors import ApiError, ClientLeftError, InternalError
+from api_server.errors import ApiError, ClientLeftError, InternalError, ShuttingDownError
 from api_server.observability.record import record_of
 
 log = logging.getLogger(__name__)
@@ -36,10 +37,20 @@ class ErrorEdge:
         try:
             await self._app(scope, receive, noting_send)
         except ClientLeftError:
-            record.outcome = "client_left"
+            if record.outcome == "ok":  # else it left after it was told of an error
+                record.outcome = "client_left"
             return
         except ApiError as exc:
             error = exc
+        except asyncio.CancelledError:
+            if has_begun:
+                raise
+            # Nothing else cancels a whole request; with an answer, this is the end of it.
+            if (task := asyncio.current_task()) is not None:
+                task.uncancel()
+            error = ShuttingDownError(
+                "The server is shutting down; send the request again.", retry_after_seconds=1
+            )
         except Exception:  # the edge: a defect must neither kill the server nor reach the client
             log.exception("unexpected error", extra={"request_id": record.request_id})
             error = InternalError(

@@ -2,12 +2,11 @@
 
 import logging
 import re
-import secrets
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api_server.observability.metrics import Metrics
-from api_server.observability.record import RequestRecord, attach_record
+from api_server.observability.record import RequestRecord, attach_record, new_request_id
 
 _ACCEPTED_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 _ASKED_OFTEN = frozenset({"/health/live", "/health/ready", "/metrics"})
@@ -53,4 +52,4 @@ def _request_id(scope: Scope) -> str:
     for name, value in scope["headers"]:
         if name == b"x-request-id" and _ACCEPTED_ID.fullmatch(value):
             return str(value, "ascii")
-    return f"req_{secrets.token_hex(16)}"
+    return new_request_id()

@@ -1,6 +1,7 @@
 """What is known of one request, filled in as it goes along and logged as one line at its end."""
 
 import logging
+import secrets
 import time
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field
@@ -119,6 +120,11 @@ _LOGGED_IF_KNOWN = (
     "error_code",
     "error_message",
 )
+
+
+def new_request_id() -> str:
+    """An id that nobody else has."""
+    return f"req_{secrets.token_hex(16)}"
 
 
 def attach_record(scope: MutableMapping[str, Any], record: RequestRecord) -> None:

@@ -15,10 +15,9 @@ from api_server.errors import (
     BodyTooLargeError,
     ClientLeftError,
     MethodNotAllowedError,
-    ShuttingDownError,
 )
 from api_server.observability.record import RequestRecord, record_of
-from api_server.services.client import SHUTTING_DOWN, Client, Headers
+from api_server.services.client import Client, Headers
 
 CONNECTION = "llm_serving_stack.connection"
 """An ASGI extension of our server (server.py): the client's `Connection`."""
@@ -46,6 +45,9 @@ class Connection(Protocol):
     @property
     def is_stalled(self) -> bool:
         """Whether the client has not read what was sent, so that more would have to wait."""
+
+    async def drained(self) -> None:
+        """Wait until the client has read enough of what was sent."""
 
     def when_lost(self, callback: Callable[[], None]) -> None:
         """Call this as soon as the connection is gone, which may be at once."""
@@ -112,6 +114,8 @@ class AsgiClient:
         }
         await self._send(message)
         await self._send({"type": "http.response.body", "body": body})
+        if self.connection.is_stalled:
+            await self._drained()
 
     async def begin_stream(self, headers: Headers = ()) -> None:
         self.has_begun = True
@@ -125,22 +129,23 @@ class AsgiClient:
     async def events(self, block: bytes) -> None:
         if not block:
             return
-        message = {"type": "http.response.body", "body": block, "more_body": True}
-        if not self.connection.is_stalled:
-            await self._send(message)
-            return
-        try:
-            async with asyncio.timeout(self._stall_seconds):
-                await self._send(message)
-        except TimeoutError as exc:
-            self.cut_off()
-            raise ClientLeftError("stalled") from exc
+        if self.connection.is_stalled:
+            await self._drained()
+        await self._send({"type": "http.response.body", "body": block, "more_body": True})
 
     async def end_stream(self) -> None:
         await self._send({"type": "http.response.body", "body": b""})
 
     def cut_off(self) -> None:
         self.connection.abort()
+
+    async def _drained(self) -> None:
+        try:
+            async with asyncio.timeout(self._stall_seconds):
+                await self.connection.drained()
+        except TimeoutError as exc:
+            self.cut_off()
+            raise ClientLeftError("stalled") from exc
 
 
 class TokenEndpoint:
@@ -159,8 +164,8 @@ class TokenEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         record = record_of(scope)
-        body = await read_body(scope, receive, self._max_body_bytes, self._body_seconds)
         client = AsgiClient(scope, send, self._stall_seconds)
+        body = await read_body(scope, receive, self._max_body_bytes, self._body_seconds)
         task = asyncio.current_task()
         assert task is not None
 
@@ -175,10 +180,7 @@ class TokenEndpoint:
             if client.has_left:
                 task.uncancel()
                 raise ClientLeftError from exc
-            if client.has_begun:
-                raise
-            task.uncancel()
-            raise ShuttingDownError(SHUTTING_DOWN, retry_after_seconds=1) from exc
+            raise
         finally:
             client.connection.forget(cancel)
 

@@ -17,11 +17,14 @@ from api_server.errors import OverloadedError, QueueTimeoutError
 FIRST_GUESS_SECONDS = 1.0
 """How long a request is taken to hold its slot before one has been seen to."""
 
-SMOOTHING = 0.1
-"""The weight of the newest observation in the mean."""
+SMOOTHING, SURPRISED = 0.1, 0.2
+"""The weight of the newest observation in the mean; a longer one than expected counts more."""
 
 LONGEST_RETRY_SECONDS = 60.0
 """The official clients ignore a longer Retry-After."""
+
+SHORTEST_RETRY_SECONDS = 0.5
+"""What the official clients wait by themselves; time enough to see that answers take longer now."""
 
 GRACE_SECONDS = 2.0
 """For so long after its time a booked place is kept for the client that was sent away."""
@@ -39,7 +42,8 @@ class Bookings:
 
     def book(self, now: float, seconds_per_place: float) -> float:
         """Promise the next place that comes free; returns in how many seconds that is."""
-        booked = max(now, self._booked_until) + seconds_per_place
+        earliest = now + max(SHORTEST_RETRY_SECONDS, seconds_per_place)
+        booked = max(earliest, self._booked_until + seconds_per_place)
         if booked - now >= LONGEST_RETRY_SECONDS:
             return LONGEST_RETRY_SECONDS
         self._booked_until = booked
@@ -61,7 +65,7 @@ class Bookings:
 @dataclass(eq=False, slots=True)
 class _Ticket:
     weight: int
-    admitted: "asyncio.Future[None]"
+    admitted: "asyncio.Future[float]"
 
 
 class Gate:
@@ -77,6 +81,7 @@ class Gate:
         self.capacity = capacity
         self.queue_size = queue_size
         self.running = 0
+        self._entered_sum = 0.0
         self._clock = clock
         self._waiting: collections.deque[_Ticket] = collections.deque()
         self._bookings = Bookings()
@@ -93,8 +98,8 @@ class Gate:
 
     async def enter(
         self, weight: int, *, deadline_seconds: float, is_retry: bool | None = None
-    ) -> None:
-        """Wait for room in the engine. Cancel it to leave the queue.
+    ) -> float:
+        """Wait for room in the engine; returns when it was entered. Cancel it to leave the queue.
 
         `is_retry` is whether the client says that it was sent away before; None if it says nothing.
 
@@ -102,19 +107,21 @@ class Gate:
         `QueueTimeoutError` when the deadline passed in the queue.
         """
         if not self._waiting and self.running + weight <= self.capacity:
-            self.running += weight
+            now = self._take(weight)
             if is_retry is not False:
-                self._bookings.claim(self._clock())
-            return
+                self._bookings.claim(now)
+            return now
         self._check_room(weight, deadline_seconds, is_retry)
         ticket = _Ticket(weight, asyncio.get_running_loop().create_future())
         self._waiting.append(ticket)
         try:
             async with asyncio.timeout(deadline_seconds):
-                await ticket.admitted
+                return await ticket.admitted
         except BaseException as exc:
             if ticket.admitted.done() and not ticket.admitted.cancelled():
-                self._release(weight)  # admitted in the very moment in which it gave up
+                self._release(
+                    weight, ticket.admitted.result()
+                )  # admitted in the very moment in which it gave up
             else:
                 if ticket in self._waiting:  # else it was passed over already
                     self._waiting.remove(ticket)
@@ -126,11 +133,15 @@ class Gate:
                 ) from exc
             raise
 
-    def leave(self, weight: int, held_seconds: float | None) -> None:
-        """Make room again. `held_seconds` is how long the engine worked, None if it did not."""
-        if held_seconds is not None:
-            self._mean_hold_seconds += SMOOTHING * (held_seconds - self._mean_hold_seconds)
-        self._release(weight)
+    def leave(self, weight: int, entered: float, *, has_answered: bool) -> None:
+        """Make room again. `entered` is what `enter` returned; unanswered requests tell nothing
+        of how long an engine takes.
+        """
+        if has_answered:
+            held_seconds = self._clock() - entered
+            surprise = held_seconds - self._mean_hold_seconds
+            self._mean_hold_seconds += (SURPRISED if surprise > 0 else SMOOTHING) * surprise
+        self._release(weight, entered)
 
     def expected_wait_seconds(self) -> float:
         """How long one who joins the queue now will probably wait."""
@@ -138,7 +149,14 @@ class Gate:
         return (queued + 1) * self._seconds_per_place()
 
     def _seconds_per_place(self) -> float:
-        return max(self._mean_hold_seconds, 0.001) / self.capacity
+        """A place comes free so often. Where those that run are older than any was expected to
+        get, what was seen before says nothing: then they are taken to be half done.
+        """
+        age_seconds = self._clock() - self._entered_sum / self.running if self.running else 0.0
+        hold_seconds = self._mean_hold_seconds
+        if age_seconds > hold_seconds:
+            hold_seconds = 2 * age_seconds
+        return max(hold_seconds, 0.001) / self.capacity
 
     def _seconds_per_booking(self) -> float:
         return self._seconds_per_place() * SLACK
@@ -166,13 +184,19 @@ class Gate:
     def _book(self, weight: int) -> float:
         return self._bookings.book(self._clock(), weight * self._seconds_per_booking())
 
-    def _release(self, weight: int) -> None:
+    def _take(self, weight: int) -> float:
+        now = self._clock()
+        self.running += weight
+        self._entered_sum += weight * now
+        return now
+
+    def _release(self, weight: int, entered: float) -> None:
         self.running -= weight
+        self._entered_sum -= weight * entered
         self._admit()
 
     def _admit(self) -> None:
         while self._waiting and self.running + self._waiting[0].weight <= self.capacity:
             ticket = self._waiting.popleft()
             if not ticket.admitted.done():
-                self.running += ticket.weight
-                ticket.admitted.set_result(None)
+                ticket.admitted.set_result(self._take(ticket.weight))

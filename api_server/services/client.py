@@ -5,8 +5,6 @@ from typing import Protocol
 
 Headers = Sequence[tuple[bytes, bytes]]
 
-SHUTTING_DOWN = "The server is shutting down; send the request again. What you received is cut."
-
 
 class Client(Protocol):
     """Every method may be cancelled when the client leaves."""

@@ -23,7 +23,7 @@ from api_server.inference.catalogue import Catalogue
 from api_server.inference.handlers.openai_compatible import EventStream
 from api_server.observability.record import RequestRecord
 from api_server.services.chunks import decode
-from api_server.services.client import SHUTTING_DOWN, Client, Headers
+from api_server.services.client import Client, Headers
 from api_server.services.fitting import TRIES, answer_room, shorten
 from api_server.services.folding import Fold
 from api_server.services.lane import Lane, Place, find_lane
@@ -57,44 +57,47 @@ class Completions:
         record.stream = generation.is_stream
         lane = find_lane(self._catalogue, self._lanes, generation.model, "text")
         record.model = lane.model.id
-        choices = generation.choices_per_prompt * generation.prompts
+        choices = lane.check_choices(generation)
         place = await lane.enter(choices, record, is_retry=client.is_retry)
+        answer: bytes | None
         try:
             if not generation.is_stream and lane.model.engine.notices_departed_clients:
                 ask = lane.handler.ask
                 answer = await _first(ask, generation, lane, place, record, as_stream=False)
                 _account_plain(answer, record)
-                await client.answer(answer, _headers(record))
             else:
-                await _stream(generation, lane, place, client, record)
+                answer = await _stream(generation, lane, place, client, record)
         except ApiError as exc:
             if not client.has_begun:
                 raise
             await _end_with_error(client, exc, record)
+            return
         except asyncio.CancelledError:
             if client.has_begun and not client.has_left:
-                await _end_with_error(client, ShuttingDownError(SHUTTING_DOWN), record)
+                error = ShuttingDownError("The server is shutting down. What you received is cut.")
+                await _end_with_error(client, error, record)
             raise
         finally:
             lane.leave(place)
+        if answer is not None:
+            await client.answer(answer, _headers(record))
 
 
 async def _stream(
     generation: Generation, lane: Lane, place: Place, client: Client, record: RequestRecord
-) -> None:
-    """Whatever the client asked for, the engine streams; relay that, or fold it into one answer."""
+) -> bytes | None:
+    """The engine streams: relay that, or return one answer folded from it where one is wanted."""
     try:
         async with asyncio.timeout(lane.model.timeouts.total_seconds):
             open_stream = lane.handler.open_stream
             stream = await _first(open_stream, generation, lane, place, record, as_stream=True)
             try:
-                if generation.is_stream:
-                    await relay(generation, stream, lane, client, record)
-                    return
-                answer = await fold(generation, stream, lane, record)
+                if not generation.is_stream:
+                    return await fold(generation, stream, lane, record)
+                await relay(generation, stream, lane, client, record)
+                return None
             finally:
                 stream.close()
-            await client.answer(answer, _headers(record))
     except TimeoutError as exc:
         raise EngineTimeoutError(
             f"The answer took longer than the {lane.model.timeouts.total_seconds:g} s allowed."
@@ -190,6 +193,7 @@ async def relay(
     events = OutgoingEvents(
         wants_usage=generation.wants_usage,
         choices_per_prompt=generation.choices_per_prompt,
+        prompts=generation.prompts,
         shape=_shape(generation, lane),
         has_one_date=lane.model.engine.has_openai_details,
     )

@@ -1,7 +1,7 @@
 """Shortens a chat that does not fit into its model's context: the oldest messages go first. Pure.
 
-What stays: system and developer messages, and everything from the last user message on. A call of
-tools and its results go together.
+What stays: system and developer messages, the last user message, and the last message with what
+belongs to it. A call of tools and its results go together.
 """
 
 from collections.abc import Sequence
@@ -58,13 +58,10 @@ def keep_newest(messages: Sequence[msgspec.Raw], share: float) -> list[msgspec.R
 
 def _droppable_groups(outlines: Sequence[_Outline]) -> list[list[int]]:
     """Indexes of what may go, oldest first; what belongs together is in one group."""
-    users = [index for index, outline in enumerate(outlines) if outline.role == "user"]
-    end = users[-1] if users else len(outlines) - 1
-    while not users and end > 0 and outlines[end].role in _RESULTS:  # they stay with their call
-        end -= 1
+    last_user = max((i for i, each in enumerate(outlines) if each.role == "user"), default=-1)
     groups: list[list[int]] = []
     is_open = False
-    for index, outline in enumerate(outlines[:end]):
+    for index, outline in enumerate(outlines):
         if outline.role in ("system", "developer"):
             continue
         if outline.role in _RESULTS and is_open:
@@ -72,4 +69,4 @@ def _droppable_groups(outlines: Sequence[_Outline]) -> list[list[int]]:
             continue
         groups.append([index])
         is_open = bool(outline.tool_calls)
-    return groups
+    return [group for group in groups[:-1] if last_user not in group]

@@ -4,6 +4,7 @@ Text is joined, tool calls are joined by their index, log probabilities are appe
 OpenAI does not know are kept, the last value wins.
 """
 
+from api_server.errors import InferenceError
 from api_server.services.requests import Kind
 from api_server.services.usage import Json, UsageTally
 
@@ -34,7 +35,12 @@ class Fold:
             self._add_choice(choice)
 
     def answer(self) -> Json:
-        """The whole answer; choices in the order of their index."""
+        """The whole answer; choices in the order of their index.
+
+        Raises `InferenceError` where the engine gave none.
+        """
+        if not self._choices:
+            raise InferenceError("The model's engine ended its answer without having begun it.")
         choices = [self._choices[index] for index in sorted(self._choices)]
         answer = {**self._head, "object": _OBJECTS[self._kind], "choices": choices}
         usage = self.tally.total()

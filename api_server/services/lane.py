@@ -1,7 +1,6 @@
 """One model's way to its engine: who may use it now, and what happens while it is away."""
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeVar
@@ -17,6 +16,7 @@ from api_server.inference.handlers.openai_compatible import OpenAICompatibleHand
 from api_server.observability.metrics import Metrics
 from api_server.observability.record import RequestRecord
 from api_server.services.admission import Gate
+from api_server.services.requests import Generation
 from api_server.services.retrying import Backoff, persist
 
 T = TypeVar("T")
@@ -54,6 +54,19 @@ class Lane:
         self._backoff = backoff
         self._metrics = metrics
 
+    def check_choices(self, generation: Generation) -> int:
+        """How many answers a request wants at the same time; no more than can be given."""
+        most = min(self.model.slots, self.gate.capacity)
+        choices = generation.choices_per_prompt * generation.prompts
+        if choices > most:
+            what = "prompt" if generation.prompts > 1 else "n"
+            raise InvalidRequestError(
+                f"{what}: this asks for {choices} answers at the same time, and {most} is the most "
+                "here; send several requests.",
+                param=what,
+            )
+        return choices
+
     async def enter(self, choices: int, record: RequestRecord, *, is_retry: bool | None) -> Place:
         """Wait for room. The place must be given back to `leave`, whatever happens."""
         loop = asyncio.get_running_loop()
@@ -63,7 +76,7 @@ class Lane:
         record.begin("queued")
         self._metrics.in_flight(self.model.id, "queued", 1)
         try:
-            await self.gate.enter(weight, deadline_seconds=seconds, is_retry=is_retry)
+            entered = await self.gate.enter(weight, deadline_seconds=seconds, is_retry=is_retry)
         except (OverloadedError, QueueTimeoutError) as exc:
             self._metrics.shed(self.model.id, exc.code)
             raise
@@ -71,7 +84,7 @@ class Lane:
             self._metrics.in_flight(self.model.id, "queued", -1)
         record.begin("connecting")
         self._metrics.in_flight(self.model.id, "connecting", 1)
-        return Place(weight, deadline, time.perf_counter())
+        return Place(weight, deadline, entered)
 
     async def persist(
         self, call: Callable[[], Awaitable[T]], place: Place, record: RequestRecord
@@ -97,8 +110,7 @@ class Lane:
         """Make room for the next."""
         self._metrics.in_flight(self.model.id, place.phase, -1)
         has_answered = place.phase == "generating"
-        held_seconds = time.perf_counter() - place.entered if has_answered else None
-        self.gate.leave(place.weight, held_seconds)
+        self.gate.leave(place.weight, place.entered, has_answered=has_answered)
 
 
 def find_lane(

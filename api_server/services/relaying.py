@@ -19,7 +19,8 @@ class OutgoingEvents:
 
     Usage goes out once, before the end, and only if it was asked for, as OpenAI does it. What was
     learnt on the way stays in `tally` and `finish_reason`. With a `shape` each event is rewritten;
-    unless the engine `has_one_date`, all events get the first one's `created`.
+    unless the engine `has_one_date`, all events get the first one's `created`. Of several choices
+    none begins before those of lower index have: the official client relies on that.
     """
 
     def __init__(
@@ -27,12 +28,16 @@ class OutgoingEvents:
         *,
         wants_usage: bool,
         choices_per_prompt: int,
+        prompts: int = 1,
         shape: LogprobsShape | None = None,
         has_one_date: bool = True,
     ) -> None:
+        choices = choices_per_prompt * prompts
         self.tally = UsageTally(choices_per_prompt)
         self.finish_reason: str | None = None
         self._wants_usage = wants_usage
+        self._order = FirstInOrder() if choices > 1 else None
+        self._looks_at_all = shape is not None or choices > 1
         self._shape = shape
         self._has_one_date = has_one_date
         self._created = b""
@@ -42,7 +47,11 @@ class OutgoingEvents:
         """The block as the client shall see it; `b""` when nothing of it is for the client."""
         if not self._has_one_date:
             block = self._with_one_date(block)
-        if self._shape is None and not any(mark in block for mark in _WORTH_A_LOOK):
+        if (
+            self._shape is None
+            and self._order is None
+            and not any(mark in block for mark in _WORTH_A_LOOK)
+        ):
             return block
         return b"".join(self._event(event) for event in sse.split_events(block))
 
@@ -60,7 +69,8 @@ class OutgoingEvents:
         if data is None:
             return event + b"\n\n"
         if data == sse.DONE:
-            return self._usage_event() + event + b"\n\n"
+            held = self._order.rest() if self._order else b""
+            return held + self._usage_event() + event + b"\n\n"
         chunk = decode(data)
         if chunk is None:
             return b""
@@ -73,13 +83,42 @@ class OutgoingEvents:
         if usage:
             self.tally.add(usage)
             self._last_report = chunk
-            return _as_event(chunk) if choices else b""
-        return event + b"\n\n" if self._shape is None else _as_event(chunk)
+            outgoing = _as_event(chunk) if choices else b""
+        else:
+            outgoing = event + b"\n\n" if self._shape is None else _as_event(chunk)
+        if self._order is None or not choices:
+            return outgoing
+        return self._order.let_through(choices[0].get("index") or 0, outgoing)
 
     def _usage_event(self) -> bytes:
         if not self._wants_usage or self._last_report is None:
             return b""
         return _as_event({**self._last_report, "choices": [], "usage": self.tally.total()})
+
+
+class FirstInOrder:
+    """Holds the events of a choice back until all choices of lower index have begun."""
+
+    def __init__(self) -> None:
+        self._begun = 0
+        self._held: dict[int, bytes] = {}
+
+    def let_through(self, index: int, event: bytes) -> bytes:
+        """What may go out now that this event of a choice has come."""
+        if index > self._begun:
+            self._held[index] = self._held.get(index, b"") + event
+            return b""
+        if index == self._begun:
+            self._begun += 1
+            while self._begun in self._held:
+                event += self._held.pop(self._begun)
+                self._begun += 1
+        return event
+
+    def rest(self) -> bytes:
+        """What is held back still, at the end."""
+        held, self._held = self._held, {}
+        return b"".join(held[index] for index in sorted(held))
 
 
 def _as_event(chunk: Json) -> bytes:

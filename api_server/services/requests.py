@@ -44,6 +44,7 @@ class Generation(msgspec.Struct):
     choices_per_prompt: int = 1
     prompts: int = 1
     max_tokens: int | None = None
+    seed: int | None = None
     top_logprobs: int | None = None
     named_tool: str | None = None
     calls_no_tools: bool = False
@@ -85,8 +86,6 @@ def parse_chat(body: bytes) -> Generation:
             raise InvalidRequestError(
                 "logprobs together with tools is not supported here.", param="logprobs"
             )
-    if request.max_completion_tokens is not None:
-        generation.max_tokens = request.max_completion_tokens
     return generation
 
 
@@ -124,6 +123,11 @@ def _generation(kind: Kind, body: bytes, decoder: msgspec.json.Decoder[G]) -> tu
         raise InvalidRequestError(
             "stream_options is only allowed together with stream: true.", param="stream_options"
         )
+    if options is not None and options.include_obfuscation:
+        raise InvalidRequestError(
+            "stream_options.include_obfuscation is not supported here; leave it out.",
+            param="stream_options.include_obfuscation",
+        )
     generation = Generation(
         kind=kind,
         model=request.model,
@@ -131,7 +135,8 @@ def _generation(kind: Kind, body: bytes, decoder: msgspec.json.Decoder[G]) -> tu
         is_stream=bool(request.stream),
         wants_usage=bool(options and options.include_usage),
         choices_per_prompt=request.n or 1,
-        max_tokens=request.max_tokens,
+        max_tokens=request.max_completion_tokens or request.max_tokens,
+        seed=request.seed,
     )
     return request, generation
 
@@ -161,7 +166,7 @@ def _named_tool(request: ChatRequest) -> str | None:
     known = [tool.function.name for tool in tools]
     if choice.function.name not in known:
         raise InvalidRequestError(
-            f"tool_choice names a function that is not among the tools ({', '.join(known)}).",
+            f"tool_choice names a function that is not among the tools ({', '.join(known)[:200]}).",
             param="tool_choice",
         )
     return choice.function.name

@@ -12,6 +12,9 @@ from api_server.services.requests import EmbeddingJob, Fields, Generation, Kind
 DEFAULT_TEXT_TOKENS = 16
 """OpenAI's `max_tokens` of text completions. A chat goes on until the model ends it."""
 
+SEEDS = 2**32 - 1
+"""How many seeds llama-server tells apart."""
+
 _TRUE = msgspec.Raw(b"true")
 _REQUIRED = msgspec.Raw(b'"required"')
 _WITH_USAGE = msgspec.Raw(b'{"include_usage":true}')
@@ -32,10 +35,6 @@ def generation_body(generation: Generation, model: Model, *, as_stream: bool) ->
     fields = generation.fields
     if engine.refused_fields or engine.unsupported:
         _refuse_what_cannot_be_honoured(fields, model)
-    if generation.choices_per_prompt > model.slots:
-        raise InvalidRequestError(
-            f"n may be {model.slots} at most here: that many answers at the same time.", param="n"
-        )
     body: dict[str, object] = {**engine.sampling}
     if generation.kind is Kind.TEXT:
         body["max_tokens"] = DEFAULT_TEXT_TOKENS
@@ -87,6 +86,8 @@ def _translate_details(generation: Generation, body: dict[str, object]) -> None:
         tools = msgspec.json.decode(fields["tools"], type=list[msgspec.Raw])
         body["tools"] = [tool for tool in tools if _name_of(tool) == generation.named_tool]
         body["tool_choice"] = _REQUIRED
+    if generation.seed is not None:  # 32 bits there, the highest of which means chance
+        body["seed"] = generation.seed % SEEDS
     if generation.top_logprobs is not None:
         # The engine gives none at all for 0, so that 1 is the least to ask for.
         name = "top_logprobs" if generation.kind is Kind.CHAT else "n_probs"

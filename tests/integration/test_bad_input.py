@@ -1,7 +1,6 @@
 """Bad requests get a 4xx in the envelope, in bounded time and memory, and the server goes on."""
 
 import asyncio
-import contextlib
 import json
 from typing import Any
 
@@ -108,15 +107,14 @@ async def test_headers_without_end_are_refused(stack: Stack, line: bytes) -> Non
 async def test_garbage_behind_a_running_request_does_not_get_into_its_answer(stack: Stack) -> None:
     async with raw_connection(stack.url) as (reader, writer):
         body = {"model": "fake", "messages": [{"role": "user"}], "stream": True}
-        raw = json.dumps(body | {"tokens": 100, "pause": 0.02}).encode()
+        raw = json.dumps(body | {"tokens": 10, "pause": 0.02}).encode()
         head = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(raw)}\r\n\r\n"
         writer.write(head.encode() + raw)
         await reader.readuntil(b"data: ")
         writer.write(b"\x16\x03\x01" + b"\x00" * 99)
-        received = b""
-        async with asyncio.timeout(1):
-            with contextlib.suppress(ConnectionError):
-                while piece := await reader.read(65536):
-                    received += piece
-        assert b"400" not in received
+        async with asyncio.timeout(3):
+            answer = await reader.readuntil(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+            refusal = await reader.read()
+        assert b" 400 " not in answer
+        assert refusal.startswith(b"HTTP/1.1 400 ")
     await settled(stack)

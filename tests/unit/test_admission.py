@@ -6,7 +6,13 @@ from collections.abc import Callable
 import pytest
 
 from api_server.errors import OverloadedError, QueueTimeoutError
-from api_server.services.admission import LONGEST_RETRY_SECONDS, SLACK, Bookings, Gate
+from api_server.services.admission import (
+    LONGEST_RETRY_SECONDS,
+    SHORTEST_RETRY_SECONDS,
+    SLACK,
+    Bookings,
+    Gate,
+)
 
 
 class Clock:
@@ -19,8 +25,13 @@ class Clock:
 
 async def enter(
     gate: Gate, weight: int = 1, seconds: float = 5, *, is_retry: bool | None = False
-) -> None:
-    await gate.enter(weight, deadline_seconds=seconds, is_retry=is_retry)
+) -> float:
+    return await gate.enter(weight, deadline_seconds=seconds, is_retry=is_retry)
+
+
+def leave(gate: Gate, weight: int = 1, *, has_answered: bool = False) -> None:
+    """One of those that run leaves; they have entered together."""
+    gate.leave(weight, gate._entered_sum / gate.running, has_answered=has_answered)
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -29,7 +40,7 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0)
 
 
-async def queued(gate: Gate, weight: int = 1, seconds: float = 5) -> "asyncio.Task[None]":
+async def queued(gate: Gate, weight: int = 1, seconds: float = 5) -> "asyncio.Task[float]":
     waiting = gate.waiting
     task = asyncio.create_task(enter(gate, weight, seconds))
     await until(lambda: gate.waiting > waiting)
@@ -42,7 +53,7 @@ async def test_no_more_enter_than_there_is_room() -> None:
     await enter(gate)
     third = await queued(gate)
     assert (gate.running, gate.waiting) == (2, 1)
-    gate.leave(1, 0.1)
+    leave(gate)
     await third
     assert (gate.running, gate.waiting) == (2, 0)
 
@@ -55,13 +66,13 @@ async def test_first_come_first_served() -> None:
     async def come(number: int) -> None:
         await enter(gate)
         order.append(number)
-        gate.leave(1, 0.1)
+        leave(gate)
 
     tasks = []
     for number in range(5):
         tasks.append(asyncio.create_task(come(number)))
         await until(lambda wanted=number + 1: gate.waiting == wanted)  # type: ignore[misc]
-    gate.leave(1, 0.1)
+    leave(gate)
     await asyncio.gather(*tasks)
     assert order == [0, 1, 2, 3, 4]
     assert (gate.running, gate.waiting) == (0, 0)
@@ -74,7 +85,7 @@ async def test_a_heavy_request_is_not_overtaken_for_ever() -> None:
     light = await queued(gate, 1)
     await asyncio.sleep(0)
     assert not light.done(), "there is room for it, but it came later"
-    gate.leave(3, 0.1)
+    leave(gate, 3)
     await asyncio.gather(heavy, light)
     assert gate.running == 3
 
@@ -98,7 +109,7 @@ async def test_cancelled_in_the_moment_of_admission_gives_the_place_back() -> No
     gate = Gate(1, 10)
     await enter(gate)
     waiting = await queued(gate)
-    gate.leave(1, 0.1)
+    leave(gate)
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
@@ -113,7 +124,7 @@ async def test_many_that_are_cancelled_at_once_leave_no_trace() -> None:
     waiting = [await queued(gate) for _ in range(4)]
     for task in waiting:
         task.cancel()
-    gate.leave(1, 0.1)
+    leave(gate)
     ends = await asyncio.gather(*waiting, return_exceptions=True)
     assert all(isinstance(end, asyncio.CancelledError) for end in ends)
     assert (gate.running, gate.waiting) == (0, 0)
@@ -142,9 +153,11 @@ async def test_a_full_queue_sends_away_at_once() -> None:
 
 
 async def test_a_queue_that_is_too_slow_for_the_deadline_sends_away_at_once() -> None:
-    gate = Gate(1, 100)
+    clock = Clock()
+    gate = Gate(1, 100, clock=clock)
     await enter(gate)
-    gate.leave(1, 40.0)  # one such answer, and the mean is about 5 s
+    clock.now += 20
+    leave(gate, has_answered=True)  # one such answer, and the mean is about 5 s
     await enter(gate)
     waiting = await queued(gate)
     with pytest.raises(OverloadedError):
@@ -156,16 +169,14 @@ async def test_a_queue_that_is_too_slow_for_the_deadline_sends_away_at_once() ->
 
 
 async def test_those_sent_away_are_told_different_times_at_the_pace_of_the_engine() -> None:
-    gate = Gate(2, 0, clock=Clock())
+    clock = Clock()
+    gate = Gate(2, 0, clock=clock)
     await enter(gate)
-    gate.leave(1, 1.0)
+    clock.now += 1
+    leave(gate, has_answered=True)
     await enter(gate, 2)
-    told = []
-    for _ in range(4):
-        with pytest.raises(OverloadedError) as caught:
-            await enter(gate)
-        told.append(caught.value.retry_after_seconds)
-    assert told == pytest.approx([SLACK * 0.5 * k for k in (1, 2, 3, 4)]), (
+    times = [await told(gate) for _ in range(4)]
+    assert times == pytest.approx([SLACK * 0.5 * k for k in (1, 2, 3, 4)]), (
         "two slots, a second each"
     )
 
@@ -178,7 +189,7 @@ async def test_a_place_is_kept_for_one_who_comes_back_as_told(says: bool | None)
     first, second = await queued(gate), await queued(gate)
     with pytest.raises(OverloadedError) as caught:
         await enter(gate)
-    gate.leave(1, 1.0)
+    leave(gate)
     await first
     with pytest.raises(OverloadedError):
         await enter(gate)  # a place is free, and booked
@@ -199,7 +210,7 @@ async def test_a_free_slot_is_never_kept_for_anybody() -> None:
     for _ in range(5):
         with pytest.raises(OverloadedError):
             await enter(gate)
-    gate.leave(1, 1.0)
+    leave(gate)
     await enter(gate)
     assert gate.running == 1
 
@@ -211,7 +222,7 @@ async def test_places_of_those_who_never_come_back_are_given_to_others() -> None
     first = await queued(gate)
     with pytest.raises(OverloadedError):
         await enter(gate)
-    gate.leave(1, 1.0)
+    leave(gate)
     await first
     with pytest.raises(OverloadedError):
         await enter(gate)
@@ -232,12 +243,33 @@ def test_promises_run_out_and_do_not_pile_up() -> None:
     assert bookings.due(10.0 + LONGEST_RETRY_SECONDS) <= 60
 
 
+async def test_answers_that_take_longer_than_any_before_are_seen_before_they_end() -> None:
+    """Or the Retry-After would speak of the quick ones that came before."""
+    clock = Clock()
+    gate = Gate(2, 0, clock=clock)
+    for _ in range(50):
+        await enter(gate)
+        clock.now += 0.01
+        leave(gate, has_answered=True)
+    await enter(gate, 2)
+    first = await told(gate)
+    assert first == SHORTEST_RETRY_SECONDS
+    clock.now += 10  # both run still, so they are taken to be half done: 20 s, for two places
+    assert await told(gate) == pytest.approx(SLACK * 20 / 2)
+
+
+async def told(gate: Gate) -> float | None:
+    with pytest.raises(OverloadedError) as caught:
+        await enter(gate)
+    return caught.value.retry_after_seconds
+
+
 async def sent_away(gate: Gate, *, is_retry: bool = False) -> None:
     with pytest.raises(OverloadedError):
         await enter(gate, is_retry=is_retry)
 
 
-async def cancelled(*tasks: "asyncio.Task[None]") -> None:
+async def cancelled(*tasks: "asyncio.Task[float]") -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
@@ -251,7 +283,7 @@ async def test_one_who_comes_back_to_a_free_engine_has_its_place() -> None:
     waiting = [await queued(gate), await queued(gate)]
     await sent_away(gate)
     await cancelled(*waiting)
-    gate.leave(1, None)
+    leave(gate)
     clock.now += 1.5
     await enter(gate, is_retry=True)
     newcomers = [await queued(gate), await queued(gate)]
@@ -268,6 +300,8 @@ async def test_one_who_comes_back_into_the_queue_has_its_place() -> None:
     await sent_away(gate)
     await cancelled(*waiting)
     clock.now += 2.1 * SLACK  # promised after SLACK and after twice that
+    leave(gate)
+    await enter(gate)
     came_back = asyncio.create_task(enter(gate, is_retry=True))
     await until(lambda: gate.waiting == 1)
     newcomers = [await queued(gate), await queued(gate)]
@@ -280,7 +314,7 @@ async def test_a_light_one_follows_at_once_when_a_place_comes_back_from_one_that
     gate = Gate(1, 10)
     await enter(gate)
     first, second = await queued(gate), await queued(gate)
-    gate.leave(1, 0.1)
+    leave(gate)
     first.cancel()
     await asyncio.gather(first, return_exceptions=True)
     async with asyncio.timeout(1):

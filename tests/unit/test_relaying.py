@@ -87,6 +87,25 @@ def test_finish_reason_is_noted() -> None:
     assert events.finish_reason == "length"
 
 
+def piece(index: int, text: str) -> bytes:
+    choice = {"index": index, "delta": {"content": text}, "finish_reason": None}
+    return b"data: " + json.dumps({"choices": [choice]}).encode() + b"\n\n"
+
+
+def test_no_choice_begins_before_those_of_lower_index() -> None:
+    events = OutgoingEvents(wants_usage=False, choices_per_prompt=3)
+    assert events.outgoing(piece(1, "a") + piece(2, "b") + piece(1, "c")) == b""
+    begun = piece(0, "d") + piece(1, "a") + piece(1, "c") + piece(2, "b")
+    assert events.outgoing(piece(0, "d")) == begun
+    assert events.outgoing(piece(2, "e")) == piece(2, "e")
+
+
+def test_what_is_held_back_goes_out_at_the_end() -> None:
+    events = OutgoingEvents(wants_usage=False, choices_per_prompt=2)
+    assert events.outgoing(piece(1, "a")) == b""
+    assert events.outgoing(b"data: [DONE]\n\n") == piece(1, "a") + b"data: [DONE]\n\n"
+
+
 def test_all_events_of_a_stream_have_the_date_of_the_first() -> None:
     events = OutgoingEvents(wants_usage=False, choices_per_prompt=1, has_one_date=False)
     text = rb'"delta":{"content":"say \"created\":7 now"}'

@@ -155,7 +155,6 @@ OTHER = {"type": "function", "function": {"name": "g"}}
         ("verbosity", "high"),
         ("store", True),
         ("service_tier", "flex"),
-        ("n", 5),
     ],
 )
 def test_what_the_engine_cannot_honour_is_refused_by_name(field: str, value: Any) -> None:

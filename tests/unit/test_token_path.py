@@ -8,10 +8,10 @@ from api_server.routes.token_path import CONNECTION, AsgiClient
 
 
 @pytest.mark.parametrize(
-    ("count", "is_retry"), [(None, False), (b"", False), (b"0", False), (b"1", True)]
+    ("count", "is_retry"), [(None, None), (b"", False), (b"0", False), (b"1", True)]
 )
 def test_a_second_try_is_known_by_what_the_official_clients_say(
-    count: bytes | None, is_retry: bool
+    count: bytes | None, is_retry: bool | None
 ) -> None:
     headers = [(b"host", b"x")]
     if count is not None:

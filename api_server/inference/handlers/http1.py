@@ -114,18 +114,28 @@ class Connection(asyncio.Protocol):
 
     # what the parser calls
 
+    def on_message_begin(self) -> None:
+        if self._is_complete:
+            self._fail("the engine answered twice")
+
     def on_header(self, name: bytes, value: bytes) -> None:
         self.response_headers[name.decode("latin-1").lower()] = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
+        if self._is_complete:
+            return
         self.status = self._parser.get_status_code()
         self._has_headers = True
 
     def on_body(self, body: bytes) -> None:
+        if self._is_complete:
+            return
         self._chunks.append(body)
         self._buffered_bytes += len(body)
 
     def on_message_complete(self) -> None:
+        if self._is_complete:
+            return
         if self.status < 200:  # an interim answer such as 100 Continue
             self._has_headers = False
             self.response_headers = {}

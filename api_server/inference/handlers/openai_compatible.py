@@ -42,6 +42,7 @@ RETRY_AFTER_SECONDS = 2
 """What a client is told while an engine is down: about what a restart of a small one takes."""
 
 _UNREADABLE = re.compile(r"Failed to parse (messages|tools)\b")
+_BAD_ARGUMENTS = "Failed to parse tool call arguments"
 _INPUT_TOO_LONG = re.compile(r"input \((\d+) tokens\) is too large .*batch size: (\d+)\)")
 _UNSUPPORTED_INPUT = re.compile(r"\b(image|audio|video) input is not supported")
 
@@ -96,6 +97,11 @@ def _fault_of_the_client(error: _EngineErrorBody) -> InvalidRequestError | None:
     if unsupported := _UNSUPPORTED_INPUT.search(error.message):
         return InvalidRequestError(
             f"This model takes no {unsupported[1]} input; send text only.", param="messages"
+        )
+    if error.message.startswith(_BAD_ARGUMENTS):
+        return InvalidRequestError(
+            "messages: the arguments of a tool call in an earlier answer are not JSON.",
+            param="messages",
         )
     if unreadable := _UNREADABLE.match(error.message):
         name = unreadable[1]
