@@ -92,6 +92,7 @@ class AsgiClient:
         self._stall_seconds = stall_seconds
         self.connection: Connection = scope["extensions"][CONNECTION]
         self.has_begun = False
+        self.has_ended = False
         self.has_left = False
 
     @property
@@ -112,6 +113,7 @@ class AsgiClient:
         }
         await self._send(message)
         await self._send({"type": "http.response.body", "body": body})
+        self.has_ended = True
 
     async def begin_stream(self, headers: Headers = ()) -> None:
         self.has_begun = True
@@ -138,6 +140,7 @@ class AsgiClient:
 
     async def end_stream(self) -> None:
         await self._send({"type": "http.response.body", "body": b""})
+        self.has_ended = True
 
     def cut_off(self) -> None:
         self.connection.abort()
@@ -165,8 +168,9 @@ class TokenEndpoint:
         assert task is not None
 
         def cancel() -> None:
-            client.has_left = True
-            task.cancel()
+            if not client.has_ended:  # then it is the server that closes the connection
+                client.has_left = True
+                task.cancel()
 
         client.connection.when_lost(cancel)
         try:
