@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
+from api_server import server
 from tests.integration.conftest import Stack, raw_connection
 from tests.integration.test_faults import settled
 from tests.wire import assert_valid
@@ -120,3 +121,24 @@ async def test_garbage_behind_a_running_request_does_not_get_into_its_answer(sta
                     received += piece
         assert b"400" not in received
     await settled(stack)
+
+
+async def test_a_connection_that_asks_for_nothing_is_dropped(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "FIRST_REQUEST_SECONDS", 0.2)
+    async with (
+        raw_connection(stack.url) as (silent, _),
+        raw_connection(stack.url) as (half, half_writer),
+        raw_connection(stack.url) as (asking, asking_writer),
+    ):
+        half_writer.write(b"GET /health/live HTTP/1.1\r\nhost: x")
+        request = b"GET /health/live HTTP/1.1\r\nhost: x\r\n\r\n"
+        asking_writer.write(request)
+        await asking.readuntil(b'"alive"}')
+        async with asyncio.timeout(2):
+            for reader in (silent, half):
+                with contextlib.suppress(ConnectionError):
+                    assert await reader.read() == b""
+        asking_writer.write(request)
+        await asking.readuntil(b'"alive"}')

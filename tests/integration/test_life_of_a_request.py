@@ -312,12 +312,14 @@ async def test_a_slow_upload_is_the_clients_time_and_not_ours(
 
 
 async def test_a_client_that_has_sent_its_next_request_already_is_missed_too(stack: Stack) -> None:
-    """uvicorn reads no further when two come together, and so would not see the end."""
+    """Neither the running one goes on, nor the one that waited behind it."""
+    long = chat(tokens=1000, pause=0.01)
     async with raw_connection(stack.url) as (_, writer):
-        writer.write(chat(tokens=1000, pause=0.01) + chat())
+        writer.write(long + long)
         async with asyncio.timeout(2):
             while not stack.engine.running:
                 await asyncio.sleep(0.005)
         await asyncio.sleep(0.05)
+    await asyncio.sleep(0.05)
     await settled(stack)
     assert stack.engine.finished == 0
