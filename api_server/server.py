@@ -110,7 +110,6 @@ class _Protocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self.scope["extensions"] = {CONNECTION: self}  # type: ignore[dict-item]
-        self._unheard_bytes = 0
         self._is_in_message = True
         self._waits_since = self.loop.time()
 
@@ -191,7 +190,7 @@ def without_upgrade(data: bytes) -> bytes:
     return _UPGRADE.sub(b"", head) + end + rest
 
 
-class _Server(uvicorn.Server):
+class Server(uvicorn.Server):
     """Uvicorn, with a second TERM that counts, and an eye on clients that never end a request."""
 
     async def on_tick(self, counter: int) -> bool:
@@ -259,7 +258,7 @@ def serve(settings: Settings) -> None:
 def serve_on(listener: socket.socket, settings: Settings, worker: Worker = ALONE) -> None:
     """Serve on a listening socket until a signal."""
     gateway = create_app(settings, worker)
-    _Server(configuration(gateway, settings)).run(sockets=[listener])
+    Server(configuration(gateway, settings)).run(sockets=[listener])
 
 
 def configuration(gateway: Gateway, settings: Settings) -> uvicorn.Config:

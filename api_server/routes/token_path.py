@@ -94,6 +94,7 @@ class AsgiClient:
         self._stall_seconds = stall_seconds
         self.connection: Connection = scope["extensions"][CONNECTION]
         self.has_begun = False
+        self.has_ended = False
         self.has_left = False
 
     @property
@@ -114,6 +115,7 @@ class AsgiClient:
         }
         await self._send(message)
         await self._send({"type": "http.response.body", "body": body})
+        self.has_ended = True
         if self.connection.is_stalled:
             await self._drained()
 
@@ -135,6 +137,7 @@ class AsgiClient:
 
     async def end_stream(self) -> None:
         await self._send({"type": "http.response.body", "body": b""})
+        self.has_ended = True
 
     def cut_off(self) -> None:
         self.connection.abort()
@@ -170,8 +173,9 @@ class TokenEndpoint:
         assert task is not None
 
         def cancel() -> None:
-            client.has_left = True
-            task.cancel()
+            if not client.has_ended:  # then it is the server that closes the connection
+                client.has_left = True
+                task.cancel()
 
         client.connection.when_lost(cancel)
         try:

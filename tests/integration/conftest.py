@@ -10,11 +10,10 @@ from typing import Any
 
 import openai
 import pytest
-import uvicorn
 import yaml
 
 from api_server.main import Gateway, create_app
-from api_server.server import configuration
+from api_server.server import Server, configuration
 from api_server.settings import load_settings
 from tests.fake_engine import FakeEngine, running_engine
 
@@ -66,7 +65,7 @@ async def running_gateway(
     gateway = create_app(settings)
     config = configuration(gateway, settings)
     config.port = 0
-    server = uvicorn.Server(config)
+    server = Server(config)
     server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment]
     task = asyncio.create_task(server.serve())
     while not server.started:

@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
+from api_server import server
 from tests.integration.conftest import Stack, raw_connection
 from tests.integration.test_faults import settled
 from tests.wire import assert_valid
@@ -118,3 +119,77 @@ async def test_garbage_behind_a_running_request_does_not_get_into_its_answer(sta
         assert b" 400 " not in answer
         assert refusal.startswith(b"HTTP/1.1 400 ")
     await settled(stack)
+
+
+async def test_a_connection_that_asks_for_nothing_is_dropped(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "REQUEST_SECONDS", 0.2)
+    async with (
+        raw_connection(stack.url) as (silent, _),
+        raw_connection(stack.url) as (half, half_writer),
+        raw_connection(stack.url) as (asking, asking_writer),
+    ):
+        half_writer.write(b"GET /health/live HTTP/1.1\r\nhost: x")
+        request = b"GET /health/live HTTP/1.1\r\nhost: x\r\n\r\n"
+        asking_writer.write(request)
+        await asking.readuntil(b'"alive"}')
+        async with asyncio.timeout(5):
+            await ended(silent)
+            await ended(half)
+            asking_writer.write(request)
+            await asking.readuntil(b'"alive"}')
+            asking_writer.write(request[:-4])
+            await ended(asking)
+
+
+async def ended(reader: asyncio.StreamReader) -> None:
+    try:
+        assert await reader.read() == b""
+    except ConnectionError:
+        return
+
+
+async def test_an_upgrade_that_nobody_offers_is_left_unheard(stack: Stack) -> None:
+    """Java's client asks for HTTP/2 in this way on every plain connection."""
+    headers = {"connection": "Upgrade, HTTP2-Settings", "upgrade": "h2c", "http2-settings": "AAMA"}
+    body = {"model": "fake", "messages": [{"role": "user", "content": "upgrade: this stays"}]}
+    async with httpx.AsyncClient(base_url=stack.url) as http:
+        response = await http.post(CHAT, json=body, headers=headers)
+    assert response.status_code == 200
+    assert stack.engine.bodies[0]["messages"] == body["messages"]
+
+
+@pytest.mark.parametrize(
+    "endless",
+    [
+        b"GET /health HTTP/1.1\r\n" + b"x: y\r\n" * 30_000,
+        b"GET /" + b"x" * 200_000,
+        b"POST /v1/completions HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n0\r\n"
+        + b"x: y\r\n" * 60_000,
+        b"POST /v1/completions HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n5;" + b"x" * 400_000,
+    ],
+    ids=["head", "path", "trailers", "extension"],
+)
+async def test_what_has_no_end_is_cut_off(stack: Stack, endless: bytes) -> None:
+    async with raw_connection(stack.url) as (reader, writer):
+        writer.write(endless)
+        async with asyncio.timeout(5):
+            try:
+                assert b" 431 " in await reader.readline()
+            except ConnectionError:  # it hung up before all was read, and TCP forgot the answer
+                return
+
+
+async def test_a_pipeline_does_not_hide_that_its_client_left(stack: Stack) -> None:
+    body = {"model": "fake", "messages": [{"role": "user"}], "tokens": 500, "pause": 0.02}
+    raw = json.dumps(body).encode()
+    request = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(raw)}\r\n\r\n".encode()
+    async with raw_connection(stack.url) as (_, writer):
+        writer.write(request + raw)
+        while not stack.engine.running:
+            await asyncio.sleep(0.01)
+        writer.write(request + raw)
+        await asyncio.sleep(0.1)
+    await settled(stack)
+    assert stack.engine.finished == 0

@@ -181,3 +181,29 @@ async def test_idle_connections_are_few_and_not_old() -> None:
         assert not first.is_open
         third.abort()
         pool.close()
+
+
+async def test_what_nobody_reads_stays_at_the_engine_until_somebody_does() -> None:
+    size, written = 32 * 1024 * 1024, asyncio.Event()
+
+    async def answer(_: int, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % size)
+        for _ in range(size // 65536):
+            writer.write(b"x" * 65536)
+            await writer.drain()
+        written.set()
+
+    async with engine_that(answer) as (engine, _):
+        origin = Origin.parse(f"http://127.0.0.1:{engine.port}")
+        pool = Pool(origin, connect_timeout_seconds=1)
+        connection, _ = await pool.acquire()
+        connection.send(b"POST / HTTP/1.1\r\n\r\n{}")
+        await connection.headers(1)
+        await asyncio.sleep(0.2)
+        assert not written.is_set()
+        received = 0
+        while data := await connection.read(1):
+            received += len(data)
+        assert received == size
+        pool.release(connection)
+        pool.close()

@@ -309,3 +309,17 @@ async def test_a_slow_upload_is_the_clients_time_and_not_ours(
     fields = vars(lines[0])
     assert fields["upload_ms"] >= 250
     assert fields["own_ms"] < 200
+
+
+async def test_a_client_that_has_sent_its_next_request_already_is_missed_too(stack: Stack) -> None:
+    """Neither the running one goes on, nor those that waited behind it."""
+    long = chat(tokens=1000, pause=0.01)
+    async with raw_connection(stack.url) as (_, writer):
+        writer.write(long * 3)
+        async with asyncio.timeout(2):
+            while not stack.engine.running:
+                await asyncio.sleep(0.005)
+        await asyncio.sleep(0.05)
+    await asyncio.sleep(0.05)
+    await settled(stack)
+    assert stack.engine.finished == 0

@@ -123,3 +123,15 @@ async def test_time_to_the_first_token_is_measured_where_there_is_one(stack: Sta
     for family in ("time_to_first_token", "time_per_output_token"):
         assert got[f"gen_ai_server_{family}_seconds_count", "chat", "fake"] == 2
     assert got["gen_ai_server_time_per_output_token_seconds_sum", "chat", "fake"] >= 2 * 0.02
+
+
+async def test_a_failed_stream_whose_connection_ends_with_it_is_no_departed_client(
+    stack: Stack,
+) -> None:
+    async with httpx.AsyncClient(base_url=stack.url, headers={"connection": "close"}) as http:
+        body = {"model": "fake", "messages": MESSAGES, "stream": True}
+        await http.post("/v1/chat/completions", json=body | {"fault": "error_event_in_stream"})
+    requests, route = "llm_gateway_requests_total", "/v1/chat/completions"
+    got = await scrape(stack.url)
+    assert got[requests, "error_in_stream", route, "200"] == 1
+    assert (requests, "client_left", route, "200") not in got

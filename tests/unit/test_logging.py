@@ -71,5 +71,5 @@ def test_a_log_that_nobody_reads_any_more_stops_nothing(
 ) -> None:
     stream.close()
     log.warning("one")
-    (handler,) = (each for each in log.handlers if isinstance(each, SharedWrites))
+    handler = next(handler for handler in log.handlers if isinstance(handler, SharedWrites))
     assert handler.lost_lines == 1
