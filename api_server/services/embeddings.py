@@ -1,17 +1,21 @@
-"""The life of a request for embeddings: as that of a chat, but the answer comes in one piece."""
+"""The life of a request for embeddings: as that of a chat, but the answer comes in one piece.
 
+More inputs than the engine has slots go up in parts, one after the other.
+"""
+
+import asyncio
 from collections.abc import Mapping
 from functools import partial
 
 import msgspec
 
-from api_server.errors import InferenceError, InvalidRequestError
+from api_server.errors import EngineTimeoutError, InferenceError, InvalidRequestError
 from api_server.inference.catalogue import Catalogue
 from api_server.observability.record import RequestRecord
 from api_server.services.client import Client
-from api_server.services.lane import Lane, find_lane
+from api_server.services.lane import Lane, Place, find_lane
 from api_server.services.requests import EmbeddingJob, Kind, parse_embeddings
-from api_server.services.upstream import embeddings_body
+from api_server.services.upstream import embeddings_bodies
 
 BYTES_PER_NUMBER = 4
 """base64 holds 32-bit floats."""
@@ -19,20 +23,23 @@ BYTES_PER_NUMBER = 4
 
 class _Usage(msgspec.Struct):
     prompt_tokens: int = 0
+    total_tokens: int = 0
 
 
 class _Vector(msgspec.Struct):
-    embedding: list[float] | str
+    embedding: msgspec.Raw
+    index: int = 0
+    object: str = "embedding"
 
 
 class _Answer(msgspec.Struct):
     data: list[_Vector]
-    usage: _Usage | None = None
+    usage: _Usage = msgspec.field(default_factory=_Usage)
+    object: str = "list"
+    model: str = ""
 
 
-class _AnswerUnread(msgspec.Struct):
-    data: msgspec.Raw
-    usage: _Usage | None = None
+_answers = msgspec.json.Decoder(_Answer)
 
 
 class Embeddings:
@@ -47,41 +54,65 @@ class Embeddings:
         job = parse_embeddings(body)
         lane = find_lane(self._catalogue, self._lanes, job.model, "embeddings")
         record.model = lane.model.id
-        upstream = embeddings_body(job, lane.model)
-        ask = partial(lane.handler.ask, Kind.EMBEDDINGS.value, upstream, record.request_id)
+        total_seconds = lane.model.timeouts.total_seconds
         place = await lane.enter(job.inputs, record, is_retry=client.is_retry)
         try:
-            answer = await lane.persist(ask, place, record)
+            async with asyncio.timeout(total_seconds):
+                answer = await _ask(job, lane, place, record)
+        except TimeoutError as exc:
+            raise EngineTimeoutError(
+                f"The embeddings took longer than the {total_seconds:g} s allowed."
+            ) from exc
         except InvalidRequestError as exc:
-            exc.param = "input"  # nothing else of the request reaches the engine's judgement
+            exc.param = exc.param or "input"  # nothing else reaches the engine's judgement
             raise
         finally:
             lane.leave(place)
-        record.begin("generating")
-        _account(job, answer, record)
         await client.answer(answer)
 
 
-def _account(job: EmbeddingJob, body: bytes, record: RequestRecord) -> None:
-    """Note the usage. Raises for what is no answer, or not of the dimensions asked for."""
+async def _ask(job: EmbeddingJob, lane: Lane, place: Place, record: RequestRecord) -> bytes:
+    """The vectors of all inputs; what comes in one part passes as it came."""
+    parts: list[_Answer] = []
+    for body in embeddings_bodies(job, lane.model):
+        ask = partial(lane.handler.ask, Kind.EMBEDDINGS.value, body, record.request_id)
+        raw = await lane.persist(ask, place, record)
+        parts.append(_read(job, raw))
+    record.begin("generating")
+    whole = _joined(parts)
+    record.prompt_tokens = whole.usage.prompt_tokens
+    return raw if len(parts) == 1 else msgspec.json.encode(whole)
+
+
+def _joined(parts: list[_Answer]) -> _Answer:
+    vectors = [vector for part in parts for vector in sorted(part.data, key=lambda v: v.index)]
+    for index, vector in enumerate(vectors):
+        vector.index = index
+    usage = _Usage(
+        sum(part.usage.prompt_tokens for part in parts),
+        sum(part.usage.total_tokens for part in parts),
+    )
+    return _Answer(vectors, usage, model=parts[-1].model)
+
+
+def _read(job: EmbeddingJob, body: bytes) -> _Answer:
+    """Raises for what is no answer, or not of the dimensions asked for."""
     try:
-        if job.dimensions is None:
-            usage = msgspec.json.decode(body, type=_AnswerUnread).usage
-        else:
-            answer = msgspec.json.decode(body, type=_Answer)
-            usage = answer.usage
+        answer = _answers.decode(body)
+        if job.dimensions is not None:
             _check_dimensions(job.dimensions, answer.data)
     except (msgspec.DecodeError, RecursionError) as exc:
         raise InferenceError("The model's engine sent something that is no answer.") from exc
-    record.prompt_tokens = usage.prompt_tokens if usage else None
+    return answer
 
 
 def _check_dimensions(wanted: int, vectors: list[_Vector]) -> None:
     for vector in vectors:
-        if isinstance(vector.embedding, str):
-            dimensions = len(vector.embedding.rstrip("=")) * 3 // 4 // BYTES_PER_NUMBER
+        embedding = msgspec.json.decode(vector.embedding, type=list[float] | str)
+        if isinstance(embedding, str):
+            dimensions = len(embedding.rstrip("=")) * 3 // 4 // BYTES_PER_NUMBER
         else:
-            dimensions = len(vector.embedding)
+            dimensions = len(embedding)
         if dimensions != wanted:
             raise InvalidRequestError(
                 f"This model's embeddings have {dimensions} dimensions, and cannot be cut to "

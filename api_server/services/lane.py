@@ -96,6 +96,8 @@ class Lane:
             self._metrics.retried(self.model.id, error.code)
 
         answer = await persist(call, self._backoff, place.deadline, note)
+        if place.phase == "generating":  # a later part of one request
+            return answer
         self._metrics.in_flight(self.model.id, "connecting", -1)
         self._metrics.in_flight(self.model.id, "generating", 1)
         place.phase = "generating"

@@ -12,6 +12,9 @@ from api_server.services.requests import EmbeddingJob, Fields, Generation, Kind
 DEFAULT_TEXT_TOKENS = 16
 """OpenAI's `max_tokens` of text completions. A chat goes on until the model ends it."""
 
+MAX_GRAMMAR_GROUPS = 1000
+"""100,000 nested ones were seen to crash llama-server."""
+
 SEEDS = 2**32 - 1
 """How many seeds llama-server tells apart."""
 
@@ -52,15 +55,33 @@ def generation_body(generation: Generation, model: Model, *, as_stream: bool) ->
     return msgspec.json.encode(body)
 
 
-def embeddings_body(job: EmbeddingJob, model: Model) -> bytes:
-    """What the client sent, but `dimensions`: that is checked against what comes back."""
+def embeddings_bodies(job: EmbeddingJob, model: Model) -> list[bytes]:
+    """The request in parts of as many inputs as the engine has slots: it does no more at once.
+
+    `dimensions` stays here: it is checked against what comes back.
+    """
     fields: dict[str, object] = {**job.fields, "model": model.id}
     fields.pop("dimensions", None)
-    return msgspec.json.encode(fields)
+    if job.inputs <= model.slots:
+        return [msgspec.json.encode(fields)]
+    inputs = msgspec.json.decode(job.fields["input"], type=list[msgspec.Raw])
+    parts = (inputs[start : start + model.slots] for start in range(0, len(inputs), model.slots))
+    return [msgspec.json.encode({**fields, "input": part}) for part in parts]
+
+
+def _check_grammar(fields: Fields) -> None:
+    """Deeper ones overflow the stack of llama-server's parser, and end it for everybody."""
+    grammar = fields.get("grammar")
+    if grammar is not None and bytes(grammar).count(b"(") > MAX_GRAMMAR_GROUPS:
+        raise InvalidRequestError(
+            f"grammar: {MAX_GRAMMAR_GROUPS} groups in parentheses are the most here.",
+            param="grammar",
+        )
 
 
 def _refuse_what_cannot_be_honoured(fields: Fields, model: Model) -> None:
     engine = model.engine
+    _check_grammar(fields)
     refused = engine.refused_fields.intersection(fields)
     if refused:
         name = min(refused)

@@ -9,7 +9,7 @@ from api_server.errors import InvalidRequestError
 from api_server.inference.catalogue import Model
 from api_server.inference.engines import LLAMA_SERVER, OPENAI
 from api_server.services.requests import parse_chat, parse_embeddings, parse_text
-from api_server.services.upstream import embeddings_body, generation_body
+from api_server.services.upstream import embeddings_bodies, generation_body
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 
@@ -257,7 +257,29 @@ def test_too_many_inputs_are_refused() -> None:
 def test_dimensions_stay_here() -> None:
     job = parse_embeddings(b'{"model": "x", "input": "a", "dimensions": 3, "user": "u"}')
     assert job.dimensions == 3
-    assert json.loads(embeddings_body(job, model())) == {"model": "m", "input": "a", "user": "u"}
+    (body,) = embeddings_bodies(job, model())
+    assert json.loads(body) == {"model": "m", "input": "a", "user": "u"}
+
+
+def test_more_inputs_than_slots_go_up_in_parts() -> None:
+    inputs = [["a", "b"][n % 2] * (n + 1) for n in range(9)]
+    job = parse_embeddings(json.dumps({"model": "m", "input": inputs}).encode())
+    parts = [json.loads(body)["input"] for body in embeddings_bodies(job, model())]
+    assert [len(part) for part in parts] == [4, 4, 1]
+    assert [each for part in parts for each in part] == inputs
+
+
+def test_a_grammar_that_would_end_the_engine_is_refused() -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        sent(body(grammar="root ::= " + "(" * 1001))
+    assert caught.value.param == "grammar"
+
+
+def test_seeds_are_those_that_the_engine_tells_from_chance() -> None:
+    assert sent(body(seed=7))["seed"] == 7
+    assert sent(body(seed=-1))["seed"] == 2**32 - 2
+    assert sent(body(seed=2**32 - 1))["seed"] == 0
+    assert sent(body(seed=-1), model(OPENAI))["seed"] == -1
 
 
 def test_an_engine_that_must_not_call_tools_does_not_see_them() -> None:
