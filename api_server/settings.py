@@ -36,7 +36,19 @@ ENV_FILE = ".env"
 
 Positive = Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False)]
 ModelId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}$")]
-RequestFields = dict[str, bool | int | float | str]
+
+
+def _are_defaults(fields: dict[str, bool | int | float | str]) -> dict[str, Any]:
+    """Fields that change what the gateway itself does with a request are a client's to send."""
+    wrong = sorted(
+        {"model", "stream", "n", "logprobs", "top_logprobs", "tool_choice"} & set(fields)
+    )
+    if wrong:
+        raise ValueError(f"{wrong[0]} cannot have a default here")
+    return fields
+
+
+RequestFields = Annotated[dict[str, bool | int | float | str], AfterValidator(_are_defaults)]
 
 
 def _is_base_url(url: str) -> str:

@@ -35,10 +35,6 @@ class EventBuffer:
             raise EventTooLargeError
         return block
 
-    @property
-    def has_partial_event(self) -> bool:
-        return bool(self._rest.strip())
-
 
 def split_events(block: bytes) -> list[bytes]:
     """The events of a block, without their blank lines."""

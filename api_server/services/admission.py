@@ -119,9 +119,8 @@ class Gate:
                 return await ticket.admitted
         except BaseException as exc:
             if ticket.admitted.done() and not ticket.admitted.cancelled():
-                self._release(
-                    weight, ticket.admitted.result()
-                )  # admitted in the very moment in which it gave up
+                # Admitted in the very moment in which it gave up.
+                self._release(weight, ticket.admitted.result())
             else:
                 if ticket in self._waiting:  # else it was passed over already
                     self._waiting.remove(ticket)
@@ -192,7 +191,7 @@ class Gate:
 
     def _release(self, weight: int, entered: float) -> None:
         self.running -= weight
-        self._entered_sum -= weight * entered
+        self._entered_sum = self._entered_sum - weight * entered if self.running else 0.0
         self._admit()
 
     def _admit(self) -> None:

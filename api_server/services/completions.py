@@ -2,7 +2,7 @@
 
 parse -> resolve the model -> wait for room in its engine -> open the engine's stream and wait for
 its first event, before any header goes out -> relay events, or fold them into one answer -> account
-for what was used. Later stages (limits, cache) take their place between the lines of `serve`.
+for what was used. Later stages (limits, cache) take their place between the lines of `_serve`.
 """
 
 import asyncio

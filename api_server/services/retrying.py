@@ -11,7 +11,10 @@ from api_server.errors import ApiError, NoAnswerError, ResourceNotAvailableError
 T = TypeVar("T")
 
 TRIES_AFTER_NO_ANSWER = 1
-"""A request that an engine has seen and dropped may be what brought it down: once more only."""
+"""A request that an engine has seen and dropped may be what brought it down: once more only.
+
+(The handler itself replaces a kept connection that proves dead before the request was heard.)
+"""
 
 
 @dataclass(frozen=True)

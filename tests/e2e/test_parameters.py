@@ -470,3 +470,23 @@ def test_engines_own_fields_reach_it(stack: LocalStack) -> None:
     assert ask(stack, TEXT, **hot, min_p=1)["choices"][0]["text"] == greedy
     penalty = {"repeat_penalty": 1.8, "repeat_last_n": 64}
     assert ask(stack, TEXT, prompt="The", **penalty)["choices"][0]["text"] != greedy
+
+
+def test_the_clients_stream_helper_takes_several_choices(client: openai.OpenAI) -> None:
+    """It wants the first events of the choices in the order of their index."""
+    messages: Any = CAPITAL
+    for _ in range(5):
+        with client.chat.completions.stream(model="tiny", messages=messages, n=3) as stream:
+            for _event in stream:
+                pass
+            answer = stream.get_final_completion()
+        assert [choice.index for choice in answer.choices] == [0, 1, 2]
+        assert len({choice.message.content for choice in answer.choices}) == 1
+
+
+@pytest.mark.parametrize(("field", "value"), [("prompt", ["a"] * 5), ("n", 5)])
+def test_more_answers_than_slots_are_refused(stack: LocalStack, field: str, value: Any) -> None:
+    body = {"model": "tiny", "prompt": "a", "max_tokens": 1} | {field: value}
+    response = httpx.post(f"{stack.url}{TEXT}", json=body, timeout=30)
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == field

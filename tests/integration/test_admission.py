@@ -1,6 +1,7 @@
 """The queue in front of an engine, engines that are away, and engines that get plain requests."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -209,6 +210,21 @@ async def test_timing_says_where_the_milliseconds_went(plain: Stack) -> None:
     assert float(parts["engine"]) >= 50
     assert float(parts["queue"]) < 50
     assert other.headers["server-timing"].startswith("gateway;dur=")
+
+
+async def test_a_plain_answer_that_nobody_reads_holds_no_slot_and_is_cut_off(stack: Stack) -> None:
+    raw = b'{"model":"fake","messages":[{"role":"user","content":"x"}],"tokens":2000,"size":10000}'
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(raw)
+    async with raw_connection(stack.url, limit=1024) as (reader, writer):
+        writer.write(head + raw)
+        await reader.readuntil(b"\r\n\r\n")
+        await settled(stack)
+        await asyncio.sleep(1)
+        received = 0
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(1 << 20):
+                received += len(data)
+        assert received < 20_000_000, "idle_seconds is 0.5"
 
 
 async def test_a_client_that_reads_nothing_is_cut_off_and_frees_the_engine(stack: Stack) -> None:

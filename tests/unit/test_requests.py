@@ -54,7 +54,7 @@ def test_only_llama_server_gets_its_sampling_reset() -> None:
     assert "min_p" not in sent(body(), model(OPENAI))
 
 
-@pytest.mark.parametrize("field", ["n_predict", "verbose", "id_slot", "lora"])
+@pytest.mark.parametrize("field", ["n_predict", "n_cmpl", "verbose", "id_slot", "lora"])
 def test_fields_that_reach_past_the_gateway_are_refused(field: str) -> None:
     with pytest.raises(InvalidRequestError) as caught:
         sent(body(**{field: 1}))

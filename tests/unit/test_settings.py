@@ -78,6 +78,11 @@ def test_more_workers_than_an_engine_has_places_are_refused(tmp_path: Path) -> N
     assert "the 5 places" in message
 
 
+def test_defaults_cannot_change_what_the_gateway_counts_on(tmp_path: Path) -> None:
+    text = "models:\n  - {id: m, replicas: ['http://127.0.0.1:1'], defaults: {n: 2}}\n"
+    assert "n cannot have a default" in stack_error(tmp_path, text)
+
+
 def test_unknown_key_far_from_all_lists_the_known_ones(tmp_path: Path) -> None:
     message = stack_error(tmp_path, MINIMAL + "zzz: 1\n")
     assert "Known here: gateway, timeouts, admission, retries, models, local." in message
