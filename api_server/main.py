@@ -5,7 +5,6 @@ lifespan closes them.
 """
 
 import asyncio
-import gc
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -88,8 +87,6 @@ def create_app(settings: Settings, worker: Worker = ALONE) -> Gateway:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         beating = asyncio.create_task(numbers[worker.index].beat())
-        gc.collect()
-        gc.freeze()
         yield
         beating.cancel()
         for lane in lanes.values():

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
 
+from api_server.local.process import Command
 from benchmarks.exchanges import PlainExchange, StreamExchange, lengths_around
 from benchmarks.figures import MIB, Measurement, Memory, Row, percentile
 from benchmarks.phases import Bounds, Counted, run_once, run_phase
-from benchmarks.processes import Program, TargetError, listen, running
+from benchmarks.processes import TargetError, listen, running
 from benchmarks.targets import GATEWAY, Endpoint, Place, Target, clean_environment
 
 ENGINE_START_SECONDS = 10.0
@@ -196,7 +197,7 @@ async def workplace(cores: Cores) -> AsyncIterator[Place]:
         folder, fd = Path(name), listener.fileno()
         argv = [sys.executable, "-m", "benchmarks.mock_engine", str(fd)]
         environment = clean_environment()
-        program = Program("mock engine", argv, environment, folder / "engine.log", (fd,))
+        program = Command("mock engine", argv, environment, folder / "engine.log", (fd,))
         port: int = listener.getsockname()[1]
         async with running(program, cores.harness) as engine:
             try:

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import yaml
 
-from api_server.local.process import free_port
+from api_server.local.process import Command, free_port
 from benchmarks.peer_packages import Package, install, package
-from benchmarks.processes import Program, TargetError, running
+from benchmarks.processes import TargetError, running
 from benchmarks.targets import SLOTS, Endpoint, Place, Target, clean_environment
 
 START_SECONDS = 120.0
@@ -30,7 +30,7 @@ def _target(name: str, recipe: Recipe) -> Target:
         port = free_port()
         argv, environment = recipe(place, port)
         log_path = place.folder / f"{name.replace(' ', '-')}.log"
-        async with running(Program(name, argv, environment, log_path), place.core) as process:
+        async with running(Command(name, argv, environment, log_path), place.core) as process:
             await process.wait_until_it_answers(port, START_SECONDS)
             yield Endpoint(port, process)
 

@@ -6,12 +6,11 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
-from api_server.local.process import last_lines, tether_command
+from api_server.local.process import Command, last_lines, tether_command
 from benchmarks import machine
 from benchmarks.exchanges import PlainExchange
 from benchmarks.phases import run_once
@@ -26,21 +25,10 @@ class TargetError(Exception):
     """A program could not be started; the message says why."""
 
 
-@dataclass(frozen=True)
-class Program:
-    """What to run. Standard output and error go to `log_path`."""
-
-    name: str
-    argv: Sequence[str]
-    environment: Mapping[str, str]
-    log_path: Path
-    inherited_fds: tuple[int, ...] = ()
-
-
 class Running:
     """A program that runs, with its children."""
 
-    def __init__(self, program: Program, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, program: Command, process: asyncio.subprocess.Process) -> None:
         self.program = program
         self._process = process
         self.pids: list[int] = [process.pid]
@@ -93,7 +81,7 @@ class Running:
 
 
 @asynccontextmanager
-async def running(program: Program, core: int) -> AsyncIterator[Running]:
+async def running(program: Command, core: int) -> AsyncIterator[Running]:
     """Start it on one core; whatever happens, it is gone at the end."""
     pinned = [sys.executable, "-S", "-I", str(_PINNED), str(core), *program.argv]
     try:

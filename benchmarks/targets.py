@@ -9,7 +9,8 @@ from pathlib import Path
 
 import yaml
 
-from benchmarks.processes import Program, Running, listen, running
+from api_server.local.process import Command
+from benchmarks.processes import Running, listen, running
 
 SLOTS = 1024
 """What the mock engine is said to do at once: more than any phase asks for."""
@@ -77,7 +78,7 @@ async def gateway(place: Place) -> AsyncIterator[Endpoint]:
         argv = [sys.executable, "-m", "api_server", "serve"]
         log_path = place.folder / "gateway.log"
         fds = (listener.fileno(),)
-        program = Program("gateway", argv, environment, log_path, fds)
+        program = Command("gateway", argv, environment, log_path, fds)
         async with running(program, place.core) as process:
             await process.wait_until_it_answers(port, GATEWAY_START_SECONDS)
             yield Endpoint(port, process)

@@ -45,7 +45,8 @@ class RequestLog:
             level = record.log_level
             if level == logging.INFO and record.path in _ASKED_OFTEN:
                 level = logging.DEBUG
-            log.log(level, "request", extra=record.as_fields())
+            if log.isEnabledFor(level):
+                log.log(level, "request", extra=record.as_fields())
 
 
 def _request_id(scope: Scope) -> str:

@@ -8,6 +8,7 @@ from fastapi.openapi.utils import get_openapi
 
 from api_server.schemas.completions import ChatRequest, CompletionRequest
 from api_server.schemas.embeddings import EmbeddingsRequest
+from api_server.services.requests import Kind
 
 Json = dict[str, Any]
 
@@ -30,9 +31,9 @@ _ERROR_SCHEMA: Json = {
     },
 }
 _RAW_ROUTES = (
-    ("/v1/chat/completions", "Answer a chat, streamed or not", ChatRequest, "choices"),
-    ("/v1/completions", "Go on with a text, streamed or not", CompletionRequest, "choices"),
-    ("/v1/embeddings", "Turn texts into vectors", EmbeddingsRequest, "data"),
+    (Kind.CHAT, "Answer a chat, streamed or not", ChatRequest, "choices"),
+    (Kind.TEXT, "Go on with a text, streamed or not", CompletionRequest, "choices"),
+    (Kind.EMBEDDINGS, "Turn texts into vectors", EmbeddingsRequest, "data"),
 )
 
 
@@ -51,8 +52,8 @@ def document(app: FastAPI) -> Json:
     components["Error"] = _ERROR_SCHEMA
     for name in ("HTTPValidationError", "ValidationError"):
         components.pop(name, None)
-    for path, summary, request, holds in _RAW_ROUTES:
-        whole["paths"][path] = {"post": _operation(summary, request, holds)}
+    for kind, summary, request, holds in _RAW_ROUTES:
+        whole["paths"][kind.value] = {"post": _operation(summary, request, holds)}
     for path in whole["paths"].values():
         for operation in path.values():
             operation["responses"].pop("422", None)

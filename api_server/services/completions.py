@@ -22,6 +22,7 @@ from api_server.inference import sse
 from api_server.inference.catalogue import Catalogue
 from api_server.inference.handlers.openai_compatible import EventStream
 from api_server.observability.record import RequestRecord
+from api_server.services.answers import PLAIN_ANSWER, read_answer
 from api_server.services.chunks import decode
 from api_server.services.client import Client, Headers
 from api_server.services.fitting import TRIES, answer_room, shorten
@@ -31,7 +32,7 @@ from api_server.services.logprobs import LogprobsShape
 from api_server.services.relaying import OutgoingEvents
 from api_server.services.requests import Generation, Kind, parse_chat, parse_text
 from api_server.services.upstream import generation_body
-from api_server.services.usage import UsageTally, read_plain_answer
+from api_server.services.usage import UsageTally
 
 T = TypeVar("T")
 
@@ -250,7 +251,7 @@ def _account(record: RequestRecord, tally: UsageTally, finish_reason: str | None
 
 
 def _account_plain(body: bytes, record: RequestRecord) -> None:
-    answer = read_plain_answer(body)
+    answer = read_answer(PLAIN_ANSWER, body)
     record.finish_reason = answer.choices[-1].finish_reason if answer.choices else None
     if answer.usage is not None:
         record.prompt_tokens = answer.usage.prompt_tokens

@@ -9,9 +9,10 @@ from functools import partial
 
 import msgspec
 
-from api_server.errors import EngineTimeoutError, InferenceError, InvalidRequestError
+from api_server.errors import EngineTimeoutError, InvalidRequestError
 from api_server.inference.catalogue import Catalogue
 from api_server.observability.record import RequestRecord
+from api_server.services.answers import read_answer
 from api_server.services.client import Client
 from api_server.services.lane import Lane, Place, find_lane
 from api_server.services.requests import EmbeddingJob, Kind, parse_embeddings
@@ -40,6 +41,7 @@ class _Answer(msgspec.Struct):
 
 
 _answers = msgspec.json.Decoder(_Answer)
+_embeddings = msgspec.json.Decoder(list[float] | str)
 
 
 class Embeddings:
@@ -72,16 +74,20 @@ class Embeddings:
 
 
 async def _ask(job: EmbeddingJob, lane: Lane, place: Place, record: RequestRecord) -> bytes:
-    """The vectors of all inputs; what comes in one part passes as it came."""
+    """The vectors of all inputs; what comes in one part passes as it came.
+
+    Raises for what is no answer, or not of the dimensions asked for.
+    """
     parts: list[_Answer] = []
     for body in embeddings_bodies(job, lane.model):
         ask = partial(lane.handler.ask, Kind.EMBEDDINGS.value, body, record.request_id)
         raw = await lane.persist(ask, place, record)
-        parts.append(_read(job, raw))
+        parts.append(read_answer(_answers, raw))
+        if job.dimensions is not None:
+            _check_dimensions(job.dimensions, parts[-1].data)
     record.begin("generating")
-    whole = _joined(parts)
-    record.prompt_tokens = whole.usage.prompt_tokens
-    return raw if len(parts) == 1 else msgspec.json.encode(whole)
+    record.prompt_tokens = sum(part.usage.prompt_tokens for part in parts)
+    return raw if len(parts) == 1 else msgspec.json.encode(_joined(parts))
 
 
 def _joined(parts: list[_Answer]) -> _Answer:
@@ -95,20 +101,9 @@ def _joined(parts: list[_Answer]) -> _Answer:
     return _Answer(vectors, usage, model=parts[-1].model)
 
 
-def _read(job: EmbeddingJob, body: bytes) -> _Answer:
-    """Raises for what is no answer, or not of the dimensions asked for."""
-    try:
-        answer = _answers.decode(body)
-        if job.dimensions is not None:
-            _check_dimensions(job.dimensions, answer.data)
-    except (msgspec.DecodeError, RecursionError) as exc:
-        raise InferenceError("The model's engine sent something that is no answer.") from exc
-    return answer
-
-
 def _check_dimensions(wanted: int, vectors: list[_Vector]) -> None:
     for vector in vectors:
-        embedding = msgspec.json.decode(vector.embedding, type=list[float] | str)
+        embedding = read_answer(_embeddings, bytes(vector.embedding))
         if isinstance(embedding, str):
             dimensions = len(embedding.rstrip("=")) * 3 // 4 // BYTES_PER_NUMBER
         else:

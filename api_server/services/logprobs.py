@@ -3,11 +3,8 @@
 llama-server answers both kinds of completions in the shape of chats and always gives alternatives.
 """
 
-from typing import Any
-
 from api_server.services.requests import Kind
-
-Json = dict[str, Any]
+from api_server.services.usage import Json
 
 
 class LogprobsShape:

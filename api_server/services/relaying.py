@@ -32,12 +32,10 @@ class OutgoingEvents:
         shape: LogprobsShape | None = None,
         has_one_date: bool = True,
     ) -> None:
-        choices = choices_per_prompt * prompts
         self.tally = UsageTally(choices_per_prompt)
         self.finish_reason: str | None = None
         self._wants_usage = wants_usage
-        self._order = FirstInOrder() if choices > 1 else None
-        self._looks_at_all = shape is not None or choices > 1
+        self._order = FirstInOrder() if choices_per_prompt * prompts > 1 else None
         self._shape = shape
         self._has_one_date = has_one_date
         self._created = b""

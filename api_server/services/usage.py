@@ -6,10 +6,6 @@ however many choices (`n`) were made from it.
 
 from typing import Any
 
-import msgspec
-
-from api_server.errors import InferenceError
-
 Json = dict[str, Any]
 
 
@@ -49,30 +45,3 @@ class UsageTally:
             "total_tokens": self.prompt_tokens + self._completion,
             "prompt_tokens_details": {"cached_tokens": cached},
         }
-
-
-class _Usage(msgspec.Struct):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-
-
-class _Choice(msgspec.Struct):
-    finish_reason: str | None = None
-
-
-class PlainAnswer(msgspec.Struct):
-    """What the gateway needs to know of an answer that it passes on as it came."""
-
-    choices: list[_Choice]
-    usage: _Usage | None = None
-
-
-_plain_answers = msgspec.json.Decoder(PlainAnswer)
-
-
-def read_plain_answer(body: bytes) -> PlainAnswer:
-    """Raises `InferenceError` for anything that is no answer, such as an error with status 200."""
-    try:
-        return _plain_answers.decode(body)
-    except (msgspec.DecodeError, RecursionError) as exc:
-        raise InferenceError("The model's engine sent something that is no answer.") from exc

@@ -119,6 +119,16 @@ async def test_a_connection_on_which_the_engine_speaks_out_of_turn_is_dropped() 
         assert engine.connections == 2
 
 
+async def test_a_second_answer_in_the_same_breath_is_nobodys() -> None:
+    async def answer(_number: int, writer: asyncio.StreamWriter) -> None:
+        writer.write(PLAIN + PLAIN.replace(b"{}", b"[]"))
+
+    async with engine_that(answer) as (engine, handler):
+        assert await ask(handler) == b"{}"
+        assert await ask(handler) == b"{}"
+        assert engine.connections == 2
+
+
 async def endless(writer: asyncio.StreamWriter, line: bytes) -> None:
     """Until the gateway has had enough."""
     while True:

@@ -94,6 +94,8 @@ class Connection(asyncio.Protocol):
             return
         try:
             self._parser.feed_data(data)
+        except httptools.HttpParserCallbackError:  # from on_message_begin
+            self._fail("the engine answered twice")
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as exc:
             self._fail(f"the engine did not answer in HTTP: {type(exc).__name__}")
             return
@@ -115,27 +117,22 @@ class Connection(asyncio.Protocol):
     # what the parser calls
 
     def on_message_begin(self) -> None:
+        """Refuse a second answer: what follows is not parsed, what came before stands."""
         if self._is_complete:
-            self._fail("the engine answered twice")
+            raise EngineConnectionError("the engine answered twice", sent=True)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self.response_headers[name.decode("latin-1").lower()] = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
-        if self._is_complete:
-            return
         self.status = self._parser.get_status_code()
         self._has_headers = True
 
     def on_body(self, body: bytes) -> None:
-        if self._is_complete:
-            return
         self._chunks.append(body)
         self._buffered_bytes += len(body)
 
     def on_message_complete(self) -> None:
-        if self._is_complete:
-            return
         if self.status < 200:  # an interim answer such as 100 Continue
             self._has_headers = False
             self.response_headers = {}
