@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,6 +130,16 @@ def processes() -> Iterator[tuple[int, str, str]]:
                 continue
             if state != "Z":
                 yield int(entry.name), line, environment
+
+
+def changed_stack_file(folder: Path, **sections: Mapping[str, object]) -> str:
+    """The shipped stack file with some keys of its sections changed; its path, in this folder."""
+    document = yaml.safe_load((REPOSITORY / "configs/stack.yaml").read_text())
+    for section, changes in sections.items():
+        document[section] |= changes
+    path = folder / "stack.yaml"
+    path.write_text(yaml.safe_dump(document))
+    return str(path)
 
 
 @contextmanager

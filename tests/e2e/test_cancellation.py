@@ -16,7 +16,12 @@ import httpx
 import pytest
 
 from tests.engine_probe import EngineProbe
-from tests.local_stack import REPOSITORY, LocalStack, eventually, local_stack
+from tests.local_stack import (
+    LocalStack,
+    changed_stack_file,
+    eventually,
+    local_stack,
+)
 
 SLOTS = 2
 CLIENTS = 100
@@ -32,12 +37,8 @@ def two_slots(stack: LocalStack, tmp_path_factory: pytest.TempPathFactory) -> It
     """A stack of its own; the session's came up, so the engine is built."""
     assert stack.is_ready()
     folder = tmp_path_factory.mktemp("two-slots")
-    config = folder / "stack.yaml"
-    text = (REPOSITORY / "configs/stack.yaml").read_text()
-    local = "  slots: 4                            #"
-    assert local in text
-    config.write_text(text.replace(local, f"  slots: {SLOTS} #"))
-    with local_stack(folder / "data", STACK_CONFIG=str(config)) as running:
+    config = changed_stack_file(folder, local={"slots": SLOTS})
+    with local_stack(folder / "data", STACK_CONFIG=config) as running:
         running.wait_ready(30)
         yield running
 

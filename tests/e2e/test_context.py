@@ -9,7 +9,7 @@ import pytest
 
 from tests.engine_probe import EngineProbe
 from tests.folded import Json, from_stream, read_events
-from tests.local_stack import REPOSITORY, LocalStack, local_stack
+from tests.local_stack import LocalStack, changed_stack_file, local_stack
 from tests.wire import assert_valid
 
 CONTEXT_TOKENS = 2048
@@ -24,12 +24,8 @@ def dropping(stack: LocalStack, tmp_path_factory: pytest.TempPathFactory) -> Ite
     """A stack of its own that shortens; the session's came up, so the engine is built."""
     assert stack.is_ready()
     folder = tmp_path_factory.mktemp("dropping")
-    config = folder / "stack.yaml"
-    text = (REPOSITORY / "configs/stack.yaml").read_text()
-    local = "  context_overflow: error             #"
-    assert local in text
-    config.write_text(text.replace(local, "  context_overflow: drop_oldest #"))
-    with local_stack(folder / "data", STACK_CONFIG=str(config)) as running:
+    config = changed_stack_file(folder, local={"context_overflow": "drop_oldest"})
+    with local_stack(folder / "data", STACK_CONFIG=config) as running:
         running.wait_ready(30)
         yield running
 

@@ -15,10 +15,14 @@ from typing import Any
 import httpx
 import openai
 import pytest
-import yaml
 
 from tests.folded import Json, from_plain, from_stream, read_events
-from tests.local_stack import REPOSITORY, LocalStack, eventually, local_stack
+from tests.local_stack import (
+    LocalStack,
+    changed_stack_file,
+    eventually,
+    local_stack,
+)
 from tests.wire import assert_valid
 
 QUEUE_SECONDS = 6.0
@@ -36,18 +40,16 @@ LONG: Json = {"model": "tiny", "messages": QUESTION, "ignore_eos": True, "max_to
 def impatient(stack: LocalStack, tmp_path: Path) -> Iterator[LocalStack]:
     """A stack of its own with short time-outs; the session's came up, so the engine is built."""
     assert stack.is_ready()
-    document = yaml.safe_load((REPOSITORY / "configs/stack.yaml").read_text())
-    document["timeouts"] = {
+    timeouts = {
         "queue_seconds": QUEUE_SECONDS,
         "connect_seconds": 1,
         "first_token_seconds": QUEUE_SECONDS,
         "idle_seconds": IDLE_SECONDS,
         "total_seconds": 60,
     }
-    document["local"] |= {"slots": 2, "hang_seconds": HANG_SECONDS}
-    config = tmp_path / "stack.yaml"
-    config.write_text(yaml.safe_dump(document))
-    with local_stack(tmp_path / "data", STACK_CONFIG=str(config)) as running:
+    local = {"slots": 2, "hang_seconds": HANG_SECONDS}
+    config = changed_stack_file(tmp_path, timeouts=timeouts, local=local)
+    with local_stack(tmp_path / "data", STACK_CONFIG=config) as running:
         running.wait_ready(30)
         yield running
 

@@ -17,7 +17,14 @@ import pytest
 
 from api_server.local.process import free_port
 from tests.gguf_head import gguf_head
-from tests.local_stack import REPOSITORY, LocalStack, eventually, local_stack, run_command
+from tests.local_stack import (
+    REPOSITORY,
+    LocalStack,
+    changed_stack_file,
+    eventually,
+    local_stack,
+    run_command,
+)
 
 START_SECONDS = 15
 TINY = REPOSITORY / "models/tiny/tiny-q8_0.gguf"
@@ -132,10 +139,8 @@ def test_kill_9_of_the_gateway_is_mended_and_its_clients_only_wait(tmp_path: Pat
 def test_several_gateway_workers_serve_and_leave_nothing(
     tmp_path: Path, signal_: signal.Signals
 ) -> None:
-    config = tmp_path / "stack.yaml"
-    text = (REPOSITORY / "configs/stack.yaml").read_text()
-    config.write_text(text.replace("workers: 1", "workers: 2"))
-    with local_stack(tmp_path / "data", STACK_CONFIG=str(config)) as stack:
+    config = changed_stack_file(tmp_path, gateway={"workers": 2})
+    with local_stack(tmp_path / "data", STACK_CONFIG=config) as stack:
         stack.wait_ready(START_SECONDS)
         assert chat(stack)
         gateways = [pid for pid, line in stack.children() if "api_server serve" in line]
@@ -146,10 +151,8 @@ def test_several_gateway_workers_serve_and_leave_nothing(
 
 
 def test_stopped_engine_is_unready_and_replaced(tmp_path: Path) -> None:
-    config = tmp_path / "stack.yaml"
-    text = (REPOSITORY / "configs/stack.yaml").read_text()
-    config.write_text(text.replace("hang_seconds: 15", "hang_seconds: 3"))
-    with local_stack(tmp_path / "data", STACK_CONFIG=str(config)) as stack:
+    config = changed_stack_file(tmp_path, local={"hang_seconds": 3})
+    with local_stack(tmp_path / "data", STACK_CONFIG=config) as stack:
         stack.wait_ready(START_SECONDS)
         os.kill(stack.engine_pid(), signal.SIGSTOP)
         eventually(lambda: not stack.is_ready(), 5, "readiness tells of the hang")

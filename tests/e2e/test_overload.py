@@ -17,10 +17,9 @@ from typing import Any
 import httpx
 import openai
 import pytest
-import yaml
 
 from tests.engine_probe import EngineProbe
-from tests.local_stack import REPOSITORY, LocalStack, local_stack
+from tests.local_stack import LocalStack, changed_stack_file, local_stack
 from tests.wire import assert_valid
 
 SLOTS = 2
@@ -169,13 +168,13 @@ def small(stack: LocalStack, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     """A stack of its own with a short queue; the session's came up, so the engine is built."""
     assert stack.is_ready()
     folder: Path = tmp_path_factory.mktemp("small")
-    document = yaml.safe_load((REPOSITORY / "configs/stack.yaml").read_text())
-    document["timeouts"]["queue_seconds"] = QUEUE_SECONDS
-    document["admission"] = {"surplus": SURPLUS, "queue_size": QUEUE_SIZE}
-    document["local"]["slots"] = SLOTS
-    config = folder / "stack.yaml"
-    config.write_text(yaml.safe_dump(document))
-    with local_stack(folder / "data", STACK_CONFIG=str(config)) as running:
+    config = changed_stack_file(
+        folder,
+        timeouts={"queue_seconds": QUEUE_SECONDS},
+        admission={"surplus": SURPLUS, "queue_size": QUEUE_SIZE},
+        local={"slots": SLOTS},
+    )
+    with local_stack(folder / "data", STACK_CONFIG=config) as running:
         running.wait_ready(30)
         yield running
 

