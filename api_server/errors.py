@@ -17,8 +17,10 @@
         ├── InternalError               500  internal_error
         ├── InferenceError              502  engine_error
         │   ├── TruncatedAnswerError    502  engine_truncated
-        │   └── NoAnswerError           502  engine_error
+        │   ├── NoAnswerError           502  engine_error
+        │   └── NoSuitableHandlerError  502  no_suitable_handler
         ├── ResourceNotAvailableError   503  engine_unavailable
+        │   ├── EngineBusyError         503  engine_unavailable
         │   └── QueueTimeoutError       503  queue_timeout
         ├── ShuttingDownError           503  shutting_down
         └── EngineTimeoutError          504  engine_timeout
@@ -191,8 +193,14 @@ class NoAnswerError(InferenceError):
     """The engine's connection broke before the first byte of an answer."""
 
 
+class NoSuitableHandlerError(InferenceError):
+    """No registered handler can serve the loaded model."""
+
+    code = "no_suitable_handler"
+
+
 class ResourceNotAvailableError(ApiError):
-    """No engine can take the request now, so that it may be sent again.
+    """No engine can take the request now, or a model does not fit into memory; try again later.
 
     `engine_asks_seconds` is the Retry-After of the engine itself, None where it gave none.
     """
@@ -210,6 +218,10 @@ class ResourceNotAvailableError(ApiError):
     ) -> None:
         super().__init__(message, retry_after_seconds=engine_asks_seconds or retry_after_seconds)
         self.engine_asks_seconds = engine_asks_seconds
+
+
+class EngineBusyError(ResourceNotAvailableError):
+    """The engine itself refused for now: it is loading, or has more than it can do."""
 
 
 class QueueTimeoutError(ResourceNotAvailableError):

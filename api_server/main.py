@@ -25,7 +25,7 @@ from api_server.errors import (
     RouteNotFoundError,
 )
 from api_server.inference.catalogue import Catalogue, Model
-from api_server.inference.handlers.openai_compatible import OpenAICompatibleHandler
+from api_server.inference.handlers.engine_client import EngineClient
 from api_server.middleware.error_edge import ErrorEdge
 from api_server.middleware.request_log import RequestLog
 from api_server.observability.metrics import Metrics
@@ -129,7 +129,7 @@ def _lane(model: Model, settings: Settings, worker: Worker, metrics: Metrics) ->
     capacity = worker.share_of(model.slots + admission.surplus)
     return Lane(
         model,
-        OpenAICompatibleHandler(model),
+        EngineClient(model),
         Gate(capacity, worker.share_of(admission.queue_size)),
         Backoff(**settings.stack.retries.model_dump()),
         metrics,

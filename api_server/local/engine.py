@@ -7,7 +7,7 @@ from typing import Any
 from api_server.errors import ApiError, SetupError
 from api_server.inference.catalogue import Model
 from api_server.inference.engines import LLAMA_SERVER
-from api_server.inference.handlers.openai_compatible import OpenAICompatibleHandler
+from api_server.inference.handlers.engine_client import EngineClient
 from api_server.local.plan import EnginePlan
 from api_server.local.process import Command
 from api_server.local.supervisor import Supervisor, Watch
@@ -57,7 +57,7 @@ class LocalEngine:
             replicas=(self.url,),
             api_key=self.key,
         )
-        handler = OpenAICompatibleHandler(model)
+        handler = EngineClient(model)
         command = Command(
             name=self.name,
             argv=[str(binary), *self.plan.arguments(self.port)],
@@ -73,7 +73,7 @@ class LocalEngine:
         )
         return Supervisor(command, watch, say)
 
-    async def _verify(self, handler: OpenAICompatibleHandler) -> None:
+    async def _verify(self, handler: EngineClient) -> None:
         """The engine must have the slots and the context that we asked for."""
         plan = self.plan
         try:

@@ -19,7 +19,7 @@ import yaml
 from api_server.errors import SetupError
 from api_server.inference.catalogue import Model
 from api_server.inference.engines import Engine
-from api_server.inference.handlers.openai_compatible import OpenAICompatibleHandler
+from api_server.inference.handlers.engine_client import EngineClient
 from api_server.local import plan as planning
 from api_server.local.embedding_build import MODEL_ID, build_embedding_model
 from api_server.local.engine import LocalEngine
@@ -258,9 +258,7 @@ def _gateway(local: _Local, listener: socket.socket) -> Supervisor:
     config = local.data_dir / STACK_FILE
     _write_stack_file(local, config)
     alive = Engine(name="the gateway", health_path="/health/live")
-    handler = OpenAICompatibleHandler(
-        Model(id="gateway", engine=alive, replicas=(local.gateway_url,))
-    )
+    handler = EngineClient(Model(id="gateway", engine=alive, replicas=(local.gateway_url,)))
 
     async def nothing_to_verify() -> None:
         return

@@ -20,7 +20,7 @@ from api_server.errors import (
 )
 from api_server.inference import sse
 from api_server.inference.catalogue import Catalogue
-from api_server.inference.handlers.openai_compatible import EventStream
+from api_server.inference.handlers.engine_client import EventStream
 from api_server.observability.record import RequestRecord
 from api_server.services.answers import PLAIN_ANSWER, read_answer
 from api_server.services.chunks import decode

@@ -12,7 +12,7 @@ from api_server.errors import (
     QueueTimeoutError,
 )
 from api_server.inference.catalogue import Catalogue, Model
-from api_server.inference.handlers.openai_compatible import OpenAICompatibleHandler
+from api_server.inference.handlers.engine_client import EngineClient
 from api_server.observability.metrics import Metrics
 from api_server.observability.record import RequestRecord
 from api_server.services.admission import Gate
@@ -43,7 +43,7 @@ class Lane:
     def __init__(
         self,
         model: Model,
-        handler: OpenAICompatibleHandler,
+        handler: EngineClient,
         gate: Gate,
         backoff: Backoff,
         metrics: Metrics,

@@ -12,7 +12,7 @@ import httpx
 import openai
 import pytest
 
-from api_server.inference.handlers.openai_compatible import OpenAICompatibleHandler
+from api_server.inference.handlers.engine_client import EngineClient
 from tests.fake_engine import running_engine
 from tests.integration.conftest import TIMEOUTS, Stack, raw_connection, running_gateway
 from tests.integration.test_faults import MESSAGES, ask, drain, settled
@@ -254,7 +254,7 @@ async def test_a_chat_whose_count_contradicts_the_refusal_is_refused(
     async def count_tokens(*_: object) -> int:
         return 100
 
-    monkeypatch.setattr(OpenAICompatibleHandler, "count_tokens", count_tokens)
+    monkeypatch.setattr(EngineClient, "count_tokens", count_tokens)
     async with small_stack(tmp_path, context_overflow="drop_oldest") as stack:
         with pytest.raises(openai.BadRequestError) as caught:
             await ask(stack, "too_long", stream=False)

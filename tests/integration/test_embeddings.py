@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from api_server.errors import ContextLengthError
-from api_server.inference.handlers.openai_compatible import OpenAICompatibleHandler
+from api_server.inference.handlers.engine_client import EngineClient
 from tests.fake_engine import running_engine
 from tests.integration.conftest import running_gateway
 from tests.samples import samples
@@ -38,7 +38,7 @@ def says(monkeypatch: pytest.MonkeyPatch, answer: object) -> None:
             raise answer
         return answer if isinstance(answer, bytes) else json.dumps(answer).encode()
 
-    monkeypatch.setattr(OpenAICompatibleHandler, "ask", ask)
+    monkeypatch.setattr(EngineClient, "ask", ask)
 
 
 async def embed(http: httpx.AsyncClient, **fields: Any) -> httpx.Response:

@@ -11,9 +11,9 @@ import pytest
 from api_server.errors import ApiError, InferenceError, NoAnswerError
 from api_server.inference.catalogue import Model, Timeouts
 from api_server.inference.engines import LLAMA_SERVER
-from api_server.inference.handlers import openai_compatible
+from api_server.inference.handlers import engine_client
+from api_server.inference.handlers.engine_client import EngineClient
 from api_server.inference.handlers.http1 import Connection, Origin, Pool
-from api_server.inference.handlers.openai_compatible import OpenAICompatibleHandler
 
 PLAIN = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"
 STREAM = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -46,15 +46,13 @@ class Engine:
 
 
 @asynccontextmanager
-async def engine_that(answer: Answer) -> AsyncIterator[tuple[Engine, OpenAICompatibleHandler]]:
+async def engine_that(answer: Answer) -> AsyncIterator[tuple[Engine, EngineClient]]:
     engine = Engine(answer)
     server = await asyncio.start_server(engine.handle, "127.0.0.1", 0)
     engine.port = server.sockets[0].getsockname()[1]
     url = f"http://127.0.0.1:{engine.port}"
     timeouts = Timeouts(first_token_seconds=1, idle_seconds=1, total_seconds=3)
-    handler = OpenAICompatibleHandler(
-        Model(id="m", engine=LLAMA_SERVER, replicas=(url,), timeouts=timeouts)
-    )
+    handler = EngineClient(Model(id="m", engine=LLAMA_SERVER, replicas=(url,), timeouts=timeouts))
     try:
         yield engine, handler
     finally:
@@ -62,12 +60,12 @@ async def engine_that(answer: Answer) -> AsyncIterator[tuple[Engine, OpenAICompa
         server.close()
 
 
-async def ask(handler: OpenAICompatibleHandler) -> bytes:
+async def ask(handler: EngineClient) -> bytes:
     async with asyncio.timeout(5):
         return await handler.ask("/v1/embeddings", b"{}", "id")
 
 
-async def drain(handler: OpenAICompatibleHandler) -> None:
+async def drain(handler: EngineClient) -> None:
     async with asyncio.timeout(5):
         stream = await handler.open_stream("/v1/chat/completions", b"{}", "id")
         try:
@@ -148,7 +146,7 @@ async def endless(writer: asyncio.StreamWriter, line: bytes) -> None:
 async def test_what_has_no_end_is_bounded(
     head: bytes, line: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(openai_compatible, "MAX_BODY_BYTES", 1024 * 1024)
+    monkeypatch.setattr(engine_client, "MAX_BODY_BYTES", 1024 * 1024)
 
     async def answer(_: int, writer: asyncio.StreamWriter) -> None:
         writer.write(head)

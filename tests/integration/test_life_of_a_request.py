@@ -14,8 +14,8 @@ import pytest
 
 from api_server.inference.catalogue import Model, Timeouts
 from api_server.inference.engines import LLAMA_SERVER
+from api_server.inference.handlers.engine_client import EngineClient
 from api_server.inference.handlers.http1 import Connection
-from api_server.inference.handlers.openai_compatible import OpenAICompatibleHandler
 from tests.fake_engine import running_engine
 from tests.integration.conftest import Stack, raw_connection, running_gateway
 from tests.integration.test_faults import MESSAGES, ask, settled
@@ -65,7 +65,7 @@ async def test_key_and_request_id_go_up_and_client_headers_do_not(tmp_path: Path
             replicas=(f"http://127.0.0.1:{engine.port}",),
             api_key="engine-key",
         )
-        handler = OpenAICompatibleHandler(model)
+        handler = EngineClient(model)
         stream = await handler.open_stream(
             "/v1/chat/completions", b'{"model":"m","stream":true}', "id-7"
         )
@@ -142,7 +142,7 @@ async def test_cancel_in_the_very_moment_of_the_headers_frees_the_engine(
 ) -> None:
     received = Connection.data_received
     async with running_engine() as engine:
-        handler = OpenAICompatibleHandler(
+        handler = EngineClient(
             Model(
                 id="m",
                 engine=LLAMA_SERVER,

@@ -212,13 +212,15 @@ def _feed(events: sse.EventBuffer, data: bytes) -> bytes:
         raise InferenceError("The engine sent an event beyond all bounds.") from exc
 
 
-class OpenAICompatibleHandler:
-    """Reaches one model over HTTP. `aclose` drops its idle connections."""
+class EngineClient:
+    """Reaches one replica of a model over HTTP, by default the first. `aclose` drops its idle
+    connections.
+    """
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, url: str | None = None) -> None:
         self.model = model
         self._pool = Pool(
-            Origin.parse(model.replicas[0]),
+            Origin.parse(url or model.replicas[0]),
             connect_timeout_seconds=model.timeouts.connect_seconds,
         )
         self._headers = {"content-type": "application/json"}
