@@ -56,6 +56,11 @@ class OpenAICompatibleHandler(InferenceHandler):
         replicas: ReplicaSet = loaded_model.model_object
         await replicas.aclose()
 
+    async def aclose(self) -> None:
+        """The same for every model."""
+        for _, replicas in self._replica_sets.values():
+            await replicas.aclose()
+
     async def stream_infer(
         self, loaded_model: LoadedModel, request: InferenceRequest
     ) -> AsyncGenerator[str | InferenceResponse, None]:
