@@ -131,7 +131,7 @@ def _lane(model: Model, settings: Settings, worker: Worker, metrics: Metrics) ->
         model,
         EngineClient(model),
         Gate(capacity, worker.share_of(admission.queue_size)),
-        Backoff(**settings.stack.retries.model_dump()),
+        Backoff(model.retries.first_delay_seconds, model.retries.max_delay_seconds),
         metrics,
     )
 

@@ -16,7 +16,8 @@ class Engine:
     listed there as harmless. `renamed_fields` go up under the name that the engine knows.
     `count_path` counts a chat's tokens without answering it. `has_openai_details` is false where
     the gateway has to translate: `tool_choice` cannot name a function or forbid them all, log
-    probabilities have a shape of their own, the events of one stream differ in `created`.
+    probabilities have a shape of their own, the events of one stream differ in `created`. One that
+    `is_in_process` is a library in this process, and all about HTTP is nothing to it.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Engine:
     sampling: Mapping[str, float] = field(default_factory=dict)
     count_path: str | None = None
     has_openai_details: bool = True
+    is_in_process: bool = False
 
 
 LLAMA_SERVER = Engine(
@@ -59,8 +61,17 @@ LLAMA_SERVER = Engine(
     has_openai_details=False,
 )
 OPENAI = Engine(name="openai", health_path="/v1/models")
+# Of a service that nobody here knows, only this is sure: a plain request gets a plain answer.
+OPENAI_COMPATIBLE = Engine(
+    name="openai-compatible",
+    health_path="/health",
+    notices_departed_clients=True,
+    renamed_fields={"max_completion_tokens": "max_tokens"},
+)
 GATEWAY = Engine(
     name="llm-serving-stack", health_path="/health/ready", notices_departed_clients=True
 )
 
-ENGINES: Mapping[str, Engine] = {engine.name: engine for engine in (LLAMA_SERVER, OPENAI, GATEWAY)}
+ENGINES: Mapping[str, Engine] = {
+    engine.name: engine for engine in (LLAMA_SERVER, OPENAI, OPENAI_COMPATIBLE, GATEWAY)
+}
