@@ -17,7 +17,8 @@ class Engine:
     `count_path` counts a chat's tokens without answering it. `has_openai_details` is false where
     the gateway has to translate: `tool_choice` cannot name a function or forbid them all, log
     probabilities have a shape of their own, the events of one stream differ in `created`. Where it
-    `is_probed` the health of several replicas is asked for every few seconds.
+    `is_probed` the health of several replicas is asked for every few seconds. One that
+    `is_in_process` is a library in this process, and all about HTTP is nothing to it.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Engine:
     count_path: str | None = None
     has_openai_details: bool = True
     is_probed: bool = True
+    is_in_process: bool = False
 
 
 LLAMA_SERVER = Engine(
@@ -61,8 +63,17 @@ LLAMA_SERVER = Engine(
     has_openai_details=False,
 )
 OPENAI = Engine(name="openai", health_path="/v1/models", is_probed=False)
+# Of a service that nobody here knows, only this is sure: a plain request gets a plain answer.
+OPENAI_COMPATIBLE = Engine(
+    name="openai-compatible",
+    health_path="/health",
+    notices_departed_clients=True,
+    renamed_fields={"max_completion_tokens": "max_tokens"},
+)
 GATEWAY = Engine(
     name="llm-serving-stack", health_path="/health/ready", notices_departed_clients=True
 )
 
-ENGINES: Mapping[str, Engine] = {engine.name: engine for engine in (LLAMA_SERVER, OPENAI, GATEWAY)}
+ENGINES: Mapping[str, Engine] = {
+    engine.name: engine for engine in (LLAMA_SERVER, OPENAI, OPENAI_COMPATIBLE, GATEWAY)
+}
