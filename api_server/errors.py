@@ -11,6 +11,7 @@
         ├── RouteNotFoundError          404  route_not_found
         ├── MethodNotAllowedError       405  method_not_allowed
         ├── BodyTimeoutError            408  request_timeout
+        ├── ModelBusyError              409  model_busy
         ├── BodyTooLargeError           413  request_too_large
         ├── OverloadedError             429  overloaded
         ├── HeadTooLargeError           431  request_headers_too_large
@@ -143,6 +144,14 @@ class BodyTimeoutError(ApiError):
     status = 408
     type = "invalid_request_error"
     code = "request_timeout"
+
+
+class ModelBusyError(ApiError):
+    """A model cannot be unloaded, for requests still use it."""
+
+    status = 409
+    type = "invalid_request_error"
+    code = "model_busy"
 
 
 class BodyTooLargeError(ApiError):
