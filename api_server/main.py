@@ -24,8 +24,8 @@ from api_server.errors import (
     MethodNotAllowedError,
     RouteNotFoundError,
 )
-from api_server.inference.catalogue import Catalogue, Model
-from api_server.inference.handlers.engine_client import EngineClient
+from api_server.inference.catalogue import Catalogue
+from api_server.inference.replicas.replica_set import ReplicaSet
 from api_server.middleware.error_edge import ErrorEdge
 from api_server.middleware.request_log import RequestLog
 from api_server.observability.metrics import Metrics
@@ -42,7 +42,6 @@ from api_server.services.embeddings import Embeddings
 from api_server.services.health import Health
 from api_server.services.lane import Lane
 from api_server.services.requests import Kind
-from api_server.services.retrying import Backoff
 from api_server.settings import Settings
 
 
@@ -79,7 +78,8 @@ def create_app(settings: Settings, worker: Worker = ALONE) -> Gateway:
     catalogue = Catalogue(settings.models())
     numbers = worker.numbers or [Numbers() for _ in range(worker.count)]
     metrics = Metrics((model.id for model in catalogue), numbers[worker.index], numbers)
-    lanes = {model.id: _lane(model, settings, worker, metrics) for model in catalogue}
+    wires = {model.id: ReplicaSet(model) for model in catalogue}
+    lanes = {id_: _lane(replicas, settings, worker, metrics) for id_, replicas in wires.items()}
     completions = Completions(catalogue, lanes)
     embeddings = Embeddings(catalogue, lanes)
     health = Health(lanes, __version__)
@@ -87,10 +87,12 @@ def create_app(settings: Settings, worker: Worker = ALONE) -> Gateway:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         beating = asyncio.create_task(numbers[worker.index].beat())
+        for replicas in wires.values():
+            await replicas.start()
         yield
         beating.cancel()
-        for lane in lanes.values():
-            await lane.handler.aclose()
+        for replicas in wires.values():
+            await replicas.aclose()
 
     app = FastAPI(title="llm-serving-stack", version=__version__, lifespan=lifespan)
     app.openapi = partial(document, app)  # type: ignore[method-assign]
@@ -123,17 +125,26 @@ def create_app(settings: Settings, worker: Worker = ALONE) -> Gateway:
     return Gateway(RequestLog(ErrorEdge(TokenPath(endpoints, app)), metrics), health)
 
 
-def _lane(model: Model, settings: Settings, worker: Worker, metrics: Metrics) -> Lane:
-    """Workers share the places of an engine out among them: none knows of the others' requests."""
-    admission = settings.stack.admission
-    capacity = worker.share_of(model.slots + admission.surplus)
-    return Lane(
-        model,
-        EngineClient(model),
-        Gate(capacity, worker.share_of(admission.queue_size)),
-        Backoff(**settings.stack.retries.model_dump()),
-        metrics,
-    )
+def _lane(replicas: ReplicaSet, settings: Settings, worker: Worker, metrics: Metrics) -> Lane:
+    """Workers share the places of an engine out among them: none knows of the others' requests.
+
+    There is as much room as the sound replicas have; that of one when none is, for those who wait.
+    """
+    model, admission = replicas.model, settings.stack.admission
+
+    def capacity() -> int:
+        return worker.share_of(max(1, replicas.sound) * (model.slots + admission.surplus))
+
+    gate = Gate(capacity(), worker.share_of(admission.queue_size))
+
+    def changed(replicas: ReplicaSet) -> None:
+        gate.resize(capacity())
+        for each in replicas.replicas:
+            metrics.replica_sound(model.id, each.name, is_sound=each.is_sound)
+
+    changed(replicas)
+    replicas.notice = changed
+    return Lane(model, replicas, gate, metrics, wants_prefix=replicas.wants_prefix)
 
 
 async def _render(request: Request, exc: Exception) -> JSONResponse:

@@ -16,7 +16,8 @@ class Engine:
     listed there as harmless. `renamed_fields` go up under the name that the engine knows.
     `count_path` counts a chat's tokens without answering it. `has_openai_details` is false where
     the gateway has to translate: `tool_choice` cannot name a function or forbid them all, log
-    probabilities have a shape of their own, the events of one stream differ in `created`.
+    probabilities have a shape of their own, the events of one stream differ in `created`. Where it
+    `is_probed` the health of several replicas is asked for every few seconds.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Engine:
     sampling: Mapping[str, float] = field(default_factory=dict)
     count_path: str | None = None
     has_openai_details: bool = True
+    is_probed: bool = True
 
 
 LLAMA_SERVER = Engine(
@@ -58,7 +60,7 @@ LLAMA_SERVER = Engine(
     count_path="/v1/chat/completions/input_tokens",
     has_openai_details=False,
 )
-OPENAI = Engine(name="openai", health_path="/v1/models")
+OPENAI = Engine(name="openai", health_path="/v1/models", is_probed=False)
 GATEWAY = Engine(
     name="llm-serving-stack", health_path="/health/ready", notices_departed_clients=True
 )
