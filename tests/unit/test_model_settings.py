@@ -35,7 +35,7 @@ def model_of(folder: Path, env: Mapping[str, str] | None = None, **entry: Any) -
 @pytest.fixture
 def in_process(monkeypatch: pytest.MonkeyPatch) -> str:
     """The name of an engine that runs in this process."""
-    row = engines.Engine(name="in-here", health_path="", is_in_process=True)
+    row = engines.Engine(name="in-here", health_path="", handler="transformers")
     monkeypatch.setattr(engines, "ENGINES", {**engines.ENGINES, "in-here": row})
     for place in ("values", "stack", "models"):
         monkeypatch.setattr(f"api_server.settings.{place}.ENGINES", engines.ENGINES)
