@@ -43,7 +43,7 @@ def generation_body(generation: Generation, model: Model, *, as_stream: bool) ->
         body["max_tokens"] = DEFAULT_TEXT_TOKENS
     body.update(model.defaults)
     body.update(fields)
-    body["model"] = model.id
+    body["model"] = model.name_at_engine or model.id
     for name, known_as in engine.renamed_fields.items():
         if name in fields:
             body[known_as] = body.pop(name)
@@ -60,7 +60,7 @@ def embeddings_bodies(job: EmbeddingJob, model: Model) -> list[bytes]:
 
     `dimensions` stays here: it is checked against what comes back.
     """
-    fields: dict[str, object] = {**job.fields, "model": model.id}
+    fields: dict[str, object] = {**job.fields, "model": model.name_at_engine or model.id}
     fields.pop("dimensions", None)
     if job.inputs <= model.slots:
         return [msgspec.json.encode(fields)]
