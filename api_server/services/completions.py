@@ -28,6 +28,7 @@ from api_server.services.client import Client, Headers
 from api_server.services.fitting import TRIES, answer_room, shorten
 from api_server.services.folding import Fold
 from api_server.services.lane import Lane, Place, find_lane
+from api_server.services.limits import keep_within_limits
 from api_server.services.logprobs import LogprobsShape
 from api_server.services.relaying import OutgoingEvents
 from api_server.services.requests import Generation, Kind, parse_chat, parse_text
@@ -119,6 +120,7 @@ async def _first(
     An engine that is away is tried again; a chat that does not fit is shortened where the model's
     entry asks for it.
     """
+    await keep_within_limits(generation, lane, record)
     while True:
         body = generation_body(generation, lane.model, as_stream=as_stream)
         attempt = partial(call, generation.kind.value, body, record.request_id)

@@ -28,6 +28,11 @@ def shorten(generation: Generation, error: ContextLengthError, tries: int) -> in
     if error.prompt_tokens and error.context_tokens and tries < TRIES:
         room = error.context_tokens - answer_room(error.context_tokens, generation.max_tokens)
         share = min(1.0, room / error.prompt_tokens)
+    return drop_oldest(generation, share)
+
+
+def drop_oldest(generation: Generation, share: float) -> int:
+    """Drop the oldest messages of a chat as `keep_newest` does; returns how many went."""
     messages = msgspec.json.decode(generation.fields["messages"], type=list[msgspec.Raw])
     kept = keep_newest(messages, share)
     generation.fields["messages"] = msgspec.Raw(msgspec.json.encode(kept))
