@@ -2,6 +2,23 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any, Literal
+
+HandlerKind = Literal["http", "transformers", "llama-cpp", "custom"]
+
+
+@dataclass(frozen=True)
+class RunningUsage:
+    """How an engine tells its counts in each event, for answers that are not read to their end.
+
+    `ask` are request fields that make it do so; `place` is the object in an event, in which the
+    sums of `prompt` and of `generated` are tokens.
+    """
+
+    ask: Mapping[str, Any]
+    place: str
+    prompt: tuple[str, ...]
+    generated: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -16,8 +33,11 @@ class Engine:
     listed there as harmless. `renamed_fields` go up under the name that the engine knows.
     `count_path` counts a chat's tokens without answering it. `has_openai_details` is false where
     the gateway has to translate: `tool_choice` cannot name a function or forbid them all, log
-    probabilities have a shape of their own, the events of one stream differ in `created`. One that
-    `is_in_process` is a library in this process, and all about HTTP is nothing to it.
+    probabilities have a shape of their own, the events of one stream differ in `created`. Where it
+    `is_probed` the health of several replicas is asked for every few seconds.
+
+    `handler` is the kind of handler that serves it. `own_parameters` are its names of `top_k` and
+    `repetition_penalty`, which OpenAI does not have; what is not there cannot be asked for.
     """
 
     name: str
@@ -29,7 +49,15 @@ class Engine:
     sampling: Mapping[str, float] = field(default_factory=dict)
     count_path: str | None = None
     has_openai_details: bool = True
-    is_in_process: bool = False
+    is_probed: bool = True
+    handler: HandlerKind = "http"
+    own_parameters: Mapping[str, str] = field(default_factory=dict)
+    running_usage: RunningUsage | None = None
+
+    @property
+    def is_in_process(self) -> bool:
+        """Whether it is a library in this process; all about HTTP is nothing to it then."""
+        return self.handler != "http"
 
 
 LLAMA_SERVER = Engine(
@@ -59,8 +87,15 @@ LLAMA_SERVER = Engine(
     sampling={"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0},
     count_path="/v1/chat/completions/input_tokens",
     has_openai_details=False,
+    own_parameters={"top_k": "top_k", "repetition_penalty": "repeat_penalty"},
+    running_usage=RunningUsage(
+        ask={"timings_per_token": True},
+        place="timings",
+        prompt=("cache_n", "prompt_n"),
+        generated=("predicted_n",),
+    ),
 )
-OPENAI = Engine(name="openai", health_path="/v1/models")
+OPENAI = Engine(name="openai", health_path="/v1/models", is_probed=False)
 # Of a service that nobody here knows, only this is sure: a plain request gets a plain answer.
 OPENAI_COMPATIBLE = Engine(
     name="openai-compatible",
@@ -69,7 +104,11 @@ OPENAI_COMPATIBLE = Engine(
     renamed_fields={"max_completion_tokens": "max_tokens"},
 )
 GATEWAY = Engine(
-    name="llm-serving-stack", health_path="/health/ready", notices_departed_clients=True
+    name="llm-serving-stack",
+    health_path="/health/ready",
+    notices_departed_clients=True,
+    # Engines agree on this name; on that of a repetition penalty they do not.
+    own_parameters={"top_k": "top_k"},
 )
 
 ENGINES: Mapping[str, Engine] = {

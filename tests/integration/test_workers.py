@@ -35,7 +35,7 @@ OUTPUT = ("gen_ai_client_token_usage_total", "fake", "output")
 def engine_process() -> Iterator[int]:
     """The fake engine in a process of its own; gives its port."""
     with subprocess.Popen(
-        [sys.executable, "-m", "tests.fake_engine", "0"],
+        [sys.executable, "-m", "tests.fake_engine"],
         cwd=REPOSITORY,
         stdout=subprocess.PIPE,
         text=True,
