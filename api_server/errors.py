@@ -101,10 +101,13 @@ class ContextLengthError(InvalidRequestError):
 
     code = "context_length_exceeded"
 
-    def __init__(self, prompt_tokens: int | None, context_tokens: int | None) -> None:
+    def __init__(
+        self, prompt_tokens: int | None, context_tokens: int | None, *, is_estimate: bool = False
+    ) -> None:
+        by_estimate = ", by estimate" if is_estimate else ""
         super().__init__(
             f"This model's context holds {_number(context_tokens)} tokens, and your input has "
-            f"{_number(prompt_tokens)}. Shorten it."
+            f"{_number(prompt_tokens)}{by_estimate}. Shorten it."
         )
         self.prompt_tokens = prompt_tokens
         self.context_tokens = context_tokens

@@ -32,6 +32,7 @@ from api_server.services.client import Client, Headers
 from api_server.services.fitting import TRIES, answer_room, shorten
 from api_server.services.folding import Fold
 from api_server.services.lane import Lane, Place, find_lane
+from api_server.services.limits import keep_within_limits
 from api_server.services.logprobs import LogprobsShape
 from api_server.services.relaying import OutgoingEvents
 from api_server.services.requests import Generation, Kind, parse_chat, parse_text
@@ -156,6 +157,7 @@ async def _first(
 
     A chat that does not fit is shortened where the model's entry asks for it.
     """
+    await keep_within_limits(generation, lane, place, record)
     while True:
         body = generation_body(generation, lane.model, as_stream=as_stream)
         call = lane.call(generation.kind.value, body, place, record, generation)

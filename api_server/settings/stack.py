@@ -172,7 +172,7 @@ class Stack(Strict):
     def _each_worker_has_a_place(self) -> Self:
         workers = self.gateway.workers
         for model in self.models:
-            places = model.slots * max(1, len(model.replicas)) + self.admission.surplus
+            places = model.slots + self.admission.surplus  # also when one replica alone is left
             if places < workers:
                 raise ValueError(
                     f"gateway.workers is {workers}, and they share the {places} "

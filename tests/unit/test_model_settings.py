@@ -259,11 +259,11 @@ def test_all_that_is_wrong_between_models_is_named_at_once(tmp_path: Path) -> No
     assert "'y'" in str(caught.value)
 
 
-def test_several_replicas_have_places_for_more_workers(tmp_path: Path) -> None:
+def test_each_worker_has_a_place_also_when_one_replica_alone_is_left(tmp_path: Path) -> None:
     entry = {"id": "m", "slots": 2, "replicas": [HERE, "http://127.0.0.1:2"]}
-    settings_of(tmp_path, entry, gateway={"workers": 5})
-    with pytest.raises(ConfigurationError, match="the 5 places"):
-        settings_of(tmp_path, entry, gateway={"workers": 6})
+    settings_of(tmp_path, entry, gateway={"workers": 3})
+    with pytest.raises(ConfigurationError, match="the 3 places"):
+        settings_of(tmp_path, entry, gateway={"workers": 4})
 
 
 @pytest.mark.parametrize(
