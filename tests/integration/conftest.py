@@ -62,6 +62,7 @@ async def running_gateway(
     document = {
         "timeouts": TIMEOUTS | {"total_seconds": 5},
         "gateway": {"body_timeout_seconds": 0.5},
+        "breaker": {"open_seconds": 0.05},
         "models": [{"id": "fake", "replicas": [f"http://127.0.0.1:{engine.port}"]}],
     }
     path = folder / "stack.yaml"
