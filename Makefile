@@ -30,7 +30,7 @@ test: $(VENV)/.dev ## run every test, against a real engine (compiles it the fir
 	@$(BIN)/python -m api_server engine
 	@$(BIN)/python -m pytest
 
-schema: $(VENV)/.run ## write configs/stack.schema.json anew from api_server/settings.py
+schema: $(VENV)/.run ## write configs/stack.schema.json anew from api_server/settings/
 	@$(BIN)/python -m scripts.write_schema
 
 lint: $(VENV)/.dev ## formatting, types, the arrows between rooms, YAML, shell

@@ -11,6 +11,7 @@
         ├── RouteNotFoundError          404  route_not_found
         ├── MethodNotAllowedError       405  method_not_allowed
         ├── BodyTimeoutError            408  request_timeout
+        ├── ModelBusyError              409  model_busy
         ├── BodyTooLargeError           413  request_too_large
         ├── OverloadedError             429  overloaded
         ├── HeadTooLargeError           431  request_headers_too_large
@@ -100,10 +101,13 @@ class ContextLengthError(InvalidRequestError):
 
     code = "context_length_exceeded"
 
-    def __init__(self, prompt_tokens: int | None, context_tokens: int | None) -> None:
+    def __init__(
+        self, prompt_tokens: int | None, context_tokens: int | None, *, is_estimate: bool = False
+    ) -> None:
+        by_estimate = ", by estimate" if is_estimate else ""
         super().__init__(
             f"This model's context holds {_number(context_tokens)} tokens, and your input has "
-            f"{_number(prompt_tokens)}. Shorten it."
+            f"{_number(prompt_tokens)}{by_estimate}. Shorten it."
         )
         self.prompt_tokens = prompt_tokens
         self.context_tokens = context_tokens
@@ -143,6 +147,14 @@ class BodyTimeoutError(ApiError):
     status = 408
     type = "invalid_request_error"
     code = "request_timeout"
+
+
+class ModelBusyError(ApiError):
+    """A model cannot be unloaded, for requests still use it."""
+
+    status = 409
+    type = "invalid_request_error"
+    code = "model_busy"
 
 
 class BodyTooLargeError(ApiError):

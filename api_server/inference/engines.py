@@ -33,7 +33,8 @@ class Engine:
     listed there as harmless. `renamed_fields` go up under the name that the engine knows.
     `count_path` counts a chat's tokens without answering it. `has_openai_details` is false where
     the gateway has to translate: `tool_choice` cannot name a function or forbid them all, log
-    probabilities have a shape of their own, the events of one stream differ in `created`.
+    probabilities have a shape of their own, the events of one stream differ in `created`. Where it
+    `is_probed` the health of several replicas is asked for every few seconds.
 
     Models in this process have no `health_path`, and what they do ends with the client's task.
 
@@ -50,9 +51,15 @@ class Engine:
     sampling: Mapping[str, float] = field(default_factory=dict)
     count_path: str | None = None
     has_openai_details: bool = True
+    is_probed: bool = True
     handler: HandlerKind = "http"
     own_parameters: Mapping[str, str] = field(default_factory=dict)
     running_usage: RunningUsage | None = None
+
+    @property
+    def is_in_process(self) -> bool:
+        """Whether it is a library in this process; all about HTTP is nothing to it then."""
+        return self.handler != "http"
 
 
 LLAMA_SERVER = Engine(
@@ -90,7 +97,14 @@ LLAMA_SERVER = Engine(
         generated=("predicted_n",),
     ),
 )
-OPENAI = Engine(name="openai", health_path="/v1/models")
+OPENAI = Engine(name="openai", health_path="/v1/models", is_probed=False)
+# Of a service that nobody here knows, only this is sure: a plain request gets a plain answer.
+OPENAI_COMPATIBLE = Engine(
+    name="openai-compatible",
+    health_path="/health",
+    notices_departed_clients=True,
+    renamed_fields={"max_completion_tokens": "max_tokens"},
+)
 GATEWAY = Engine(
     name="llm-serving-stack",
     health_path="/health/ready",
@@ -154,5 +168,8 @@ CUSTOM = Engine(
 
 ENGINES: Mapping[str, Engine] = {
     engine.name: engine
-    for engine in (LLAMA_SERVER, OPENAI, GATEWAY, TRANSFORMERS, LLAMA_CPP, CUSTOM)
+    for engine in (
+        *(LLAMA_SERVER, OPENAI, OPENAI_COMPATIBLE, GATEWAY),
+        *(TRANSFORMERS, LLAMA_CPP, CUSTOM),
+    )
 }

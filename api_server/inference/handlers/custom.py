@@ -25,8 +25,8 @@ def load_handler_class(import_path: str) -> type[InferenceHandler]:
     except ModuleNotFoundError as exc:
         if exc.name is not None and f"{module_name}.".startswith(f"{exc.name}."):
             raise ConfigurationError(
-                f"handler: there is no module {exc.name} for {import_path}. It is looked for in "
-                "the current folder and in PYTHONPATH."
+                f"handler: {import_path} cannot be imported: there is no module {exc.name} in the "
+                "current folder or on the Python path."
             ) from exc
         raise ConfigurationError(f"handler: {module_name} cannot be imported ({exc}).") from exc
     except Exception as exc:  # the edge to code that is not ours
@@ -38,7 +38,8 @@ def load_handler_class(import_path: str) -> type[InferenceHandler]:
         raise ConfigurationError(f"handler: {module_name} has no class {class_name}.")
     if not (isinstance(found, type) and issubclass(found, InferenceHandler)):
         raise ConfigurationError(
-            f"handler: {import_path} does not inherit from api_server.inference.InferenceHandler."
+            f"handler: {import_path} is no InferenceHandler; inherit from "
+            "api_server.inference.handlers.base.InferenceHandler."
         )
     if inspect.isabstract(found):
         missing = ", ".join(sorted(found.__abstractmethods__))

@@ -9,7 +9,7 @@ from api_server.inference.catalogue import Model
 from api_server.inference.chunks import Json, decode, merge_tool_call
 from api_server.inference.engines import RunningUsage
 from api_server.inference.handlers.base import InferenceHandler, LoadedModel, refuse_beams
-from api_server.inference.handlers.openai_body import body_of, path_of
+from api_server.inference.handlers.openai_body import body_of, path_of, prefix_of
 from api_server.inference.replicas.replica_set import ReplicaSet
 from api_server.inference.schemas import (
     FinishReason,
@@ -56,6 +56,11 @@ class OpenAICompatibleHandler(InferenceHandler):
         replicas: ReplicaSet = loaded_model.model_object
         await replicas.aclose()
 
+    async def aclose(self) -> None:
+        """The same for every model."""
+        for _, replicas in self._replica_sets.values():
+            await replicas.aclose()
+
     async def stream_infer(
         self, loaded_model: LoadedModel, request: InferenceRequest
     ) -> AsyncGenerator[str | InferenceResponse, None]:
@@ -71,6 +76,7 @@ class OpenAICompatibleHandler(InferenceHandler):
             path_of(request),
             body_of(request, model),
             request.request_id,
+            prefix=prefix_of(request) if replicas.wants_prefix else b"",
             deadline=asyncio.get_running_loop().time() + model.timeouts.queue_seconds,
         )
         scanner = StopScanner(request.stop_sequences or ())
