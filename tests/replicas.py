@@ -166,9 +166,11 @@ async def running_replicas(count: int, *, slots: int = 0) -> AsyncIterator[list[
 
 @asynccontextmanager
 async def running_gateway(
-    folder: Path, models: Mapping[str, Sequence[Replica]], **sections: Any
+    folder: Path, models: Mapping[str, Sequence[Replica]], /, **sections: Any
 ) -> AsyncIterator[RunningGateway]:
-    """A gateway that serves each model from its replicas; `sections` of its stack file beside."""
+    """A gateway that serves each model from its replicas; `sections` of its stack file beside,
+    or `models` among them in the place of those.
+    """
     entries = [
         {"id": name, "replicas": [replica.url for replica in replicas], "slots": 64}
         for name, replicas in models.items()

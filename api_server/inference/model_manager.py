@@ -332,7 +332,8 @@ class LLMModelManager:
         try:
             async with asyncio.timeout(UNLOAD_SECONDS):
                 await handler.unload(loaded)
-            log.info("model unloaded", extra=fields)
+            level = logging.INFO if loaded.config.is_in_process else logging.DEBUG
+            log.log(level, "model unloaded", extra=fields)
         except Exception:  # at the top of a task of its own; nobody could do more about it
             log.exception("a handler failed to unload a model", extra=fields)
         finally:

@@ -58,9 +58,9 @@ async def run_local(settings: Settings, say: Say) -> None:
             free_bytes = free_memory_bytes() - planning.needed_bytes(head, plan)
             embeddings = await embedding_plan(settings, free_bytes, plan.model_id, say)
             engines.append(LocalEngine(embeddings, free_port(), key))
-        say.line(f"starting {head.name} ({plan.slots} slots of {plan.context_tokens} tokens)")
         local = _Local(settings, engines, data_dir, say, key)
         elsewhere = _write_stack_file(local)
+        say.line(f"starting {head.name} ({plan.slots} slots of {plan.context_tokens} tokens)")
         config, logs = settings.stack.local, data_dir / LOG_FOLDER
         supervisors = [engine.supervisor(binary, config, logs, say) for engine in engines]
         async with (

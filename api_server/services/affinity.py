@@ -2,21 +2,12 @@
 
 import msgspec
 
+from api_server.inference.affinity import MAX_BYTES, TEXT_BYTES, chat_prefix, text_prefix
 from api_server.services.requests import Generation, Kind
 
-MAX_BYTES = 4096
-"""More tells no more conversations apart that are worth it."""
-
-TEXT_BYTES = 256
-"""A prompt that is continued keeps so much of its beginning."""
-
-
-class _Role(msgspec.Struct):
-    role: str
-
+__all__ = ["MAX_BYTES", "TEXT_BYTES", "prefix_of"]
 
 _MESSAGES = msgspec.json.Decoder(list[msgspec.Raw])
-_ROLE = msgspec.json.Decoder(_Role)
 
 
 def prefix_of(generation: Generation) -> bytes:
@@ -27,10 +18,5 @@ def prefix_of(generation: Generation) -> bytes:
     if chosen is not None:
         return bytes(chosen)[:MAX_BYTES]
     if generation.kind is not Kind.CHAT:
-        return bytes(generation.fields["prompt"])[:TEXT_BYTES]
-    prefix = bytearray()
-    for message in _MESSAGES.decode(generation.fields["messages"]):
-        prefix += memoryview(message)[: MAX_BYTES - len(prefix)]
-        if len(prefix) >= MAX_BYTES or _ROLE.decode(message).role == "user":
-            break
-    return bytes(prefix)
+        return text_prefix(generation.fields["prompt"])
+    return chat_prefix(_MESSAGES.decode(generation.fields["messages"]))

@@ -84,6 +84,7 @@ class Completions:
                     raise
             else:
                 return
+        record.model, record.fallback_for = lane.model.id, None
         raise failed
 
     async def _serve_with(

@@ -150,4 +150,4 @@ async def test_a_parameter_that_the_engine_lacks_never_reaches_it(engine: FakeEn
         )
         assert isinstance(response, InferenceResponse)
         assert (response.error_message or "").startswith("Configuration error: top_k is 5")
-    assert engine.bodies == []
+    assert not engine.bodies

@@ -8,7 +8,7 @@ import pytest
 from api_server.errors import ConfigurationError, InvalidRequestError
 from api_server.inference.catalogue import Model
 from api_server.inference.engines import GATEWAY, LLAMA_SERVER, OPENAI
-from api_server.inference.handlers.openai_body import body_of, path_of
+from api_server.inference.handlers.openai_body import body_of, path_of, prefix_of
 from api_server.inference.schemas import GenerationParams, InferenceRequest
 
 MESSAGES = [{"role": "user", "content": "hi"}]
@@ -137,3 +137,14 @@ def test_stop_sequences_stay_here_and_counts_are_asked_for() -> None:
 def test_what_is_no_json_is_the_callers_error() -> None:
     with pytest.raises(InvalidRequestError, match="cannot be written as JSON"):
         written(model(), messages=[{"role": "user", "content": object()}])
+
+
+def test_requests_of_one_conversation_share_a_prefix() -> None:
+    def prefix(**fields: Any) -> bytes:
+        return prefix_of(InferenceRequest(model_id="m", **fields))
+
+    later = [*MESSAGES, {"role": "assistant", "content": "ho"}, {"role": "user", "content": "?"}]
+    assert prefix(messages=MESSAGES) == prefix(messages=later)
+    assert prefix(messages=[{"role": "user", "content": "other"}]) != prefix(messages=MESSAGES)
+    assert prefix(prompt="a" * 300) == prefix(prompt="a" * 400) != prefix(prompt="b" * 300)
+    assert prefix(messages=[{"content": "no role"}])

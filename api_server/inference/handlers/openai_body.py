@@ -5,6 +5,7 @@ from typing import Any
 import msgspec
 
 from api_server.errors import ConfigurationError, InvalidRequestError
+from api_server.inference.affinity import chat_prefix, text_prefix
 from api_server.inference.catalogue import Model
 from api_server.inference.schemas import GenerationParams, InferenceRequest
 
@@ -60,6 +61,13 @@ def body_of(request: InferenceRequest, model: Model) -> bytes:
             f"The messages or tools of this request cannot be written as JSON: {exc}.",
             param="messages",
         ) from exc
+
+
+def prefix_of(request: InferenceRequest) -> bytes:
+    """What the requests of one conversation have in common."""
+    if request.messages is None:
+        return text_prefix(msgspec.Raw(msgspec.json.encode(request.prompt)))
+    return chat_prefix(msgspec.Raw(msgspec.json.encode(message)) for message in request.messages)
 
 
 def _parameters(

@@ -9,7 +9,7 @@ from api_server.inference.catalogue import Model
 from api_server.inference.chunks import Json, decode, merge_tool_call
 from api_server.inference.engines import RunningUsage
 from api_server.inference.handlers.base import InferenceHandler, LoadedModel, refuse_beams
-from api_server.inference.handlers.openai_body import body_of, path_of
+from api_server.inference.handlers.openai_body import body_of, path_of, prefix_of
 from api_server.inference.replicas.replica_set import ReplicaSet
 from api_server.inference.schemas import (
     FinishReason,
@@ -76,6 +76,7 @@ class OpenAICompatibleHandler(InferenceHandler):
             path_of(request),
             body_of(request, model),
             request.request_id,
+            prefix=prefix_of(request) if replicas.wants_prefix else b"",
             deadline=asyncio.get_running_loop().time() + model.timeouts.queue_seconds,
         )
         scanner = StopScanner(request.stop_sequences or ())
