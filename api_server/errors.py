@@ -7,6 +7,8 @@
     └── ApiError                        a request cannot be answered; has a status and a code
         ├── InvalidRequestError         400  invalid_request_error
         │   └── ContextLengthError      400  context_length_exceeded
+        ├── InvalidKeyError             401  invalid_api_key
+        ├── AdminClosedError            403  admin_closed
         ├── ModelNotFoundError          404  model_not_found
         ├── RouteNotFoundError          404  route_not_found
         ├── MethodNotAllowedError       405  method_not_allowed
@@ -16,6 +18,7 @@
         ├── OverloadedError             429  overloaded
         ├── HeadTooLargeError           431  request_headers_too_large
         ├── InternalError               500  internal_error
+        ├── ModelMisconfiguredError     500  model_misconfigured
         ├── InferenceError              502  engine_error
         │   ├── TruncatedAnswerError    502  engine_truncated
         │   ├── NoAnswerError           502  engine_error
@@ -117,6 +120,22 @@ def _number(count: int | None) -> str:
     return "an unknown number of" if count is None else str(count)
 
 
+class InvalidKeyError(ApiError):
+    """No key, or not the right one."""
+
+    status = 401
+    type = "invalid_request_error"
+    code = "invalid_api_key"
+
+
+class AdminClosedError(ApiError):
+    """The operator has set no key for /admin; the message says how."""
+
+    status = 403
+    type = "invalid_request_error"
+    code = "admin_closed"
+
+
 class ModelNotFoundError(ApiError):
     """No model of that name; the message lists those there are."""
 
@@ -185,6 +204,13 @@ class InternalError(ApiError):
     """A defect of ours. The client gets a request id, the log gets the traceback."""
 
     log_level = logging.ERROR
+
+
+class ModelMisconfiguredError(ApiError):
+    """A model cannot be loaded as its entry stands; its operator is told what to change."""
+
+    code = "model_misconfigured"
+    log_level = logging.WARNING
 
 
 class InferenceError(ApiError):

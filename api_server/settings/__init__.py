@@ -59,6 +59,12 @@ class Settings:
             return self.environment.embeddings
         return self.stack.local.embeddings or self.environment.embedding_model is not None
 
+    @property
+    def admin_key(self) -> str | None:
+        """What opens `/admin`; None where it stays closed."""
+        key = self.environment.admin_api_key
+        return key.get_secret_value() if key is not None else None
+
     def models(self) -> list[Model]:
         """The catalogue's entries for the engine room."""
         return catalogue_models(self.environment, self.stack, self.keys, REPOSITORY)

@@ -19,6 +19,7 @@ from api_server.settings.values import (
     BaseUrl,
     Key,
     ModelId,
+    OwnKey,
     Positive,
     Strict,
     Tokens,
@@ -39,7 +40,7 @@ class Environment(Strict):
     stack_config: Path = Path("configs/stack.yaml")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     engine_api_key: Key | None = None
-    admin_api_key: Key | None = None
+    admin_api_key: OwnKey | None = None
     ai_service_url: BaseUrl | None = None
     ai_service_api_key: Key | None = None
     ai_service_model: ModelId = "mistral-7b"

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 from api_server.inference.engines import ENGINES
 from api_server.settings.explaining import suggestion
 
+MIN_KEY_LENGTH = 16
 KEY_NAME = re.compile(r"^[A-Z][A-Z0-9_]{0,95}_(KEY|TOKEN)$")
 
 
@@ -62,6 +63,14 @@ def _can_be_sent(key: SecretStr) -> SecretStr:
     return key
 
 
+def _cannot_be_guessed(key: SecretStr) -> SecretStr:
+    if len(key.get_secret_value()) < MIN_KEY_LENGTH:
+        raise ValueError(
+            f"must have {MIN_KEY_LENGTH} characters at least; `openssl rand -hex 24` makes one"
+        )
+    return key
+
+
 Positive = Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False)]
 Tokens = Annotated[int, Field(ge=1)]
 ModelId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}$")]
@@ -74,3 +83,4 @@ EngineName = Annotated[
 KeyName = Annotated[str, Field(pattern=KEY_NAME.pattern)]
 ImportPath = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
 Key = Annotated[SecretStr, AfterValidator(_can_be_sent)]
+OwnKey = Annotated[Key, AfterValidator(_cannot_be_guessed)]
