@@ -78,7 +78,9 @@ async def test_models_and_their_engines_are_shown(tmp_path: Path) -> None:
 
 
 async def test_an_engine_that_is_away_is_shown_as_such(tmp_path: Path) -> None:
-    async with admin(tmp_path, replicas=["http://127.0.0.1:1"], breaker={"failures": 1}) as http:
+    async with admin(
+        tmp_path, replicas=["http://127.0.0.1:1"], breaker={"failures": 1, "open_seconds": 20}
+    ) as http:
         body = {"model": "vendor/model", "messages": [{"role": "user", "content": "hi"}]}
         assert (await http.post("/v1/chat/completions", json=body)).status_code == 503
         ((replica,),) = [m["replicas"] for m in (await http.get("/admin/models")).json()["data"]]
