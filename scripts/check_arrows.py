@@ -24,6 +24,7 @@ ROOMS: dict[str, set[str]] = {
     "middleware": {"errors", "observability"},
     "routes": {"services", "inference.catalogue", "errors", "schemas", "observability"},
     "settings": {"inference", "errors"},
+    "library": {"inference", "settings", "errors"},
     "main": {
         *("routes", "middleware", "services", "inference", "stores"),
         *("settings", "errors", "schemas", "observability"),

@@ -36,6 +36,8 @@ class Engine:
     probabilities have a shape of their own, the events of one stream differ in `created`. Where it
     `is_probed` the health of several replicas is asked for every few seconds.
 
+    Models in this process have no `health_path`, and what they do ends with the client's task.
+
     `handler` is the kind of handler that serves it. `own_parameters` are its names of `top_k` and
     `repetition_penalty`, which OpenAI does not have; what is not there cannot be asked for.
     """
@@ -111,6 +113,63 @@ GATEWAY = Engine(
     own_parameters={"top_k": "top_k"},
 )
 
+# What OpenAI's API has and a model in this process cannot do. Tools and schemas need a parser of
+# the model's text; a seed would have to be one request's alone.
+_NOT_IN_PROCESS: Mapping[str, tuple[object, ...]] = {
+    "audio": (),
+    "best_of": (1,),
+    "echo": (False,),
+    "frequency_penalty": (0,),
+    "function_call": (),
+    "functions": (),
+    "logit_bias": ({},),
+    "logprobs": (False,),
+    "modalities": (["text"],),
+    "moderation": (),
+    "n": (1,),
+    "parallel_tool_calls": (True, False),
+    "prediction": (),
+    "presence_penalty": (0,),
+    "reasoning_effort": ("none",),
+    "response_format": ({"type": "text"},),
+    "seed": (),
+    "service_tier": ("auto", "default"),
+    "store": (False,),
+    "suffix": ("",),
+    "tool_choice": ("none", "auto"),
+    "tools": ([],),
+    "top_logprobs": (),
+    "verbosity": ("medium",),
+    "web_search_options": (),
+}
+TRANSFORMERS = Engine(
+    name="transformers",
+    health_path="",
+    notices_departed_clients=True,
+    unsupported=_NOT_IN_PROCESS,
+    sampling={"temperature": 1.0, "top_p": 1.0, "top_k": 0},
+    handler="transformers",
+)
+LLAMA_CPP = Engine(
+    name="llama-cpp",
+    health_path="",
+    notices_departed_clients=True,
+    unsupported={**_NOT_IN_PROCESS, "num_beams": (1,)},
+    sampling={"temperature": 1.0, "top_p": 1.0, "top_k": 0},
+    handler="llama-cpp",
+)
+CUSTOM = Engine(
+    name="custom",
+    health_path="",
+    notices_departed_clients=True,
+    unsupported=_NOT_IN_PROCESS,
+    handler="custom",
+)
+
 ENGINES: Mapping[str, Engine] = {
-    engine.name: engine for engine in (LLAMA_SERVER, OPENAI, OPENAI_COMPATIBLE, GATEWAY)
+    engine.name: engine
+    for engine in (
+        *(LLAMA_SERVER, OPENAI, OPENAI_COMPATIBLE, GATEWAY),
+        *(TRANSFORMERS, LLAMA_CPP, CUSTOM),
+    )
 }

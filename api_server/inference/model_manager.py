@@ -21,6 +21,7 @@ from api_server.inference.engines import HandlerKind
 from api_server.inference.handlers.base import InferenceHandler, LoadedModel
 from api_server.inference.handlers.custom import load_handler_class
 from api_server.inference.handlers.openai_compatible import OpenAICompatibleHandler
+from api_server.inference.in_process import InProcessWire
 from api_server.inference.managed_model import ManagedModel, ModelStatus
 from api_server.inference.wire import Wire
 
@@ -64,6 +65,7 @@ class LLMModelManager:
         self._registered = list(handlers or ())
         self._http = OpenAICompatibleHandler()
         self._by_path: dict[str, InferenceHandler] = {}
+        self._wires: dict[str, InProcessWire] = {}
         self._free_memory_bytes = free_memory_bytes
         self._margin_bytes = margin_bytes
         self._reserved_bytes = 0
@@ -90,7 +92,9 @@ class LLMModelManager:
         handler = self._loader(model)
         if isinstance(handler, OpenAICompatibleHandler):
             return handler.replica_set(model)
-        raise NotImplementedError
+        if model.id not in self._wires:
+            self._wires[model.id] = InProcessWire(model, self, self._models[model.id].status)
+        return self._wires[model.id]
 
     def handler_for(self, loaded: LoadedModel) -> InferenceHandler:
         """Who serves a model: the first registered handler that can, or else who loaded it.
@@ -194,6 +198,8 @@ class LLMModelManager:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks, timeout=self._busy_seconds)
+        for wire in self._wires.values():
+            await wire.aclose()
         for known in self._models.values():
             if known.loaded is not None and known.model.is_in_process:
                 try:

@@ -20,13 +20,13 @@ import yaml
 from api_server.errors import SetupError
 from api_server.inference.catalogue import Model
 from api_server.inference.engines import Engine
+from api_server.inference.gguf import GgufHead, read_head
 from api_server.inference.handlers.engine_client import EngineClient
 from api_server.inference.memory import free_memory_bytes
 from api_server.local import plan as planning
 from api_server.local.embedding_build import MODEL_ID, build_embedding_model
 from api_server.local.engine import LocalEngine
 from api_server.local.engine_binary import find_engine
-from api_server.local.gguf import GgufHead, read_head
 from api_server.local.plan import EnginePlan
 from api_server.local.process import Command, free_port
 from api_server.local.supervisor import Supervisor, Watch

@@ -74,10 +74,17 @@ class Settings:
         return list(unencrypted(self.models()))
 
 
-def load_settings(variables: Mapping[str, str] | None = None) -> Settings:
-    """Read the environment (or the given variables), `.env` and the stack file; check all."""
+def load_settings(
+    variables: Mapping[str, str] | None = None, *, stack_config: Path | None = None
+) -> Settings:
+    """Read the environment (or the given variables), `.env` and the stack file; check all.
+
+    `stack_config` is the stack file to read whatever the environment says.
+    """
     sources = Sources.read(variables)
     environment = environment_of(sources)
+    if stack_config is not None:
+        environment = environment.model_copy(update={"stack_config": stack_config})
     stack = load_stack(environment.stack_config)
     settings = Settings(environment, stack, _keys(stack, sources))
     settings.models()  # raises where they do not go together

@@ -452,7 +452,7 @@ async def test_the_entry_can_name_its_handler() -> None:
         ("nothing", "is no import path"),
         ("no.such.module:Handler", "cannot be imported"),
         ("tests.fake_handler:FAKE", "is no InferenceHandler"),
-        ("tests.fake_handler:Nobody", "is no InferenceHandler"),
+        ("tests.fake_handler:Nobody", "has no class Nobody"),
     ],
 )
 async def test_a_wrong_import_path_is_a_configuration_error(path: str, reason: str) -> None:
