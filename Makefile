@@ -11,7 +11,7 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help local local-reset check-config test schema lint check format bench bench-peers tiny-model lock clean
+.PHONY: help local local-reset check-config test test-extras schema lint check format bench bench-peers tiny-model lock clean
 
 help: ## print this list
 	@echo "llm-serving-stack: a private replacement for the OpenAI API. Start here: make local"
@@ -30,6 +30,9 @@ test: $(VENV)/.dev ## run every test, against a real engine (compiles it the fir
 	@$(BIN)/python -m api_server engine
 	@$(BIN)/python -m pytest
 
+test-extras: $(VENV)/.dev ## run the tests of models in this process (10 minutes the first time, for torch and llama.cpp)
+	@$(BIN)/python -m scripts.extras python -m pytest tests/extras
+
 schema: $(VENV)/.run ## write configs/stack.schema.json anew from api_server/settings/
 	@$(BIN)/python -m scripts.write_schema
 
@@ -41,7 +44,7 @@ lint: $(VENV)/.dev ## formatting, types, the arrows between rooms, YAML, shell
 	@$(BIN)/yamllint -s .
 	@$(BIN)/shellcheck scripts/*.sh .ci/run
 
-check: lint test ## what CI runs: lint, then test
+check: lint test test-extras ## what CI runs: lint, then all tests
 
 format: $(VENV)/.dev ## format the code
 	@$(BIN)/ruff format .

@@ -1,5 +1,6 @@
 #!/bin/sh
-# Writes requirements.txt and requirements-dev.txt from pyproject.toml, and the peers' sets, with hashes.
+# Writes requirements.txt and requirements-dev.txt from pyproject.toml, the peers' sets and that
+# of tests/extras, with hashes.
 set -eu
 tool=$(mktemp -d)
 trap 'rm -rf "$tool"' EXIT
@@ -11,6 +12,7 @@ compile() {
 }
 compile pyproject.toml -o requirements.txt
 compile pyproject.toml --group dev -o requirements-dev.txt
+compile tests/extras/requirements.in -c requirements-dev.txt -o tests/extras/requirements.txt
 for peer in benchmarks/peer_locks/*.in; do
     compile "$peer" -o "${peer%.in}.txt"
 done

@@ -63,6 +63,7 @@ class Threads(Generic[T]):
     """
 
     def __init__(self, count: int, name: str) -> None:
+        self.count = count
         self._free = asyncio.Semaphore(count)
         self._executor = ThreadPoolExecutor(count, thread_name_prefix=name)
         self._running: set[asyncio.Future[T]] = set()
