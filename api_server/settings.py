@@ -63,7 +63,7 @@ def _is_base_url(url: str) -> str:
 
 
 BaseUrl = Annotated[str, AfterValidator(_is_base_url)]
-EngineName = Literal["llama-server", "openai", "llm-serving-stack"]
+EngineName = Literal["llama-server", "max-serve", "vllm", "openai", "together", "llm-serving-stack"]
 
 
 class _Strict(BaseModel):

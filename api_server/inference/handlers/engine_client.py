@@ -24,6 +24,7 @@ from api_server.errors import (
 )
 from api_server.inference import sse
 from api_server.inference.catalogue import Model
+from api_server.inference.complaints import complaint_of_max
 from api_server.inference.handlers.http1 import (
     Connection,
     EngineConnectionError,
@@ -89,7 +90,7 @@ def translate_error(status: int, body: bytes, retry_after: str | None = None) ->
 
 
 def _fault_of_the_client(error: _EngineErrorBody) -> InvalidRequestError | None:
-    """What llama-server says with many a status, 500 among them."""
+    """What llama-server says with many a status, 500 among them, and MAX with 400."""
     if error.type == "exceed_context_size_error":
         return ContextLengthError(error.n_prompt_tokens, error.n_ctx)
     if too_long := _INPUT_TOO_LONG.search(error.message):  # how embeddings say it
@@ -108,7 +109,7 @@ def _fault_of_the_client(error: _EngineErrorBody) -> InvalidRequestError | None:
         return InvalidRequestError(
             f"The model's engine could not read {name}; check their shape.", param=name
         )
-    return None
+    return complaint_of_max(error.message)
 
 
 class EventStream:
