@@ -33,7 +33,7 @@ test: $(VENV)/.dev ## run every test, against a real engine (compiles it the fir
 test-max: $(VENV)/.dev ## run tests/max: the API in front of MAX on the CPU (2 GB, installed the first time)
 	@$(BIN)/python -m pytest tests/max -o timeout_func_only=true
 
-schema: $(VENV)/.run ## write configs/stack.schema.json anew from api_server/settings.py
+schema: $(VENV)/.run ## write configs/stack.schema.json anew from api_server/settings/
 	@$(BIN)/python -m scripts.write_schema
 
 lint: $(VENV)/.dev ## formatting, types, the arrows between rooms, YAML, shell

@@ -6,6 +6,7 @@ signal.signal(signal.SIGINT, signal.SIG_DFL)  # until a command takes over: end,
 
 import argparse
 import asyncio
+import logging
 import sys
 from collections.abc import Callable, Coroutine
 
@@ -18,6 +19,8 @@ from api_server.settings import Settings, load_settings
 from api_server.workers import serve_with_workers
 
 INTERRUPTED = 130
+
+log = logging.getLogger(__name__)
 
 
 def main() -> int:
@@ -39,6 +42,8 @@ def main() -> int:
 def run_gateway(settings: Settings) -> int:
     """`serve`: until a signal."""
     configure_logging(settings.environment.log_level)
+    for warning in settings.warnings():
+        log.warning(warning)
     if settings.stack.gateway.workers == 1:
         serve(settings)
     else:
@@ -68,8 +73,10 @@ def find_or_build(settings: Settings) -> int:
 
 def check(settings: Settings) -> int:
     """`check`: say what was understood."""
-    names = ", ".join(model.id for model in settings.stack.models)
+    names = ", ".join(model.id for model in settings.models())
     print(f"{settings.environment.stack_config}: ok. Models: {names}.")
+    for warning in settings.warnings():
+        print(f"warning: {warning}")
     return 0
 
 

@@ -7,14 +7,18 @@
     └── ApiError                        a request cannot be answered; has a status and a code
         ├── InvalidRequestError         400  invalid_request_error
         │   └── ContextLengthError      400  context_length_exceeded
+        ├── InvalidKeyError             401  invalid_api_key
+        ├── AdminClosedError            403  admin_closed
         ├── ModelNotFoundError          404  model_not_found
         ├── RouteNotFoundError          404  route_not_found
         ├── MethodNotAllowedError       405  method_not_allowed
         ├── BodyTimeoutError            408  request_timeout
+        ├── ModelBusyError              409  model_busy
         ├── BodyTooLargeError           413  request_too_large
         ├── OverloadedError             429  overloaded
         ├── HeadTooLargeError           431  request_headers_too_large
         ├── InternalError               500  internal_error
+        ├── ModelMisconfiguredError     500  model_misconfigured
         ├── InferenceError              502  engine_error
         │   ├── TruncatedAnswerError    502  engine_truncated
         │   ├── NoAnswerError           502  engine_error
@@ -100,10 +104,13 @@ class ContextLengthError(InvalidRequestError):
 
     code = "context_length_exceeded"
 
-    def __init__(self, prompt_tokens: int | None, context_tokens: int | None) -> None:
+    def __init__(
+        self, prompt_tokens: int | None, context_tokens: int | None, *, is_estimate: bool = False
+    ) -> None:
+        by_estimate = ", by estimate" if is_estimate else ""
         super().__init__(
             f"This model's context holds {_number(context_tokens)} tokens, and your input has "
-            f"{_number(prompt_tokens)}. Shorten it."
+            f"{_number(prompt_tokens)}{by_estimate}. Shorten it."
         )
         self.prompt_tokens = prompt_tokens
         self.context_tokens = context_tokens
@@ -111,6 +118,22 @@ class ContextLengthError(InvalidRequestError):
 
 def _number(count: int | None) -> str:
     return "an unknown number of" if count is None else str(count)
+
+
+class InvalidKeyError(ApiError):
+    """No key, or not the right one."""
+
+    status = 401
+    type = "invalid_request_error"
+    code = "invalid_api_key"
+
+
+class AdminClosedError(ApiError):
+    """The operator has set no key for /admin; the message says how."""
+
+    status = 403
+    type = "invalid_request_error"
+    code = "admin_closed"
 
 
 class ModelNotFoundError(ApiError):
@@ -145,6 +168,14 @@ class BodyTimeoutError(ApiError):
     code = "request_timeout"
 
 
+class ModelBusyError(ApiError):
+    """A model cannot be unloaded, for requests still use it."""
+
+    status = 409
+    type = "invalid_request_error"
+    code = "model_busy"
+
+
 class BodyTooLargeError(ApiError):
     """The body is larger than the configured limit."""
 
@@ -173,6 +204,13 @@ class InternalError(ApiError):
     """A defect of ours. The client gets a request id, the log gets the traceback."""
 
     log_level = logging.ERROR
+
+
+class ModelMisconfiguredError(ApiError):
+    """A model cannot be loaded as its entry stands; its operator is told what to change."""
+
+    code = "model_misconfigured"
+    log_level = logging.WARNING
 
 
 class InferenceError(ApiError):

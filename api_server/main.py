@@ -25,12 +25,15 @@ from api_server.errors import (
     RouteNotFoundError,
 )
 from api_server.inference.catalogue import Catalogue, Model
-from api_server.inference.handlers.engine_client import EngineClient
+from api_server.inference.model_manager import LLMModelManager
+from api_server.inference.replicas.replica_set import ReplicaSet
+from api_server.inference.wire import Wire
 from api_server.middleware.error_edge import ErrorEdge
 from api_server.middleware.request_log import RequestLog
 from api_server.observability.metrics import Metrics
 from api_server.observability.numbers import Numbers
 from api_server.observability.record import record_of
+from api_server.routes import admin as admin_routes
 from api_server.routes import health as health_routes
 from api_server.routes import metrics as metrics_routes
 from api_server.routes import models as model_routes
@@ -41,8 +44,8 @@ from api_server.services.completions import Completions
 from api_server.services.embeddings import Embeddings
 from api_server.services.health import Health
 from api_server.services.lane import Lane
+from api_server.services.models import ManagedModels
 from api_server.services.requests import Kind
-from api_server.services.retrying import Backoff
 from api_server.settings import Settings
 
 
@@ -79,7 +82,11 @@ def create_app(settings: Settings, worker: Worker = ALONE) -> Gateway:
     catalogue = Catalogue(settings.models())
     numbers = worker.numbers or [Numbers() for _ in range(worker.count)]
     metrics = Metrics((model.id for model in catalogue), numbers[worker.index], numbers)
-    lanes = {model.id: _lane(model, settings, worker, metrics) for model in catalogue}
+    manager = LLMModelManager(catalogue)
+    lanes = {
+        model.id: _lane(model, manager.wire(model.id), settings, worker, metrics)
+        for model in catalogue
+    }
     completions = Completions(catalogue, lanes)
     embeddings = Embeddings(catalogue, lanes)
     health = Health(lanes, __version__)
@@ -87,19 +94,24 @@ def create_app(settings: Settings, worker: Worker = ALONE) -> Gateway:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         beating = asyncio.create_task(numbers[worker.index].beat())
+        await manager.start()
+        loading = asyncio.create_task(manager.load_configured_models())  # may take minutes
         yield
         beating.cancel()
-        for lane in lanes.values():
-            await lane.handler.aclose()
+        loading.cancel()
+        await manager.aclose()
 
     app = FastAPI(title="llm-serving-stack", version=__version__, lifespan=lifespan)
     app.openapi = partial(document, app)  # type: ignore[method-assign]
     app.state.catalogue = catalogue
     app.state.health = health
     app.state.metrics = metrics
+    app.state.models = ManagedModels(manager)
+    app.state.admin_key = settings.admin_key
     app.include_router(model_routes.router)
     app.include_router(health_routes.router)
     app.include_router(metrics_routes.router)
+    app.include_router(admin_routes.router)
     app.add_exception_handler(ApiError, _render)
     app.add_exception_handler(HTTPException, _render)
     app.add_exception_handler(RequestValidationError, _render)
@@ -123,17 +135,28 @@ def create_app(settings: Settings, worker: Worker = ALONE) -> Gateway:
     return Gateway(RequestLog(ErrorEdge(TokenPath(endpoints, app)), metrics), health)
 
 
-def _lane(model: Model, settings: Settings, worker: Worker, metrics: Metrics) -> Lane:
-    """Workers share the places of an engine out among them: none knows of the others' requests."""
+def _lane(model: Model, wire: Wire, settings: Settings, worker: Worker, metrics: Metrics) -> Lane:
+    """Workers share the places of an engine out among them: none knows of the others' requests.
+
+    There is as much room as the sound replicas have; that of one when none is, for those who wait.
+    """
     admission = settings.stack.admission
-    capacity = worker.share_of(model.slots + admission.surplus)
-    return Lane(
-        model,
-        EngineClient(model),
-        Gate(capacity, worker.share_of(admission.queue_size)),
-        Backoff(**settings.stack.retries.model_dump()),
-        metrics,
-    )
+
+    def capacity(replicas: int) -> int:
+        return worker.share_of(max(1, replicas) * (model.slots + admission.surplus))
+
+    gate = Gate(capacity(1), worker.share_of(admission.queue_size))
+    if not isinstance(wire, ReplicaSet):
+        return Lane(model, wire, gate, metrics)
+
+    def changed(replicas: ReplicaSet) -> None:
+        gate.resize(capacity(replicas.sound))
+        for each in replicas.replicas:
+            metrics.replica_sound(model.id, each.name, is_sound=each.is_sound)
+
+    changed(wire)
+    wire.notice = changed
+    return Lane(model, wire, gate, metrics, wants_prefix=wire.wants_prefix)
 
 
 async def _render(request: Request, exc: Exception) -> JSONResponse:

@@ -24,6 +24,8 @@ NEUTRAL = {
     "EMBEDDING_MODEL": "",
     "STACK_CONFIG": "",
     "LOG_LEVEL": "",
+    "AI_SERVICE_URL": "",
+    "ADMIN_API_KEY": "",
 }
 """So that the settings of whoever runs the tests do not change them."""
 

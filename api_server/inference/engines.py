@@ -2,6 +2,23 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any, Literal
+
+HandlerKind = Literal["http", "transformers", "llama-cpp", "custom"]
+
+
+@dataclass(frozen=True)
+class RunningUsage:
+    """How an engine tells its counts in each event, for answers that are not read to their end.
+
+    `ask` are request fields that make it do so; `place` is the object in an event, in which the
+    sums of `prompt` and of `generated` are tokens.
+    """
+
+    ask: Mapping[str, Any]
+    place: str
+    prompt: tuple[str, ...]
+    generated: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -17,13 +34,19 @@ class Engine:
     that is not among `seeds` is mapped to one that is (None: all are understood). Content parts
     that are not among `parts` are a 400 (None: the engine judges them). Where `prompt_is_one_text`,
     prompts of token ids and several prompts are a 400. `count_path` counts a chat's tokens without
-    answering it.
+    answering it. Where it `is_probed` the health of several replicas is asked for every few
+    seconds.
 
     `has_openai_details` is false where the gateway has to translate: `tool_choice` cannot name a
     function or forbid them all, log probabilities have a shape of their own, the events of one
     stream differ in `created`. `has_clean_answers` is false where events leave out what is null,
     carry empty log probabilities, or show a stop sequence and what follows it: then each event is
     put right (services/clean_events), and plain answers are made from streams too.
+
+    Models in this process have no `health_path`, and what they do ends with the client's task.
+
+    `handler` is the kind of handler that serves it. `own_parameters` are its names of `top_k` and
+    `repetition_penalty`, which OpenAI does not have; what is not there cannot be asked for.
     """
 
     name: str
@@ -39,6 +62,15 @@ class Engine:
     count_path: str | None = None
     has_openai_details: bool = True
     has_clean_answers: bool = True
+    is_probed: bool = True
+    handler: HandlerKind = "http"
+    own_parameters: Mapping[str, str] = field(default_factory=dict)
+    running_usage: RunningUsage | None = None
+
+    @property
+    def is_in_process(self) -> bool:
+        """Whether it is a library in this process; all about HTTP is nothing to it then."""
+        return self.handler != "http"
 
     @property
     def gets_plain_requests(self) -> bool:
@@ -74,6 +106,13 @@ LLAMA_SERVER = Engine(
     seeds=range(2**32 - 1),  # 32 bits there, the highest of which means chance
     count_path="/v1/chat/completions/input_tokens",
     has_openai_details=False,
+    own_parameters={"top_k": "top_k", "repetition_penalty": "repeat_penalty"},
+    running_usage=RunningUsage(
+        ask={"timings_per_token": True},
+        place="timings",
+        prompt=("cache_n", "prompt_n"),
+        generated=("predicted_n",),
+    ),
 )
 # MAX 26.7.0, each parameter tried on a CPU (tests/max). Its schema takes all fields of OpenAI's
 # reference and ignores many; those are refused here. Fields that it does not know are a 400 of its.
@@ -120,6 +159,7 @@ MAX_SERVE = Engine(
     prompt_is_one_text=True,  # an id outside the vocabulary ends the engine; no stream of several
     has_openai_details=False,
     has_clean_answers=False,
+    own_parameters={"top_k": "top_k", "repetition_penalty": "repetition_penalty"},
 )
 # Read in vLLM's documentation and sources (0.33), not run.
 VLLM = Engine(
@@ -156,8 +196,7 @@ VLLM = Engine(
         "verbosity": ("medium",),
         "web_search_options": (),
     },
-    # Else the model's generation_config.json decides. top_k, min_p and repetition_penalty are its
-    # names for them, too.
+    # Else the model's generation_config.json decides.
     sampling={
         "temperature": 1.0,
         "top_p": 1.0,
@@ -165,9 +204,9 @@ VLLM = Engine(
         "min_p": 0.0,
         "repetition_penalty": 1.0,
     },
+    own_parameters={"top_k": "top_k", "repetition_penalty": "repetition_penalty"},
 )
-# Read in Together.ai's published API description and clients, not run. top_k, min_p and
-# repetition_penalty have these names there.
+# Read in Together.ai's published API description and clients, not run.
 TOGETHER = Engine(
     name="together",
     health_path="/v1/models",
@@ -190,12 +229,82 @@ TOGETHER = Engine(
     },
     renamed_fields={"max_completion_tokens": "max_tokens"},
     sampling={"temperature": 1.0, "top_p": 1.0},
+    own_parameters={"top_k": "top_k", "repetition_penalty": "repetition_penalty"},
+    is_probed=False,
 )
-OPENAI = Engine(name="openai", health_path="/v1/models")
+OPENAI = Engine(name="openai", health_path="/v1/models", is_probed=False)
+# Of a service that nobody here knows, only this is sure: a plain request gets a plain answer.
+OPENAI_COMPATIBLE = Engine(
+    name="openai-compatible",
+    health_path="/health",
+    notices_departed_clients=True,
+    renamed_fields={"max_completion_tokens": "max_tokens"},
+)
 GATEWAY = Engine(
-    name="llm-serving-stack", health_path="/health/ready", notices_departed_clients=True
+    name="llm-serving-stack",
+    health_path="/health/ready",
+    notices_departed_clients=True,
+    # Engines agree on this name; on that of a repetition penalty they do not.
+    own_parameters={"top_k": "top_k"},
+)
+
+# What OpenAI's API has and a model in this process cannot do. Tools and schemas need a parser of
+# the model's text; a seed would have to be one request's alone.
+_NOT_IN_PROCESS: Mapping[str, tuple[object, ...]] = {
+    "audio": (),
+    "best_of": (1,),
+    "echo": (False,),
+    "frequency_penalty": (0,),
+    "function_call": (),
+    "functions": (),
+    "logit_bias": ({},),
+    "logprobs": (False,),
+    "modalities": (["text"],),
+    "moderation": (),
+    "n": (1,),
+    "parallel_tool_calls": (True, False),
+    "prediction": (),
+    "presence_penalty": (0,),
+    "reasoning_effort": ("none",),
+    "response_format": ({"type": "text"},),
+    "seed": (),
+    "service_tier": ("auto", "default"),
+    "store": (False,),
+    "suffix": ("",),
+    "tool_choice": ("none", "auto"),
+    "tools": ([],),
+    "top_logprobs": (),
+    "verbosity": ("medium",),
+    "web_search_options": (),
+}
+TRANSFORMERS = Engine(
+    name="transformers",
+    health_path="",
+    notices_departed_clients=True,
+    unsupported=_NOT_IN_PROCESS,
+    sampling={"temperature": 1.0, "top_p": 1.0, "top_k": 0},
+    handler="transformers",
+)
+LLAMA_CPP = Engine(
+    name="llama-cpp",
+    health_path="",
+    notices_departed_clients=True,
+    unsupported={**_NOT_IN_PROCESS, "num_beams": (1,)},
+    sampling={"temperature": 1.0, "top_p": 1.0, "top_k": 0},
+    handler="llama-cpp",
+)
+CUSTOM = Engine(
+    name="custom",
+    health_path="",
+    notices_departed_clients=True,
+    unsupported=_NOT_IN_PROCESS,
+    handler="custom",
 )
 
 ENGINES: Mapping[str, Engine] = {
-    engine.name: engine for engine in (LLAMA_SERVER, MAX_SERVE, VLLM, OPENAI, TOGETHER, GATEWAY)
+    engine.name: engine
+    for engine in (
+        *(LLAMA_SERVER, MAX_SERVE, VLLM, OPENAI, TOGETHER, OPENAI_COMPATIBLE, GATEWAY),
+        *(TRANSFORMERS, LLAMA_CPP, CUSTOM),
+    )
 }

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from api_server.errors import SetupError
+from api_server.inference.memory import free_memory_bytes
 from api_server.local.engine_recipe import (
     CMAKE_FLAGS,
     ENGINE,
@@ -27,7 +28,6 @@ from api_server.local.engine_recipe import (
     parallel_jobs,
     parse_status,
 )
-from api_server.local.machine import free_memory_bytes
 from api_server.local.programs import Outcome, run_program
 from api_server.local.recipe import MB, Recipe, cache_key, format_seconds, last_error_line
 from api_server.local.terminal import Say

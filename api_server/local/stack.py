@@ -11,27 +11,28 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from api_server.errors import SetupError
 from api_server.inference.catalogue import Model
 from api_server.inference.engines import Engine
+from api_server.inference.gguf import GgufHead, read_head
 from api_server.inference.handlers.engine_client import EngineClient
+from api_server.inference.memory import free_memory_bytes
 from api_server.local import plan as planning
 from api_server.local.embedding_build import MODEL_ID, build_embedding_model
 from api_server.local.engine import LocalEngine
 from api_server.local.engine_binary import find_engine
-from api_server.local.gguf import GgufHead, read_head
-from api_server.local.machine import free_memory_bytes
 from api_server.local.plan import EnginePlan
 from api_server.local.process import Command, free_port
 from api_server.local.supervisor import Supervisor, Watch
 from api_server.local.terminal import Say
 from api_server.server import listen
-from api_server.settings import REPOSITORY, Settings, inherited_environment
+from api_server.settings import REPOSITORY, Settings, inherited_environment, load_stack
 
 GATEWAY_STOP_SECONDS = 3.0
 GATEWAY_START_SECONDS = 30.0
@@ -57,8 +58,9 @@ async def run_local(settings: Settings, say: Say) -> None:
             free_bytes = free_memory_bytes() - planning.needed_bytes(head, plan)
             embeddings = await embedding_plan(settings, free_bytes, plan.model_id, say)
             engines.append(LocalEngine(embeddings, free_port(), key))
-        say.line(f"starting {head.name} ({plan.slots} slots of {plan.context_tokens} tokens)")
         local = _Local(settings, engines, data_dir, say, key)
+        elsewhere = _write_stack_file(local)
+        say.line(f"starting {head.name} ({plan.slots} slots of {plan.context_tokens} tokens)")
         config, logs = settings.stack.local, data_dir / LOG_FOLDER
         supervisors = [engine.supervisor(binary, config, logs, say) for engine in engines]
         async with (
@@ -70,7 +72,7 @@ async def run_local(settings: Settings, say: Say) -> None:
                 tasks.create_task(supervisor.keep_up())
             if terminal is not None:
                 tasks.create_task(_stop_with(terminal))
-            say.line(_banner(local))
+            say.line(_banner(local, elsewhere))
             if not _is_loopback(environment.host):
                 say.line(
                     f"Warning: there is no authentication yet, and HOST {environment.host} lets "
@@ -255,8 +257,6 @@ class _Local:
 
 def _gateway(local: _Local, listener: socket.socket) -> Supervisor:
     environment = local.settings.environment
-    config = local.data_dir / STACK_FILE
-    _write_stack_file(local, config)
     alive = Engine(name="the gateway", health_path="/health/live")
     handler = EngineClient(Model(id="gateway", engine=alive, replicas=(local.gateway_url,)))
 
@@ -268,7 +268,7 @@ def _gateway(local: _Local, listener: socket.socket) -> Supervisor:
         argv=[sys.executable, "-m", "api_server", "serve"],
         environment=inherited_environment()
         | {
-            "STACK_CONFIG": str(config),
+            "STACK_CONFIG": str(local.data_dir / STACK_FILE),
             "LISTEN_FD": str(listener.fileno()),
             "LOG_LEVEL": environment.log_level,
             "ENGINE_API_KEY": local.key,
@@ -287,21 +287,43 @@ def _gateway(local: _Local, listener: socket.socket) -> Supervisor:
     return Supervisor(command, watch, local.say)
 
 
-def _write_stack_file(local: _Local, path: Path) -> None:
-    """The stack file as given, with the local engines in place of the models."""
-    stack = local.settings.stack
+def _write_stack_file(local: _Local) -> list[Model]:
+    """The stack file as given, with the local engines in place of the local models.
+
+    Returns the models that are served elsewhere: in the cloud, or by the external service, which
+    the gateway reads from the environment as we did. Raises `ConfigurationError` where they do not
+    go together with the local ones.
+    """
+    settings, stack = local.settings, local.settings.stack
+    path = local.data_dir / STACK_FILE
     is_tiny = local.plan.model_path == TINY_MODEL
-    document = stack.model_dump(mode="json", exclude_none=True, exclude={"local"})
     chat, *others = local.engines
+    document = stack.model_dump(mode="json", exclude_none=True, exclude={"local", "models"})
     document["models"] = [
         chat.entry(
             context_overflow=stack.local.context_overflow,
             defaults=stack.local.tiny_defaults if is_tiny else stack.local.defaults,
         ),
         *(engine.entry() for engine in others),
+        *_cloud_entries(local),
     ]
     header = "# Written by `make local` at each start; change configs/stack.yaml instead.\n"
     path.write_text(header + yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
+    environment = settings.environment.model_copy(update={"stack_config": path})
+    written = replace(settings, environment=environment, stack=load_stack(path))
+    return written.models()[len(local.engines) :]
+
+
+def _cloud_entries(local: _Local) -> list[dict[str, Any]]:
+    """The models in the cloud, without fallbacks on models that are not served now."""
+    entries = [entry for entry in local.settings.stack.models if entry.location == "cloud"]
+    served = {model.id for model in local.settings.models() if model.location == "cloud"}
+    served |= {engine.plan.model_id for engine in local.engines}
+    return [
+        entry.model_dump(mode="json", exclude_unset=True)
+        | {"fallbacks": [id_ for id_ in entry.fallbacks if id_ in served]}
+        for entry in entries
+    ]
 
 
 def _is_loopback(host: str) -> bool:
@@ -317,11 +339,12 @@ def base_url(host: str, port: int) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _banner(local: _Local) -> str:
+def _banner(local: _Local, elsewhere: Sequence[Model]) -> str:
     url, model_id = local.gateway_url, local.plan.model_id
     content = "-H 'content-type: application/json'"
     more = [engine.plan.model_id for engine in local.engines[1:]]
     also = "".join(f" and embeddings of '{id_}'" for id_ in more)
+    also += "".join(f" and, from elsewhere, '{model.id}'" for model in elsewhere)
     examples = "".join(
         f"""
   curl {url}/v1/embeddings {content} \\

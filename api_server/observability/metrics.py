@@ -135,12 +135,24 @@ DROPPED_MESSAGES = Family(
     "Oldest messages left out of chats that did not fit.",
     ("model",),
 )
+FALLBACKS = Family(
+    "llm_gateway_fallbacks_total",
+    "counter",
+    "Requests left to another model, because the engines of this one failed.",
+    ("model", "fallback", "reason"),
+)
+REPLICA_SOUND = Family(
+    "llm_gateway_replica_sound",
+    "gauge",
+    "1 for a replica with nothing against it, 0 for one that fails or is down; the sum of workers.",
+    ("model", "replica"),
+)
 WORKERS = Family("llm_gateway_workers", "gauge", "Processes that serve now.")
 
 FAMILIES = (
     *(FIRST_TOKEN, PER_TOKEN, DURATION, TOKENS),
     *(REQUESTS, QUEUE_WAIT, OVERHEAD, IN_FLIGHT),
-    *(SHED, CANCELLED, RETRIES, DROPPED_MESSAGES, WORKERS),
+    *(SHED, CANCELLED, RETRIES, FALLBACKS, DROPPED_MESSAGES, REPLICA_SOUND, WORKERS),
 )
 _BY_NAME = {family.name: family for family in FAMILIES}
 
@@ -221,6 +233,14 @@ class Metrics:
     def retried(self, model: str, reason: str) -> None:
         """An engine is tried once more; `reason` is a word of ours, such as an error's code."""
         self._add(RETRIES, self._known(model), reason)
+
+    def fell_back(self, model: str, fallback: str, reason: str) -> None:
+        """A request is left to another model; `reason` is the code of the error of this one."""
+        self._add(FALLBACKS, self._known(model), self._known(fallback), reason)
+
+    def replica_sound(self, model: str, replica: str, *, is_sound: bool) -> None:
+        """A replica of the catalogue is in order, or is not."""
+        self._cells[self._place(REPLICA_SOUND, model, replica)] = float(is_sound)
 
     def dropped_messages(self, model: str, count: int) -> None:
         """So many messages of one chat were left out."""

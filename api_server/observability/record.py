@@ -20,7 +20,8 @@ class RequestRecord:
     is, or where it ended. `upload_ms` is how long the client kept us waiting for its body.
     `engine_ms` is how long the engine took until its first event, or its whole answer where that
     comes in one piece (then there is no `first_token_ms`); `own_ms` is what the gateway itself took
-    until then.
+    until then. `replica` is where the answer came from; `fallback_for` is the model that was asked
+    for when another one answers.
     """
 
     request_id: str
@@ -40,6 +41,8 @@ class RequestRecord:
     own_ms: float | None = None
     first_token_ms: float | None = None
     retries: int = 0
+    replica: str | None = None
+    fallback_for: str | None = None
     dropped_messages: int = 0
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
@@ -56,11 +59,11 @@ class RequestRecord:
         now = time.perf_counter()
         took_ms = round((now - self.phase_began) * 1000, 3)
         if self.phase == "queued":
-            self.queue_ms = took_ms
+            self.queue_ms = round(took_ms + (self.queue_ms or 0.0), 3)
         elif self.phase == "connecting":
-            self.engine_ms = took_ms
+            self.engine_ms = round(took_ms + (self.engine_ms or 0.0), 3)
             total_ms = (now - self.started) * 1000
-            others_ms = took_ms + (self.queue_ms or 0.0) + self.upload_ms
+            others_ms = self.engine_ms + (self.queue_ms or 0.0) + self.upload_ms
             self.own_ms = round(max(0.0, total_ms - others_ms), 3)
         self.phase = phase
         self.phase_began = now
@@ -77,9 +80,9 @@ class RequestRecord:
         total = (time.perf_counter() - self.started) * 1000
         queue, engine = self.queue_ms or 0.0, self.engine_ms or 0.0
         if self.phase == "queued":
-            queue = (time.perf_counter() - self.phase_began) * 1000
+            queue += (time.perf_counter() - self.phase_began) * 1000
         elif self.phase == "connecting":
-            engine = (time.perf_counter() - self.phase_began) * 1000
+            engine += (time.perf_counter() - self.phase_began) * 1000
         own = max(0.0, total - queue - engine - self.upload_ms)
         if self.model is None:
             return b"gateway;dur=%.2f" % own
@@ -112,6 +115,8 @@ _LOGGED_IF_KNOWN = (
     "engine_ms",
     "own_ms",
     "first_token_ms",
+    "replica",
+    "fallback_for",
     "retries",
     "dropped_messages",
     "prompt_tokens",

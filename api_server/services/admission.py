@@ -87,6 +87,11 @@ class Gate:
         self._bookings = Bookings()
         self._mean_hold_seconds = FIRST_GUESS_SECONDS
 
+    def resize(self, capacity: int) -> None:
+        """Let more or fewer in from now on; who is in stays in."""
+        self.capacity = capacity
+        self._admit()
+
     @property
     def waiting(self) -> int:
         """Requests in the queue."""

@@ -9,6 +9,7 @@ from typing import Protocol
 import msgspec
 
 from api_server.inference.catalogue import Model
+from api_server.inference.stop_sequences import StopScanner
 from api_server.services.logprobs import LogprobsShape
 from api_server.services.requests import Generation, Kind
 from api_server.services.usage import Json
@@ -85,49 +86,37 @@ class CleanEvents:
 
 
 class StopCut:
-    """Cuts a text that comes in pieces before the first stop sequence in it.
+    """Cuts a text before its first stop sequence, and with it the log probabilities of its tokens.
 
-    Pieces that may be the beginning of one are held back, each with its log probabilities.
+    What may be the beginning of one is held back.
     """
 
     def __init__(self, stop: Sequence[str]) -> None:
-        self.has_stopped = False
-        self._stop = stop
-        self._held: list[tuple[str, list[Json]]] = []
+        self._scanner = StopScanner(stop)
+        self._waiting: list[tuple[int, Json]] = []
+        self._read = 0
+        self._said = 0
+
+    @property
+    def has_stopped(self) -> bool:
+        return self._scanner.matched is not None
 
     def feed(self, text: str, tokens: list[Json], *, is_last: bool) -> tuple[str, list[Json]]:
-        """What may go out after this piece: text, and the log probabilities of all of its tokens.
+        """What may go out after this piece: text, and the log probabilities of whole tokens.
 
         The last piece leaves nothing held back.
         """
-        if not self._stop:
-            return text, tokens
         words = [token.get("token") or "" for token in tokens]
-        if "".join(words) == text:
-            self._held += [(word, [token]) for word, token in zip(words, tokens, strict=True)]
-        else:
-            self._held.append((text, tokens))
-        whole = "".join(piece for piece, _ in self._held)
-        found = [at for at in map(whole.find, self._stop) if at >= 0]
-        if found:
-            self.has_stopped = True
-            out, logprobs = self._release(min(found))
-            return out + whole[len(out) : min(found)], logprobs
-        return self._release(len(whole) - (0 if is_last else self._open_end(whole)))
-
-    def _open_end(self, text: str) -> int:
-        """How many characters at the end of the text may be the beginning of a stop sequence."""
-        longest = max(map(len, self._stop)) - 1
-        for size in range(min(longest, len(text)), 0, -1):
-            if any(len(stop) > size and stop.startswith(text[-size:]) for stop in self._stop):
-                return size
-        return 0
-
-    def _release(self, end: int) -> tuple[str, list[Json]]:
-        """The pieces that lie wholly before `end`, which are no longer held."""
-        text, tokens = "", list[Json]()
-        while self._held and len(text) + len(self._held[0][0]) <= end:
-            piece, its_tokens = self._held.pop(0)
-            text += piece
-            tokens += its_tokens
-        return text, tokens
+        are_the_text = "".join(words) == text
+        end = self._read
+        self._read += len(text)
+        for word, token in zip(words, tokens, strict=True):
+            end = end + len(word) if are_the_text else self._read
+            self._waiting.append((end, token))
+        out = self._scanner.feed(text)
+        if is_last:
+            out += self._scanner.flush()
+        self._said += len(out)
+        whole = [token for end, token in self._waiting if end <= self._said]
+        self._waiting = self._waiting[len(whole) :]
+        return out, whole

@@ -1,13 +1,13 @@
 """The life of a chat or completion request, from its body to its last byte, in one place.
 
-parse -> resolve the model -> wait for room in its engine -> open the engine's stream and wait for
-its first event, before any header goes out -> relay events, or fold them into one answer -> account
-for what was used. Later stages (limits, cache) take their place between the lines of `_serve`.
+parse -> resolve the model -> wait for room in its engines -> open a stream at one of them and wait
+for its first event, before any header goes out -> relay events, or fold them into one answer ->
+account for what was used. A model that cannot answer leaves the request to its fallbacks. Later
+stages (limits, cache) take their place between the lines of `_serve_with`.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from functools import partial
 from typing import TypeVar
 
 import msgspec
@@ -16,11 +16,15 @@ from api_server.errors import (
     ApiError,
     ContextLengthError,
     EngineTimeoutError,
+    InferenceError,
+    InvalidRequestError,
+    QueueTimeoutError,
+    ResourceNotAvailableError,
     ShuttingDownError,
 )
 from api_server.inference import sse
 from api_server.inference.catalogue import Catalogue
-from api_server.inference.handlers.engine_client import EventStream
+from api_server.inference.wire import Call, EventSource
 from api_server.observability.record import RequestRecord
 from api_server.services.answers import PLAIN_ANSWER, read_answer
 from api_server.services.chunks import decode
@@ -29,6 +33,7 @@ from api_server.services.client import Client, Headers
 from api_server.services.fitting import TRIES, answer_room, shorten
 from api_server.services.folding import Fold
 from api_server.services.lane import Lane, Place, find_lane
+from api_server.services.limits import keep_within_limits
 from api_server.services.relaying import OutgoingEvents
 from api_server.services.requests import Generation, Kind, parse_chat, parse_text
 from api_server.services.upstream import generation_body
@@ -57,13 +62,48 @@ class Completions:
     async def _serve(self, generation: Generation, client: Client, record: RequestRecord) -> None:
         record.stream = generation.is_stream
         lane = find_lane(self._catalogue, self._lanes, generation.model, "text")
+        left = list(lane.model.fallbacks)
+        try:
+            await self._serve_with(lane, generation, client, record, waits=not left)
+        except ApiError as exc:
+            if not left or not _lets_others_try(exc, record):
+                raise
+            failed = exc
+        else:
+            return
+        while left:
+            fallback = self._lanes[left.pop(0)]
+            lane.fell_back(fallback.model.id, failed)
+            record.fallback_for = lane.model.id
+            try:
+                await self._serve_with(fallback, generation, client, record, waits=not left)
+            except InvalidRequestError:  # this model cannot do what was asked of the other one
+                continue
+            except ApiError as exc:
+                if not _lets_others_try(exc, record):
+                    raise
+            else:
+                return
+        record.model, record.fallback_for = lane.model.id, None
+        raise failed
+
+    async def _serve_with(
+        self,
+        lane: Lane,
+        generation: Generation,
+        client: Client,
+        record: RequestRecord,
+        *,
+        waits: bool,
+    ) -> None:
+        """Answer with one model; only one that `waits` does so while its engines are away."""
         record.model = lane.model.id
         choices = lane.check_choices(generation)
-        place = await lane.enter(choices, record, is_retry=client.is_retry)
+        place = await lane.enter(choices, record, is_retry=client.is_retry, waits=waits)
         answer: bytes | None
         try:
             if not generation.is_stream and lane.model.engine.gets_plain_requests:
-                ask = lane.handler.ask
+                ask = lane.wire.ask
                 answer = await _first(ask, generation, lane, place, record, as_stream=False)
                 _account_plain(answer, record)
             else:
@@ -90,7 +130,7 @@ async def _stream(
     """The engine streams: relay that, or return one answer folded from it where one is wanted."""
     try:
         async with asyncio.timeout(lane.model.timeouts.total_seconds):
-            open_stream = lane.handler.open_stream
+            open_stream = lane.wire.open_stream
             stream = await _first(open_stream, generation, lane, place, record, as_stream=True)
             try:
                 if not generation.is_stream:
@@ -106,7 +146,7 @@ async def _stream(
 
 
 async def _first(
-    call: Callable[[str, bytes, str], Awaitable[T]],
+    ask: Callable[[Call], Awaitable[T]],
     generation: Generation,
     lane: Lane,
     place: Place,
@@ -116,20 +156,22 @@ async def _first(
 ) -> T:
     """The engine's answer, or its stream with the first event; nothing was sent to the client yet.
 
-    An engine that is away is tried again; a chat that does not fit is shortened where the model's
-    entry asks for it.
+    A chat that does not fit is shortened where the model's entry asks for it.
     """
+    await keep_within_limits(generation, lane, place, record)
     while True:
         body = generation_body(generation, lane.model, as_stream=as_stream)
-        attempt = partial(call, generation.kind.value, body, record.request_id)
+        call = lane.call(generation.kind.value, body, place, record, generation)
         try:
-            answer = await lane.persist(attempt, place, record)
+            answer = await ask(call)
         except ContextLengthError as exc:
             exc.param = "messages" if generation.kind is Kind.CHAT else "prompt"
             if lane.model.context_overflow == "error" or generation.kind is not Kind.CHAT:
                 raise
-            await _make_fit(generation, lane, exc, record)
+            await _make_fit(generation, lane, place, exc, record)
         else:
+            lane.answered(place)
+            record.replica = call.replica
             record.begin("generating")
             if as_stream:
                 record.first_token_ms = record.elapsed_ms()
@@ -137,7 +179,11 @@ async def _first(
 
 
 async def _make_fit(
-    generation: Generation, lane: Lane, error: ContextLengthError, record: RequestRecord
+    generation: Generation,
+    lane: Lane,
+    place: Place,
+    error: ContextLengthError,
+    record: RequestRecord,
 ) -> None:
     """Drop the oldest messages until the engine's count leaves room for an answer.
 
@@ -150,7 +196,8 @@ async def _make_fit(
         if tries == 1 and not dropped:
             raise error
         body = generation_body(generation, lane.model, as_stream=False)
-        count = await lane.handler.count_tokens(body, record.request_id)
+        call = lane.call(generation.kind.value, body, place, record)
+        count = await lane.wire.count_tokens(call)
         context_tokens = error.context_tokens
         if count is None or context_tokens is None:
             return
@@ -165,7 +212,7 @@ async def _make_fit(
 
 
 async def fold(
-    generation: Generation, stream: EventStream, lane: Lane, record: RequestRecord
+    generation: Generation, stream: EventSource, lane: Lane, record: RequestRecord
 ) -> bytes:
     """Read a whole stream into the JSON body of a plain answer."""
     result = Fold(generation.kind, choices_per_prompt=generation.choices_per_prompt)
@@ -185,7 +232,7 @@ async def fold(
 
 async def relay(
     generation: Generation,
-    stream: EventStream,
+    stream: EventSource,
     lane: Lane,
     client: Client,
     record: RequestRecord,
@@ -231,10 +278,25 @@ async def _say_last(client: Client, event: bytes) -> None:
     await client.end_stream()
 
 
+def _lets_others_try(error: ApiError, record: RequestRecord) -> bool:
+    """Whether a fallback may answer: the model's engines failed, and before their first byte.
+
+    That too much is going on (a full queue, a wait too long) is no reason: it would only move on.
+    """
+    return (
+        isinstance(error, ResourceNotAvailableError | InferenceError | EngineTimeoutError)
+        and not isinstance(error, QueueTimeoutError)
+        and record.phase != "generating"
+    )
+
+
 def _headers(record: RequestRecord) -> Headers:
-    if not record.dropped_messages:
-        return ()
-    return ((b"x-dropped-messages", str(record.dropped_messages).encode()),)
+    headers: list[tuple[bytes, bytes]] = []
+    if record.dropped_messages:
+        headers.append((b"x-dropped-messages", str(record.dropped_messages).encode()))
+    if record.fallback_for and record.model:
+        headers.append((b"x-fallback-model", record.model.encode()))
+    return headers
 
 
 def _account(record: RequestRecord, tally: UsageTally, finish_reason: str | None) -> None:

@@ -5,7 +5,6 @@ More inputs than the engine has slots go up in parts, one after the other.
 
 import asyncio
 from collections.abc import Mapping
-from functools import partial
 
 import msgspec
 
@@ -80,8 +79,8 @@ async def _ask(job: EmbeddingJob, lane: Lane, place: Place, record: RequestRecor
     """
     parts: list[_Answer] = []
     for body in embeddings_bodies(job, lane.model):
-        ask = partial(lane.handler.ask, Kind.EMBEDDINGS.value, body, record.request_id)
-        raw = await lane.persist(ask, place, record)
+        raw = await lane.wire.ask(lane.call(Kind.EMBEDDINGS.value, body, place, record))
+        lane.answered(place)
         parts.append(read_answer(_answers, raw))
         if job.dimensions is not None:
             _check_dimensions(job.dimensions, parts[-1].data)

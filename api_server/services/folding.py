@@ -5,6 +5,7 @@ OpenAI does not know are kept, the last value wins.
 """
 
 from api_server.errors import InferenceError
+from api_server.inference.chunks import merge_tool_call
 from api_server.services.requests import Kind
 from api_server.services.usage import Json, UsageTally
 
@@ -73,26 +74,11 @@ def _merge_delta(message: Json, delta: Json) -> None:
         if key == "tool_calls":
             calls = message.setdefault("tool_calls", [])
             for piece in value:
-                _merge_tool_call(calls, piece)
+                merge_tool_call(calls, piece)
         elif isinstance(value, str):
             message[key] = (message.get(key) or "") + value
         else:
             message[key] = value
-
-
-def _merge_tool_call(calls: list[Json], piece: Json) -> None:
-    """A call's first piece names it, later ones only add to its arguments."""
-    index = piece.get("index")
-    if index is None:
-        index = len(calls)
-    while len(calls) <= index:
-        calls.append({"id": "", "type": "function", "function": {"name": "", "arguments": ""}})
-    call = calls[index]
-    call["id"] = piece.get("id") or call["id"]
-    call["type"] = piece.get("type") or call["type"]
-    function = piece.get("function") or {}
-    call["function"]["name"] += function.get("name") or ""
-    call["function"]["arguments"] += function.get("arguments") or ""
 
 
 def _merge_logprobs(so_far: Json | None, piece: Json) -> Json:

@@ -36,7 +36,7 @@ class Health:
         return await asyncio.shield(self._probe)
 
     async def _ask(self) -> dict[str, bool]:
-        probes = (lane.handler.is_ready() for lane in self._lanes.values())
+        probes = (lane.wire.is_ready() for lane in self._lanes.values())
         return dict(zip(self._lanes, await asyncio.gather(*probes), strict=True))
 
 

@@ -1,9 +1,9 @@
-"""One model's way to its engine: who may use it now, and what happens while it is away."""
+"""One model's way to its engines: who may use them now, and what is counted of it."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Literal
 
 from api_server.errors import (
     ApiError,
@@ -12,14 +12,12 @@ from api_server.errors import (
     QueueTimeoutError,
 )
 from api_server.inference.catalogue import Catalogue, Model
-from api_server.inference.handlers.engine_client import EngineClient
+from api_server.inference.wire import Call, Wire
 from api_server.observability.metrics import Metrics
 from api_server.observability.record import RequestRecord
 from api_server.services.admission import Gate
+from api_server.services.affinity import prefix_of
 from api_server.services.requests import Generation
-from api_server.services.retrying import Backoff, persist
-
-T = TypeVar("T")
 
 _ROUTES = {
     "text": "/v1/chat/completions or /v1/completions",
@@ -38,21 +36,16 @@ class Place:
 
 
 class Lane:
-    """The gate, the handler and the patience of one model."""
+    """The gate of one model and the wire behind it."""
 
     def __init__(
-        self,
-        model: Model,
-        handler: EngineClient,
-        gate: Gate,
-        backoff: Backoff,
-        metrics: Metrics,
+        self, model: Model, wire: Wire, gate: Gate, metrics: Metrics, *, wants_prefix: bool = False
     ) -> None:
         self.model = model
-        self.handler = handler
+        self.wire = wire
         self.gate = gate
-        self._backoff = backoff
         self._metrics = metrics
+        self._wants_prefix = wants_prefix
 
     def check_choices(self, generation: Generation) -> int:
         """How many answers a request wants at the same time; no more than can be given."""
@@ -67,11 +60,21 @@ class Lane:
             )
         return choices
 
-    async def enter(self, choices: int, record: RequestRecord, *, is_retry: bool | None) -> Place:
-        """Wait for room. The place must be given back to `leave`, whatever happens."""
+    async def enter(
+        self,
+        choices: int,
+        record: RequestRecord,
+        *,
+        is_retry: bool | None,
+        waits: bool = True,
+    ) -> Place:
+        """Wait for room. The place must be given back to `leave`, whatever happens.
+
+        Unless it `waits`, engines that are away are tried, but not waited for.
+        """
         loop = asyncio.get_running_loop()
         seconds = self.model.timeouts.queue_seconds
-        deadline = loop.time() + seconds
+        deadline = loop.time() + seconds if waits else 0.0
         weight = self.gate.weight_of(choices)
         record.begin("queued")
         self._metrics.in_flight(self.model.id, "queued", 1)
@@ -86,22 +89,35 @@ class Lane:
         self._metrics.in_flight(self.model.id, "connecting", 1)
         return Place(weight, deadline, entered)
 
-    async def persist(
-        self, call: Callable[[], Awaitable[T]], place: Place, record: RequestRecord
-    ) -> T:
-        """Ask the engine, and again while it is away, until the place's deadline."""
+    def call(
+        self,
+        path: str,
+        body: bytes,
+        place: Place,
+        record: RequestRecord,
+        generation: Generation | None = None,
+    ) -> Call:
+        """What the wire is asked for; an engine that is away is waited for until the place's
+        deadline.
+        """
 
         def note(error: ApiError) -> None:
             record.retries += 1
             self._metrics.retried(self.model.id, error.code)
 
-        answer = await persist(call, self._backoff, place.deadline, note)
-        if place.phase == "generating":  # a later part of one request
-            return answer
-        self._metrics.in_flight(self.model.id, "connecting", -1)
-        self._metrics.in_flight(self.model.id, "generating", 1)
-        place.phase = "generating"
-        return answer
+        prefix = prefix_of(generation) if generation is not None and self._wants_prefix else b""
+        return Call(path, body, record.request_id, place.weight, prefix, place.deadline, note)
+
+    def answered(self, place: Place) -> None:
+        """An engine has begun to answer, or has answered a part of the request."""
+        if place.phase != "generating":
+            self._metrics.in_flight(self.model.id, "connecting", -1)
+            self._metrics.in_flight(self.model.id, "generating", 1)
+            place.phase = "generating"
+
+    def fell_back(self, fallback: str, error: ApiError) -> None:
+        """Note that another model answers in the place of this one."""
+        self._metrics.fell_back(self.model.id, fallback, error.code)
 
     def dropped(self, messages: int, record: RequestRecord) -> None:
         """Note that a chat was shortened by so many messages."""

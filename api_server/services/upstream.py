@@ -7,6 +7,7 @@ import msgspec
 
 from api_server.errors import InvalidRequestError
 from api_server.inference.catalogue import Model
+from api_server.inference.engines import Engine
 from api_server.services.requests import EmbeddingJob, Fields, Generation, Kind
 
 DEFAULT_TEXT_TOKENS = 16
@@ -15,6 +16,7 @@ DEFAULT_TEXT_TOKENS = 16
 MAX_GRAMMAR_GROUPS = 1000
 """100,000 nested ones were seen to crash llama-server."""
 
+_ANSWER_LIMITS = ("max_tokens", "max_completion_tokens")
 _TRUE = msgspec.Raw(b"true")
 _REQUIRED = msgspec.Raw(b'"required"')
 _WITH_USAGE = msgspec.Raw(b'{"include_usage":true}')
@@ -52,10 +54,12 @@ def generation_body(generation: Generation, model: Model, *, as_stream: bool) ->
         body["max_tokens"] = DEFAULT_TEXT_TOKENS
     body.update(model.defaults)
     body.update(fields)
-    body["model"] = model.id
+    body["model"] = model.name_at_engine or model.id
     for name, known_as in engine.renamed_fields.items():
         if name in fields:
             body[known_as] = body.pop(name)
+    if model.max_output_tokens is not None:
+        _cap_answer(generation.kind, body, model.max_output_tokens, engine)
     if not engine.has_openai_details:
         _translate_details(generation, body)
     if engine.seeds is not None and generation.seed is not None:
@@ -71,13 +75,29 @@ def embeddings_bodies(job: EmbeddingJob, model: Model) -> list[bytes]:
 
     `dimensions` stays here: it is checked against what comes back.
     """
-    fields: dict[str, object] = {**job.fields, "model": model.id}
+    fields: dict[str, object] = {**job.fields, "model": model.name_at_engine or model.id}
     fields.pop("dimensions", None)
     if job.inputs <= model.slots:
         return [msgspec.json.encode(fields)]
     inputs = msgspec.json.decode(job.fields["input"], type=list[msgspec.Raw])
     parts = (inputs[start : start + model.slots] for start in range(0, len(inputs), model.slots))
     return [msgspec.json.encode({**fields, "input": part}) for part in parts]
+
+
+def _cap_answer(kind: Kind, body: dict[str, object], most: int, engine: Engine) -> None:
+    """The smaller of our limit and what is asked for, under whichever name; ours where nothing is.
+
+    Text completions know `max_tokens` only, and always have it by now.
+    """
+    names = [name for name in _ANSWER_LIMITS if name in body]
+    for name in names:
+        asked = body[name]
+        tokens = msgspec.json.decode(asked) if isinstance(asked, msgspec.Raw) else asked
+        if not isinstance(tokens, int | float) or tokens > most:
+            body[name] = most
+    if not names:
+        name = "max_completion_tokens" if kind is Kind.CHAT else "max_tokens"
+        body[engine.renamed_fields.get(name, name)] = most
 
 
 def _check_grammar(fields: Fields) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,16 +52,22 @@ class Stack:
 
 @asynccontextmanager
 async def running_gateway(
-    folder: Path, engine: FakeEngine, **sections: Any
+    folder: Path,
+    engine: FakeEngine,
+    *,
+    variables: Mapping[str, str] | None = None,
+    **sections: Any,
 ) -> AsyncIterator[tuple[Gateway, str]]:
+    """With these `sections` of a stack file and these environment variables."""
     document = {
         "timeouts": TIMEOUTS | {"total_seconds": 5},
         "gateway": {"body_timeout_seconds": 0.5},
+        "breaker": {"open_seconds": 0.05},
         "models": [{"id": "fake", "replicas": [f"http://127.0.0.1:{engine.port}"]}],
     }
     path = folder / "stack.yaml"
     path.write_text(yaml.safe_dump(document | sections))
-    settings = load_settings({"STACK_CONFIG": str(path)})
+    settings = load_settings({"STACK_CONFIG": str(path)} | dict(variables or {}))
     gateway = create_app(settings)
     config = configuration(gateway, settings)
     config.port = 0

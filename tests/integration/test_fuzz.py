@@ -102,7 +102,7 @@ def ending(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     folder = tmp_path_factory.mktemp("fuzz")
     fake = subprocess.Popen(
-        [sys.executable, "-m", "tests.fake_engine", "0"], cwd=REPOSITORY, stdout=subprocess.PIPE
+        [sys.executable, "-m", "tests.fake_engine"], cwd=REPOSITORY, stdout=subprocess.PIPE
     )
     with ending(fake), (folder / "log").open("wb") as log:
         assert fake.stdout is not None

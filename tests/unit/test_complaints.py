@@ -5,7 +5,7 @@ import json
 import pytest
 
 from api_server.errors import ContextLengthError, InvalidRequestError
-from api_server.inference.handlers.engine_client import translate_error
+from api_server.inference.handlers.faults import translate_error
 
 VALIDATION = (
     "{count} for {model}\n{field}\n  {reason} [type={type}, input_value=3, input_type=int]\n"

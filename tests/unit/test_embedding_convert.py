@@ -12,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
+from api_server.inference.gguf import read_head
 from api_server.local.embedding_build import CONVERTER, EMBEDDING_MODEL, embedding_entry
 from api_server.local.embedding_convert import (
     UnusableModelError,
@@ -20,7 +21,6 @@ from api_server.local.embedding_convert import (
     vocabulary,
     write_gguf,
 )
-from api_server.local.gguf import read_head
 from api_server.local.recipe import Recipe
 from api_server.local.workshop import read_recipe
 

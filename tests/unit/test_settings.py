@@ -10,6 +10,7 @@ from api_server.errors import ConfigurationError
 from api_server.settings import (
     REPOSITORY,
     Environment,
+    ModelConfig,
     Stack,
     load_environment,
     load_settings,
@@ -35,13 +36,14 @@ def test_shipped_stack_file_is_valid() -> None:
 
 def test_shipped_stack_file_names_every_key() -> None:
     text = (REPOSITORY / "configs/stack.yaml").read_text()
+    shipped = load_stack(REPOSITORY / "configs/stack.yaml")
     for section in Stack.model_fields:
         assert re.search(rf"^{section}:", text, re.MULTILINE)
-    for section in ("gateway", "timeouts", "local"):
-        for key in type(
-            getattr(load_stack(REPOSITORY / "configs/stack.yaml"), section)
-        ).model_fields:
-            assert re.search(rf"^  {key}:", text, re.MULTILINE), f"{section}.{key}"
+        if section != "models":
+            for key in type(getattr(shipped, section)).model_fields:
+                assert re.search(rf"^  {key}:", text, re.MULTILINE), f"{section}.{key}"
+    for key in ModelConfig.model_fields:
+        assert re.search(rf"^ +(- |# (.*, )?)?{key}\b", text, re.MULTILINE), f"models: {key}"
 
 
 def test_schema_beside_the_stack_file_is_current() -> None:
@@ -85,7 +87,7 @@ def test_defaults_cannot_change_what_the_gateway_counts_on(tmp_path: Path) -> No
 
 def test_unknown_key_far_from_all_lists_the_known_ones(tmp_path: Path) -> None:
     message = stack_error(tmp_path, MINIMAL + "zzz: 1\n")
-    assert "Known here: gateway, timeouts, admission, retries, models, local." in message
+    assert "Known here: gateway, timeouts, admission, retries, breaker, health," in message
 
 
 def test_every_wrong_key_is_named_at_once(tmp_path: Path) -> None:
@@ -106,6 +108,7 @@ def test_every_wrong_key_is_named_at_once(tmp_path: Path) -> None:
         (MINIMAL + "gateway: {}\ngateway: {}\n", "the key 'gateway' stands twice"),
         (MINIMAL + "  - {id: m, replicas: ['http://127.0.0.1:2']}\n", "two models have the id 'm'"),
         (MINIMAL + "timeouts: {idle_seconds: .inf}\n", "timeouts.idle_seconds"),
+        (MINIMAL + "breaker: {open_seconds: 60}\n", "max_open_seconds (30) is less than"),
     ],
 )
 def test_broken_stack_files_are_explained(tmp_path: Path, text: str, fragment: str) -> None:

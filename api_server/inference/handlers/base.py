@@ -9,6 +9,7 @@ from typing import Any
 from api_server.errors import ConfigurationError
 from api_server.inference.catalogue import Model
 from api_server.inference.schemas import InferenceRequest, InferenceResponse
+from api_server.inference.stop_sequences import summary_of, until_stop
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,19 +51,15 @@ class InferenceHandler(ABC):
     async def infer(
         self, loaded_model: LoadedModel, request: InferenceRequest
     ) -> InferenceResponse:
-        """The whole answer: here, all pieces of a stream."""
+        """The whole answer: here, all pieces of a stream up to a stop sequence."""
         pieces: list[str] = []
-        summary: InferenceResponse | None = None
-        async with aclosing(self.stream_infer(loaded_model, request)) as stream:
-            async for piece in stream:
+        summary = summary_of(request, "stop")
+        async with aclosing(until_stop(self.stream_infer(loaded_model, request), request)) as text:
+            async for piece in text:
                 if isinstance(piece, str):
                     pieces.append(piece)
                 else:
                     summary = piece
-        if summary is None:
-            summary = InferenceResponse(
-                request_id=request.request_id, model_id=loaded_model.model_id, finish_reason="stop"
-            )
         return summary.model_copy(update={"generated_text": "".join(pieces)})
 
     def needed_bytes(self, model: Model) -> int:  # noqa: ARG002 - for those who override it

@@ -1,40 +1,295 @@
-"""All replicas of one model: chooses one for each call, tries another when that fails."""
+"""All replicas of one model: chooses one for each call, and another when that fails in time."""
 
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import TypeVar
+
+from api_server.errors import (
+    ApiError,
+    EngineTimeoutError,
+    InferenceError,
+    InvalidRequestError,
+    NoAnswerError,
+    ResourceNotAvailableError,
+)
 from api_server.inference.catalogue import Model
-from api_server.inference.handlers.engine_client import EngineClient
-from api_server.inference.wire import Call, EventSource
+from api_server.inference.handlers.event_stream import EventStream
+from api_server.inference.replicas.choosing import Standing, choose, hash_of
+from api_server.inference.replicas.replica import Replica
+from api_server.inference.replicas.retrying import RetryBudget, pause_seconds
+from api_server.inference.wire import Call
+
+T = TypeVar("T")
+
+SPARE_RESENDS = 10
+"""What the retry budget holds beyond the requests that the replicas have at the same time."""
+
+log = logging.getLogger(__name__)
+
+
+def _nobody(_: "ReplicaSet") -> None:
+    return
 
 
 class ReplicaSet:
     """The `Wire` to the engines of one model over HTTP. Nothing connects before the first call.
 
-    `start` begins to watch the replicas' health, `aclose` ends that and drops idle connections;
-    calls may be made before, between and after.
+    `start` begins to watch the health of several replicas, `aclose` ends that and drops idle
+    connections; calls may be made before, between and after. `notice` is called whenever another
+    number of replicas is sound.
     """
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, notice: Callable[["ReplicaSet"], None] = _nobody) -> None:
         self.model = model
-        self._client = EngineClient(model)
+        self.replicas = [Replica(model, url) for url in model.replicas]
+        self.notice = notice
+        places = model.slots * len(self.replicas)
+        self._budget = RetryBudget(model.retries.budget, places + SPARE_RESENDS)
+        self._came_back = asyncio.Event()
+        self._sound = len(self.replicas)
+        self._watching: asyncio.Task[None] | None = None
+
+    @property
+    def sound(self) -> int:
+        """How many replicas have nothing against them."""
+        return self._sound
+
+    @property
+    def wants_prefix(self) -> bool:
+        """Whether calls should say what their conversation begins with."""
+        return len(self.replicas) > 1 and self.model.balancing.prefix_affinity
 
     async def start(self) -> None:
-        """Begin to watch the health of several replicas."""
+        """Begin to watch the health of several replicas; one is learnt about from its traffic."""
+        if self._watching is None and len(self.replicas) > 1 and self.model.engine.is_probed:
+            self._watching = asyncio.create_task(self._watch())
 
     async def aclose(self) -> None:
         """End what `start` began, drop idle connections."""
-        await self._client.aclose()
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.wait({self._watching})
+            self._watching = None
+        for replica in self.replicas:
+            await replica.client.aclose()
 
     async def ask(self, call: Call) -> bytes:
         """One answer in one piece."""
-        return await self._client.ask(call.path, call.body, call.request_id)
+        return await self._try(call, self._ask)
 
-    async def open_stream(self, call: Call) -> EventSource:
+    async def open_stream(self, call: Call) -> EventStream:
         """Start a generation and wait for its first event."""
-        return await self._client.open_stream(call.path, call.body, call.request_id)
+        return await self._try(call, self._open_stream)
 
     async def count_tokens(self, call: Call) -> int | None:
-        """How many tokens a chat has, by the engine's own count."""
-        return await self._client.count_tokens(call.body, call.request_id)
+        """How many tokens a chat has, by the engine's own count; None where it cannot tell."""
+        if self.model.engine.count_path is None:
+            return None
+        return await self._try(call, self._count_tokens)
 
     async def is_ready(self) -> bool:
-        """Whether one replica at least could serve a token now."""
-        return await self._client.is_ready()
+        """Whether one replica at least says that it could serve a token now."""
+        probes = [asyncio.create_task(each.client.is_ready()) for each in self.replicas]
+        try:
+            for answer in asyncio.as_completed(probes):
+                if await answer:
+                    return True
+            return False
+        finally:
+            for probe in probes:
+                probe.cancel()
+
+    # one try
+
+    async def _ask(self, replica: Replica, call: Call) -> bytes:
+        return await self._at(replica, call, replica.client.ask(*_request(call)))
+
+    async def _count_tokens(self, replica: Replica, call: Call) -> int | None:
+        counting = replica.client.count_tokens(call.body, call.request_id)
+        return await self._at(replica, call, counting)
+
+    async def _at(self, replica: Replica, call: Call, asking: Awaitable[T]) -> T:
+        is_trial = replica.begin(call.weight)
+        error: ApiError | None = None
+        is_whole = False
+        try:
+            answer = await asking
+            is_whole = True
+            return answer
+        except ApiError as exc:
+            error = exc
+            raise
+        finally:
+            self._ended(replica, call.weight, is_trial, is_whole=is_whole, error=error)
+
+    async def _open_stream(self, replica: Replica, call: Call) -> EventStream:
+        is_trial = replica.begin(call.weight)
+        on_end = partial(self._ended, replica, call.weight, is_trial)
+        error: ApiError | None = None
+        stream: EventStream | None = None
+        try:
+            stream = await replica.client.open_stream(*_request(call), on_end)
+        except ApiError as exc:
+            error = exc
+            raise
+        finally:
+            if stream is None:
+                on_end(is_whole=False, error=error)
+        self._answered(replica)
+        return stream
+
+    def _answered(self, replica: Replica) -> None:
+        if not replica.is_sound or replica.refusals:
+            replica.answered(_now())
+            self._look_around()
+
+    def _ended(
+        self,
+        replica: Replica,
+        weight: int,
+        is_trial: bool,
+        *,
+        is_whole: bool,
+        error: ApiError | None,
+    ) -> None:
+        if is_whole or isinstance(error, InvalidRequestError):  # it answered, if only to refuse
+            is_whole = True
+            self._answered(replica)
+        replica.ended(weight, _now(), is_trial=is_trial, is_whole=is_whole, error=error)
+        if error is not None:
+            self._look_around()
+
+    # try after try
+
+    async def _try(self, call: Call, attempt: Callable[[Replica, Call], Awaitable[T]]) -> T:
+        """The first answer of a replica that gives one.
+
+        What an engine has not seen, or refused for now, goes to the next replica at once; what it
+        has seen goes to another after a pause, as often as `resends` and the budget allow. When no
+        replica is left the call waits for one until its deadline. Raises the last error.
+        """
+        retries = self.model.retries
+        self._budget.deposit()
+        tried: set[Replica] = set()
+        failures = resends = 0
+        error: ApiError | None = None
+        while True:
+            replica = self._choose(call, tried)
+            was_seen = False
+            if replica is not None:
+                call.replica = replica.name
+                try:
+                    return await attempt(replica, call)
+                except ResourceNotAvailableError as exc:
+                    error = exc
+                except (InferenceError, EngineTimeoutError) as exc:
+                    error = exc
+                    was_seen = True
+                    resends += 1
+                    tried.add(replica)
+                    may_go_on = isinstance(exc, NoAnswerError) or self._has_more(tried)
+                    if resends > retries.resends or not may_go_on or not self._budget.withdraw():
+                        raise
+                tried.add(replica)
+            pause = pause_seconds(retries, failures, random.random())  # noqa: S311 - jitter
+            failures += 1
+            if not self._has_more(tried):
+                pause = max(pause, self._seconds_until_usable())
+                tried.clear()
+                if _now() + pause >= call.deadline:
+                    raise error or self._all_away(pause)
+            elif not was_seen:
+                pause = 0.0
+            call.on_retry(error or self._all_away(pause))
+            await self._pause(pause)
+
+    def _choose(self, call: Call, tried: set[Replica]) -> Replica | None:
+        if len(self.replicas) == 1 and not tried and self.replicas[0].is_sound:
+            replica = self.replicas[0]
+            return replica if replica.room(_now()) else None
+        standings = self._standings(tried)
+        key = hash_of(call.prefix) if call.prefix else None
+        load = self.model.balancing.affinity_load
+        chance = random.random()  # noqa: S311 - between equals
+        place = choose(standings, key, call.weight, load, chance)
+        return None if place is None else self.replicas[place]
+
+    def _standings(self, tried: set[Replica]) -> list[Standing]:
+        """What may be chosen: what is sound; where nothing is, what a health route alone calls
+        down; else what answers, if only with errors. A model's last replica is not taken away
+        because of requests that it cannot serve.
+        """
+        now = _now()
+        rooms = [0.0 if each in tried else each.room(now) for each in self.replicas]
+        up = [room if each.is_up else 0.0 for room, each in zip(rooms, self.replicas, strict=True)]
+        if any(up):
+            rooms = up
+        elif not any(rooms):
+            rooms = [float(each.answers_errors and each not in tried) for each in self.replicas]
+        return [
+            Standing(each.seed, each.in_flight, room)
+            for each, room in zip(self.replicas, rooms, strict=True)
+        ]
+
+    def _has_more(self, tried: set[Replica]) -> bool:
+        return any(standing.room > 0 for standing in self._standings(tried))
+
+    def _seconds_until_usable(self) -> float:
+        return max(0.0, min(each.usable_at() for each in self.replicas) - _now())
+
+    def _all_away(self, seconds: float) -> ResourceNotAvailableError:
+        return ResourceNotAvailableError(
+            f"No engine of '{self.model.id}' can be used at the moment. Try again shortly.",
+            retry_after_seconds=max(1.0, seconds),
+        )
+
+    async def _pause(self, seconds: float) -> None:
+        """Sleep, but no longer than until a replica comes back."""
+        if not seconds:
+            return
+        try:
+            async with asyncio.timeout(seconds):
+                await self._came_back.wait()
+        except TimeoutError:
+            return
+
+    # health
+
+    async def _watch(self) -> None:
+        """Ask every replica for its health, again and again; runs until it is cancelled."""
+        interval = self.model.balancing.health_interval_seconds
+        while True:
+            await asyncio.sleep(interval * random.uniform(0.9, 1.1))  # noqa: S311 - jitter
+            await asyncio.gather(*(self._probe(replica) for replica in self.replicas))
+
+    async def _probe(self, replica: Replica) -> None:
+        replica.probed(_now(), is_well=await replica.client.is_ready())
+        self._look_around()
+
+    def _look_around(self) -> None:
+        """Tell who waits, and whom it concerns, when another number of replicas is sound."""
+        sound = sum(each.is_sound for each in self.replicas)
+        if sound == self._sound:
+            return
+        now = _now()
+        log.warning(
+            "replicas of a model changed",
+            extra={"model": self.model.id}
+            | {"replicas": {each.name: each.state(now) for each in self.replicas}},
+        )
+        if sound > self._sound:
+            self._came_back.set()
+            self._came_back.clear()
+        self._sound = sound
+        self.notice(self)
+
+
+def _request(call: Call) -> tuple[str, bytes, str]:
+    return call.path, call.body, call.request_id
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -1,8 +1,11 @@
-"""What this machine has left: memory, also inside a container's limit."""
+"""Memory: what this machine has left, also inside a container's limit, and who has to make room."""
 
 import contextlib
 import re
+from collections.abc import Sequence
 from pathlib import Path
+
+from api_server.errors import ResourceNotAvailableError
 
 _CGROUP = Path("/sys/fs/cgroup")
 
@@ -29,6 +32,34 @@ def available_memory_bytes(meminfo: str, limit: str, used: str, stat: str) -> in
         reclaimable = int(cache[1]) if cache else 0
         available = min(available, int(limit) - int(used) + reclaimable)
     return available
+
+
+MIB = 1024 * 1024
+
+
+def who_makes_room(
+    model_id: str, needed_bytes: int, free_bytes: int, idle: Sequence[tuple[str, int]]
+) -> list[str]:
+    """Which of the idle models have to go, in their order, for one that needs so much. Pure.
+
+    `idle` are ids with what each gives back. Raises `ResourceNotAvailableError` with both numbers
+    where all of them together are not enough: then none should go.
+    """
+    going: list[str] = []
+    free = free_bytes
+    for other_id, gives_back in idle:
+        if free >= needed_bytes:
+            break
+        going.append(other_id)
+        free += gives_back
+    if free < needed_bytes:
+        also = f", {free // MIB} MiB without the models that are idle" if going else ""
+        raise ResourceNotAvailableError(
+            f"'{model_id}' needs about {-(-needed_bytes // MIB)} MiB of memory, and "
+            f"{max(0, free_bytes) // MIB} MiB are free{also}. Unload another model, or take a "
+            "smaller one."
+        )
+    return going
 
 
 def _read(path: Path) -> str:

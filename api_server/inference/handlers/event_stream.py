@@ -1,0 +1,140 @@
+"""The events of one generation, as an engine sends them over one connection."""
+
+import logging
+from typing import Any, Protocol
+
+import msgspec
+
+from api_server.errors import (
+    ApiError,
+    EngineTimeoutError,
+    InferenceError,
+    TruncatedAnswerError,
+)
+from api_server.inference import sse
+from api_server.inference.handlers.faults import translate_error
+from api_server.inference.handlers.http1 import (
+    Connection,
+    EngineConnectionError,
+    EngineSilenceError,
+    Pool,
+)
+
+log = logging.getLogger(__name__)
+
+
+class OnEnd(Protocol):
+    """Told once, when a stream is closed: did it come to its end, and what error broke it?"""
+
+    def __call__(self, *, is_whole: bool, error: ApiError | None) -> None: ...
+
+
+class EventStream:
+    """The events of one running generation, as blocks of whole events.
+
+    `first` is the block that opened the stream; `next_block` gives the others and `b""` once the
+    engine has said that it is done. Raises the error tree's classes, never a transport's.
+    `close` before the end drops the connection, which is how an engine learns that nobody waits.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        connection: Connection,
+        events: sse.EventBuffer,
+        first: bytes,
+        idle_seconds: float,
+        request_id: str,
+        on_end: OnEnd,
+    ) -> None:
+        self.first = first
+        self._request_id = request_id
+        self._pool = pool
+        self._connection = connection
+        self._events = events
+        self._idle_seconds = idle_seconds
+        self._is_done = _is_done(first)
+        self._on_end = on_end
+        self._failure: ApiError | None = None
+
+    async def next_block(self) -> bytes:
+        """The next whole events; waits `idle_seconds` at most for each read."""
+        try:
+            while not self._is_done:
+                data = await self._read()
+                if not data:
+                    raise TruncatedAnswerError(
+                        "The engine ended its answer before it was complete. What you received is "
+                        "cut."
+                    )
+                block = feed(self._events, data)
+                if block:
+                    raise_if_error(block, self._request_id)
+                    self._is_done = _is_done(block)
+                    return block
+        except ApiError as exc:
+            self._failure = exc
+            raise
+        await self._finish()
+        return b""
+
+    def close(self) -> None:
+        """Give the connection back; call it once, whatever happened."""
+        self._pool.release(self._connection)
+        self._on_end(is_whole=self._is_done, error=self._failure)
+
+    async def _read(self) -> bytes:
+        try:
+            return await self._connection.read(self._idle_seconds)
+        except EngineSilenceError as exc:
+            raise EngineTimeoutError(
+                f"The engine sent nothing for {self._idle_seconds:g} s. What you received is cut."
+            ) from exc
+        except EngineConnectionError as exc:
+            raise TruncatedAnswerError(
+                "The engine broke off before its answer was complete. What you received is cut."
+            ) from exc
+
+    async def _finish(self) -> None:
+        """Read the end of the HTTP body, so that the connection can be used again."""
+        try:
+            await self._connection.read(0.05)
+        except (EngineSilenceError, EngineConnectionError):
+            log.debug("engine did not end its response after [DONE]; connection dropped")
+
+
+def _is_done(block: bytes) -> bool:
+    return sse.DONE in block and any(data == sse.DONE for data in sse.payloads(block))
+
+
+def raise_if_error(block: bytes, request_id: str) -> None:
+    """An engine that fails inside a stream says so in an event."""
+    if b'"error"' not in block:
+        return
+    for data in sse.payloads(block):
+        if b'"error"' in data and _has_error(data):
+            log.warning(
+                "engine failed inside a stream",
+                extra={"request_id": request_id}
+                | {"engine_reason": data[:500].decode("utf-8", "replace")},
+            )
+            raise translate_error(500, data)
+
+
+class _MaybeError(msgspec.Struct):
+    error: Any = None
+
+
+def _has_error(data: bytes) -> bool:
+    try:
+        return bool(msgspec.json.decode(data, type=_MaybeError).error)
+    except msgspec.DecodeError:
+        return False
+
+
+def feed(events: sse.EventBuffer, data: bytes) -> bytes:
+    """The whole events that these bytes complete. Raises where one has no end."""
+    try:
+        return events.feed(data)
+    except sse.EventTooLargeError as exc:
+        raise InferenceError("The engine sent an event beyond all bounds.") from exc

@@ -1,0 +1,120 @@
+"""One engine among several that serve a model: what it works on, and how well it does."""
+
+from typing import Literal
+from urllib.parse import urlsplit
+
+from api_server.errors import ApiError, EngineBusyError
+from api_server.inference.catalogue import Model
+from api_server.inference.handlers.engine_client import EngineClient
+from api_server.inference.replicas.breaker import Breaker, fault_of
+from api_server.inference.replicas.choosing import hash_of
+from api_server.inference.replicas.retrying import pause_seconds
+
+PROBES_TO_GO_DOWN = 2
+"""So many health probes must fail in a row: a busy engine may miss one."""
+
+
+class Replica:
+    """One replica. Times are the event loop's, in seconds; `in_flight` is in answers.
+
+    `refusals` is how often in a row it said that it is busy or loading.
+    """
+
+    def __init__(self, model: Model, url: str) -> None:
+        self.url = url
+        self.name = urlsplit(url).netloc
+        self.client = EngineClient(model, url)
+        self.breaker = Breaker(model.balancing)
+        self.seed = hash_of(url.encode())
+        self.in_flight = 0
+        self.is_up = True
+        self._model = model
+        self._failed_probes = 0
+        self.refusals = 0
+        self._aside_until = 0.0
+        self._warm_since: float | None = None
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether nothing speaks against it: what a replica counts for in the model's capacity."""
+        return self.is_up and self.breaker.is_closed
+
+    @property
+    def answers_errors(self) -> bool:
+        """Whether it is left out, but only because its answers were errors."""
+        return not self.breaker.is_closed and self.breaker.fault == "broken"
+
+    def room(self, now: float) -> float:
+        """How many answers it can give at the same time now; 0 when it must not be asked."""
+        if now < self._aside_until or not self.breaker.permits(now):
+            return 0.0
+        if not self.breaker.is_closed:
+            return 1.0
+        if self._warm_since is None:
+            return self._model.slots
+        warmth = (now - self._warm_since) / self._model.balancing.slow_start_seconds
+        if warmth >= 1:
+            self._warm_since = None
+            return self._model.slots
+        return max(1.0, warmth * self._model.slots)
+
+    def usable_at(self) -> float:
+        """When it may be asked again at the earliest."""
+        return max(self._aside_until, self.breaker.open_until or 0.0)
+
+    def state(self, now: float) -> Literal["up", "down", "aside", "open", "half-open", "warming"]:
+        """In a word, for people."""
+        breaker = self.breaker.state(now)
+        if breaker != "closed":
+            return breaker
+        if not self.is_up:
+            return "down"
+        if now < self._aside_until:
+            return "aside"
+        return "up" if self._warm_since is None else "warming"
+
+    def begin(self, weight: int) -> bool:
+        """A request goes there; returns what `ended` wants to know as `is_trial`."""
+        self.in_flight += weight
+        return self.breaker.begin()
+
+    def answered(self, now: float) -> None:
+        """It has begun an answer, so that it is in order."""
+        self.refusals = 0
+        if not self.breaker.is_closed:
+            self.breaker.close()
+            self._warm_since = now
+
+    def ended(
+        self, weight: int, now: float, *, is_trial: bool, is_whole: bool, error: Exception | None
+    ) -> None:
+        """A request is over: with a whole answer, with an error, or with neither."""
+        self.in_flight -= weight
+        fault = fault_of(error) if isinstance(error, ApiError) else None
+        if isinstance(error, EngineBusyError):
+            self._step_aside(error, now)
+        if fault is not None:
+            self.breaker.failed(fault, now, is_trial=is_trial)
+        else:
+            self.breaker.abandoned(is_trial=is_trial)
+            if is_whole:
+                self.breaker.completed()
+
+    def probed(self, now: float, *, is_well: bool) -> None:
+        """What its health route said. One that comes back is taken in slowly."""
+        if not is_well:
+            self._failed_probes += 1
+            self.is_up = self.is_up and self._failed_probes < PROBES_TO_GO_DOWN
+            return
+        self._failed_probes = 0
+        if not self.is_up or (not self.breaker.is_closed and self.breaker.fault == "unreachable"):
+            self.is_up = True
+            self.answered(now)
+            self._warm_since = now
+
+    def _step_aside(self, error: EngineBusyError, now: float) -> None:
+        seconds = error.engine_asks_seconds
+        if seconds is None:
+            seconds = pause_seconds(self._model.retries, self.refusals, 1.0)
+        self.refusals += 1
+        self._aside_until = max(self._aside_until, now + seconds)

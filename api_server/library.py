@@ -1,0 +1,81 @@
+"""The engine room for notebooks and scripts: from the stack file to answers, without a web server.
+
+What `main.py` is for the gateway: the one place that knows both the settings and the library.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from functools import cache
+from pathlib import Path
+from weakref import WeakKeyDictionary
+
+from api_server.inference import factory
+from api_server.inference.catalogue import Model
+from api_server.inference.conversations import Conversations, MemoryConversations
+from api_server.inference.handlers.base import InferenceHandler
+from api_server.inference.model_manager import LLMModelManager
+from api_server.inference.schemas import GenerationParams
+from api_server.inference.service import LLMInferenceService
+from api_server.settings import load_settings
+
+
+def load_models(config_path: str | Path | None = None) -> list[Model]:
+    """The models of a stack file, by default that of the settings. Raises `ConfigurationError`."""
+    path = None if config_path is None else Path(config_path)
+    return load_settings(stack_config=path).models()
+
+
+@asynccontextmanager
+async def open_service(
+    config_path: str | Path | None = None, handlers: Sequence[InferenceHandler] = ()
+) -> AsyncIterator[LLMInferenceService]:
+    """A service for the models of a stack file; models are loaded when they are first asked.
+
+    `handlers` are one's own, asked before the built-in ones. At the end everything is unloaded.
+    """
+    async with LLMModelManager(load_models(config_path), handlers) as manager:
+        yield LLMInferenceService(manager)
+
+
+class InferenceFactory(factory.InferenceFactory):
+    """The factory as the guide uses it: without arguments, and by its class.
+
+    All that are made so share one memory of conversations, and in each event loop one service for
+    the models of the settings. Its models stay loaded until the process ends.
+    """
+
+    def __init__(
+        self,
+        service: LLMInferenceService | factory.ServiceSource | None = None,
+        conversations: Conversations | None = None,
+        params: GenerationParams | None = None,
+    ) -> None:
+        default = _default()
+        super().__init__(
+            default.service if service is None else service,
+            default.conversations if conversations is None else conversations,
+            params,
+        )
+
+
+class _Default:
+    """What factories have who were given nothing. Connections belong to one event loop each."""
+
+    def __init__(self) -> None:
+        self.conversations = MemoryConversations()
+        self._services: WeakKeyDictionary[asyncio.AbstractEventLoop, LLMInferenceService] = (
+            WeakKeyDictionary()
+        )
+
+    def service(self) -> LLMInferenceService:
+        """The one of the running loop; made, from the settings, when it is first needed."""
+        loop = asyncio.get_running_loop()
+        if loop not in self._services:
+            self._services[loop] = LLMInferenceService(LLMModelManager(load_models()))
+        return self._services[loop]
+
+
+@cache
+def _default() -> _Default:
+    return _Default()

@@ -1,0 +1,104 @@
+"""Everything the stack is told: the environment, `.env` and `configs/stack.yaml`. Nothing else
+reads them.
+
+Every key is typed; an unknown key or a bad value is a `ConfigurationError` that names the key, its
+source and the nearest right key. `configs/stack.schema.json` is generated from `Stack`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydantic import SecretStr, TypeAdapter, ValidationError
+
+from api_server.errors import ConfigurationError
+from api_server.inference.catalogue import Model
+from api_server.settings.environment import (
+    Environment,
+    Sources,
+    environment_of,
+    inherited_environment,
+    load_environment,
+)
+from api_server.settings.explaining import reason
+from api_server.settings.models import catalogue_models, unencrypted
+from api_server.settings.sections import LocalConfig
+from api_server.settings.stack import ModelConfig, Stack
+from api_server.settings.stack_file import load_stack
+from api_server.settings.values import Key
+
+__all__ = [
+    "REPOSITORY",
+    "Environment",
+    "LocalConfig",
+    "ModelConfig",
+    "Settings",
+    "Stack",
+    "inherited_environment",
+    "load_environment",
+    "load_settings",
+    "load_stack",
+]
+
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
+_KEY: TypeAdapter[SecretStr] = TypeAdapter(Key)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything the stack was told, checked. `keys` are the engines' own, by `api_key_env`."""
+
+    environment: Environment
+    stack: Stack
+    keys: Mapping[str, SecretStr] = field(default_factory=dict)
+
+    @property
+    def serves_embeddings(self) -> bool:
+        """Whether `make local` starts the engine for embeddings; a model named for it says so."""
+        if self.environment.embeddings is not None:
+            return self.environment.embeddings
+        return self.stack.local.embeddings or self.environment.embedding_model is not None
+
+    @property
+    def admin_key(self) -> str | None:
+        """What opens `/admin`; None where it stays closed."""
+        key = self.environment.admin_api_key
+        return key.get_secret_value() if key is not None else None
+
+    def models(self) -> list[Model]:
+        """The catalogue's entries for the engine room."""
+        return catalogue_models(self.environment, self.stack, self.keys, REPOSITORY)
+
+    def warnings(self) -> list[str]:
+        """What is allowed and yet unwise, in sentences."""
+        return list(unencrypted(self.models()))
+
+
+def load_settings(
+    variables: Mapping[str, str] | None = None, *, stack_config: Path | None = None
+) -> Settings:
+    """Read the environment (or the given variables), `.env` and the stack file; check all.
+
+    `stack_config` is the stack file to read whatever the environment says.
+    """
+    sources = Sources.read(variables)
+    environment = environment_of(sources)
+    if stack_config is not None:
+        environment = environment.model_copy(update={"stack_config": stack_config})
+    stack = load_stack(environment.stack_config)
+    settings = Settings(environment, stack, _keys(stack, sources))
+    settings.models()  # raises where they do not go together
+    return settings
+
+
+def _keys(stack: Stack, sources: Sources) -> dict[str, SecretStr]:
+    keys = {}
+    for name in {entry.api_key_env for entry in stack.models if entry.api_key_env}:
+        value = sources.value(name)
+        try:
+            if value is not None:
+                keys[name] = _KEY.validate_python(value)
+        except ValidationError as exc:
+            why = reason(exc.errors()[0], is_secret=True)
+            raise ConfigurationError(f"{name} in {sources.place(name)}: {why}") from exc
+    return keys

@@ -1,0 +1,163 @@
+"""From settings to the engine room's catalogue: its entries, and what is wrong between them. Pure,
+but for the date of the stack file.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, SecretStr
+
+from api_server.errors import ConfigurationError
+from api_server.inference.catalogue import Balancing, Model, Retries, Timeouts
+from api_server.inference.engines import ENGINES, OPENAI_COMPATIBLE
+from api_server.settings.environment import Environment
+from api_server.settings.stack import ModelConfig, Stack
+
+SERVICE_SLOTS = 16
+"""Requests that the external service gets at the same time; how many it can do, nobody tells."""
+
+S = TypeVar("S", bound=BaseModel)
+
+
+def catalogue_models(
+    environment: Environment, stack: Stack, keys: Mapping[str, SecretStr], root: Path
+) -> list[Model]:
+    """All models, the external service's last. `keys` are those that the models' `api_key_env`
+    name; a relative `path` lies under `root`. Raises `ConfigurationError` with a line for each
+    thing that is wrong.
+    """
+    problems = []
+    models = []
+    created = _created(environment.stack_config)
+    for entry in stack.models:
+        key = environment.engine_api_key if entry.location == "local" else None
+        if entry.api_key_env is not None:
+            key = keys.get(entry.api_key_env)
+            if key is None:
+                problems.append(
+                    f"{entry.api_key_env} is not set, and the model {entry.id!r} needs it as its "
+                    "engine's key (api_key_env): set it in the environment or in .env."
+                )
+        models.append(replace(_model(entry, stack, key, root), created=created))
+    service = external_service(environment, stack)
+    if service is not None:
+        if any(model.id == service.id for model in models):
+            problems.append(
+                f"AI_SERVICE_MODEL: {environment.stack_config} has a model {service.id!r} too. "
+                "Rename or remove that one, or unset AI_SERVICE_URL."
+            )
+        models.append(service)
+    problems += _broken_fallbacks(models)
+    if problems:
+        raise ConfigurationError("\n".join(problems))
+    return models
+
+
+def external_service(environment: Environment, stack: Stack) -> Model | None:
+    """The model behind `AI_SERVICE_URL`, None where that is not set."""
+    if environment.ai_service_url is None:
+        return None
+    seconds = environment.ai_service_timeout
+    return Model(
+        id=environment.ai_service_model,
+        engine=OPENAI_COMPATIBLE,
+        location="cloud",
+        replicas=(environment.ai_service_url,),
+        api_key=_plain(environment.ai_service_api_key),
+        slots=SERVICE_SLOTS,
+        max_input_tokens=environment.ai_service_max_input_tokens,
+        max_output_tokens=environment.ai_service_max_output_tokens,
+        context_overflow="drop_oldest",
+        timeouts=Timeouts(
+            **(
+                stack.timeouts.model_dump()
+                | {"first_token_seconds": seconds, "total_seconds": seconds}
+            )
+        ),
+        retries=Retries(**stack.retries.model_dump()),
+        balancing=_balancing(stack, None),
+    )
+
+
+def unencrypted(models: Sequence[Model]) -> Iterator[str]:
+    """A warning for each model in the cloud whose prompts and key others could read on the way."""
+    for model in models:
+        for url in model.replicas if model.location == "cloud" else ():
+            parts = urlsplit(url)
+            host = parts.hostname or ""
+            is_here = host in ("localhost", "::1") or host.startswith("127.")
+            if parts.scheme != "https" and not is_here:
+                yield (
+                    f"{model.id!r} is reached at {url} without encryption: use https, or a network "
+                    "that only you can read."
+                )
+
+
+def _model(entry: ModelConfig, stack: Stack, key: SecretStr | None, root: Path) -> Model:
+    return Model(
+        id=entry.id,
+        engine=ENGINES[entry.engine],
+        replicas=tuple(entry.replicas),
+        name_at_engine=entry.name_at_engine,
+        api_key=None if entry.is_in_process else _plain(key),
+        path=root / entry.path.expanduser() if entry.path else None,
+        context_tokens=entry.context_tokens,
+        load=entry.load,
+        idle_seconds=entry.idle_seconds,
+        handler=entry.handler,
+        options=entry.options,
+        location=entry.location,
+        serves=entry.serves,
+        slots=entry.slots,
+        max_input_tokens=entry.max_input_tokens,
+        max_output_tokens=entry.max_output_tokens,
+        context_overflow=entry.context_overflow,
+        fallbacks=tuple(entry.fallbacks),
+        timeouts=Timeouts(**_over(stack.timeouts, entry.timeouts).model_dump()),
+        retries=Retries(**_over(stack.retries, entry.retries).model_dump()),
+        balancing=_balancing(stack, entry),
+        defaults=entry.defaults,
+    )
+
+
+def _balancing(stack: Stack, entry: ModelConfig | None) -> Balancing:
+    health = _over(stack.health, entry.health if entry else None)
+    return Balancing(
+        **_over(stack.balancing, entry.balancing if entry else None).model_dump(),
+        **_over(stack.breaker, entry.breaker if entry else None).model_dump(),
+        health_interval_seconds=health.interval_seconds,
+    )
+
+
+def _over(common: S, own: S | None) -> S:
+    """A section with what a model's entry says instead."""
+    return common.model_copy(update=own.model_dump(exclude_unset=True)) if own else common
+
+
+def _broken_fallbacks(models: Sequence[Model]) -> Iterator[str]:
+    by_id = {model.id: model for model in models}
+    for model in models:
+        for name in model.fallbacks:
+            other = by_id.get(name)
+            if other is None:
+                known = ", ".join(id_ for id_ in by_id if id_ != model.id) or "none"
+                yield (
+                    f"The model {model.id!r} has the fallback {name!r}, which does not exist. "
+                    f"Other models here: {known}."
+                )
+            elif other.serves != model.serves:
+                yield (
+                    f"The model {model.id!r} serves {model.serves}, and its fallback {name!r} "
+                    f"serves {other.serves}: name one that serves {model.serves}."
+                )
+
+
+def _plain(key: SecretStr | None) -> str | None:
+    return key.get_secret_value() if key else None
+
+
+def _created(path: Path) -> int:
+    return int(path.stat().st_mtime) if path.exists() else 0

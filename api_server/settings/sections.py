@@ -1,0 +1,131 @@
+"""The sections of `configs/stack.yaml` other than the models: what may stand there, with bounds."""
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from api_server.settings.values import Positive, RequestFields, Strict
+
+
+class GatewayConfig(Strict):
+    """Bounds of the HTTP side."""
+
+    max_body_bytes: int = Field(
+        10 * 1024 * 1024, ge=1024, description="Larger request bodies get 413."
+    )
+    body_timeout_seconds: Positive = Field(
+        30, description="A request body must arrive within this time, else 408."
+    )
+    drain_seconds: Positive = Field(
+        30, description="After SIGTERM, running answers may go on for this long."
+    )
+    workers: int = Field(1, ge=1, le=64, description="Processes that serve; each on its own core.")
+
+
+class TimeoutConfig(Strict):
+    """How long a request waits in each phase, in seconds."""
+
+    queue_seconds: Positive = Field(
+        10, description="For a free slot, and for an engine that is down to come back."
+    )
+    connect_seconds: Positive = Field(2, description="To open a connection to an engine.")
+    first_token_seconds: Positive = Field(60, description="Until the engine's first event.")
+    idle_seconds: Positive = Field(30, description="Between two events of an engine.")
+    total_seconds: Positive = Field(600, description="For the whole answer.")
+
+
+class AdmissionConfig(Strict):
+    """How many requests an engine gets and how many wait for it, for each model."""
+
+    surplus: int = Field(
+        1, ge=0, le=64, description="Requests in an engine beyond its slots, so that none idles."
+    )
+    queue_size: int = Field(
+        128, ge=0, le=100_000, description="Requests that may wait; beyond it 429."
+    )
+
+
+class RetryConfig(Strict):
+    """How a request that got no answer is tried again, within `timeouts.queue_seconds`."""
+
+    first_delay_seconds: Positive = Field(0.1, description="Doubled each time, with full jitter.")
+    max_delay_seconds: Positive = Field(2, description="The longest pause between two tries.")
+    resends: int = Field(
+        1, ge=0, le=10, description="Of a request that an engine has seen and not answered."
+    )
+    budget: float = Field(
+        0.2, ge=0, le=1, description="All of those together, as a share of a model's requests."
+    )
+
+
+class BreakerConfig(Strict):
+    """When a replica that fails is left out, and for how long."""
+
+    failures: int = Field(3, ge=1, le=1000, description="So many in a row open its breaker.")
+    open_seconds: Positive = Field(1, description="Then it gets nothing, before one trial.")
+    max_open_seconds: Positive = Field(
+        30, description="The longest such pause: each failed trial doubles it."
+    )
+
+    @model_validator(mode="after")
+    def _pause_can_grow(self) -> Self:
+        if self.max_open_seconds < self.open_seconds:
+            raise ValueError(
+                f"max_open_seconds ({self.max_open_seconds:g}) is less than open_seconds "
+                f"({self.open_seconds:g}); make it the same at least"
+            )
+        return self
+
+
+class HealthConfig(Strict):
+    """How replicas are watched while nobody uses them."""
+
+    interval_seconds: Positive = Field(2, description="Each replica is asked so often.")
+
+
+class BalancingConfig(Strict):
+    """How one of several replicas is chosen: the least busy, or the one that knows the prompt."""
+
+    prefix_affinity: bool = Field(
+        True,  # noqa: FBT003 - pydantic's way to say a default
+        description="A conversation stays with its replica, whose cache knows it.",
+    )
+    affinity_load: float = Field(
+        1.5, ge=1, le=100, description="But not with one that has so many times the mean load."
+    )
+    slow_start_seconds: Positive = Field(
+        10, description="Until a replica that came back has its full share."
+    )
+
+
+class LocalConfig(Strict):
+    """The engines that `make local` starts."""
+
+    model: Path = Field(
+        Path("models/tiny/tiny-q8_0.gguf"), description="GGUF file; MODEL overrides it."
+    )
+    slots: int = Field(4, ge=1, le=64, description="Generations at the same time.")
+    context_tokens: int = Field(
+        4096, ge=256, description="Per slot; less where the model was trained on less."
+    )
+    threads: int = Field(0, ge=0, description="0: one less than the cores, at least 1.")
+    context_overflow: Literal["error", "drop_oldest"] = Field(
+        "error", description="As in a model's entry."
+    )
+    defaults: RequestFields = Field({"temperature": 0.7}, description="As in a model's entry.")
+    tiny_defaults: RequestFields = Field(
+        {"temperature": 0.0}, description="The same for the shipped tiny model."
+    )
+    embeddings: bool = Field(
+        False,  # noqa: FBT003 - pydantic's way to say a default
+        description="Start a second engine, for embeddings; EMBEDDINGS overrides it.",
+    )
+    embedding_slots: int = Field(2, ge=1, le=64, description="Texts embedded at the same time.")
+    embedding_context_tokens: int = Field(
+        512, ge=64, description="Of one text; less where the model was trained on less."
+    )
+    start_seconds: Positive = Field(300, description="For an engine to load its model.")
+    hang_seconds: Positive = Field(
+        15, description="An engine silent on /health for this long is restarted."
+    )

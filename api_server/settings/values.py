@@ -1,0 +1,86 @@
+"""Kinds of values that settings have: numbers with bounds, names, addresses, keys."""
+
+import re
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
+
+from api_server.inference.engines import ENGINES
+from api_server.settings.explaining import suggestion
+
+MIN_KEY_LENGTH = 16
+KEY_NAME = re.compile(r"^[A-Z][A-Z0-9_]{0,95}_(KEY|TOKEN)$")
+
+
+class Strict(BaseModel):
+    """A section of settings: an unknown key is an error, and nothing changes later."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _are_defaults(fields: dict[str, bool | int | float | str]) -> dict[str, Any]:
+    """Fields that change what the gateway itself does with a request are a client's to send."""
+    wrong = sorted(
+        {"model", "stream", "n", "logprobs", "top_logprobs", "tool_choice"} & set(fields)
+    )
+    if wrong:
+        raise ValueError(f"{wrong[0]} cannot have a default here")
+    return fields
+
+
+def _is_base_url(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        is_usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_usable = False
+    if not is_usable or "@" in url or any(mark in url for mark in "?# \t\n"):
+        raise ValueError("must be a base URL such as http://127.0.0.1:8080")
+    if url.rstrip("/").endswith("/v1"):
+        raise ValueError("must be the base URL without /v1, which is put behind it")
+    return url
+
+
+def _are_different(urls: list[str]) -> list[str]:
+    plain = [url.rstrip("/").lower() for url in urls]
+    doubled = [url for number, url in enumerate(plain) if url in plain[:number]]
+    if doubled:
+        raise ValueError(f"{doubled[0]} stands twice")
+    return urls
+
+
+def _is_known_engine(name: str) -> str:
+    if name not in ENGINES:
+        raise ValueError(f"is no engine.{suggestion(name, list(ENGINES))}")
+    return name
+
+
+def _can_be_sent(key: SecretStr) -> SecretStr:
+    """A bearer token goes into a header."""
+    if not re.fullmatch(r"[\x21-\x7e]+", key.get_secret_value()):
+        raise ValueError("must be printable ASCII without spaces")
+    return key
+
+
+def _cannot_be_guessed(key: SecretStr) -> SecretStr:
+    if len(key.get_secret_value()) < MIN_KEY_LENGTH:
+        raise ValueError(
+            f"must have {MIN_KEY_LENGTH} characters at least; `openssl rand -hex 24` makes one"
+        )
+    return key
+
+
+Positive = Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False)]
+Tokens = Annotated[int, Field(ge=1)]
+ModelId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}$")]
+RequestFields = Annotated[dict[str, bool | int | float | str], AfterValidator(_are_defaults)]
+BaseUrl = Annotated[str, AfterValidator(_is_base_url)]
+BaseUrls = Annotated[list[BaseUrl], AfterValidator(_are_different)]
+EngineName = Annotated[
+    str, Field(json_schema_extra={"enum": list(ENGINES)}), AfterValidator(_is_known_engine)
+]
+KeyName = Annotated[str, Field(pattern=KEY_NAME.pattern)]
+ImportPath = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+Key = Annotated[SecretStr, AfterValidator(_can_be_sent)]
+OwnKey = Annotated[Key, AfterValidator(_cannot_be_guessed)]
