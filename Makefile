@@ -11,7 +11,7 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help local local-reset check-config test schema lint check format bench bench-affinity bench-peers tiny-model lock clean
+.PHONY: help local local-reset check-config test test-max schema lint check format bench bench-affinity bench-peers tiny-model lock clean
 
 help: ## print this list
 	@echo "llm-serving-stack: a private replacement for the OpenAI API. Start here: make local"
@@ -29,6 +29,9 @@ check-config: $(VENV)/.run ## check the environment and configs/stack.yaml, star
 test: $(VENV)/.dev ## run every test, against a real engine (compiles it the first time)
 	@$(BIN)/python -m api_server engine
 	@$(BIN)/python -m pytest
+
+test-max: $(VENV)/.dev ## run tests/max: the API in front of MAX on the CPU (2 GB, installed the first time)
+	@$(BIN)/python -m pytest tests/max -o timeout_func_only=true
 
 schema: $(VENV)/.run ## write configs/stack.schema.json anew from api_server/settings/
 	@$(BIN)/python -m scripts.write_schema

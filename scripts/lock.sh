@@ -1,5 +1,5 @@
 #!/bin/sh
-# Writes requirements.txt and requirements-dev.txt from pyproject.toml, and the peers' sets, with hashes.
+# Writes requirements.txt and requirements-dev.txt from pyproject.toml, and the sets of the peers and of MAX, with hashes.
 set -eu
 tool=$(mktemp -d)
 trap 'rm -rf "$tool"' EXIT
@@ -11,6 +11,6 @@ compile() {
 }
 compile pyproject.toml -o requirements.txt
 compile pyproject.toml --group dev -o requirements-dev.txt
-for peer in benchmarks/peer_locks/*.in; do
-    compile "$peer" -o "${peer%.in}.txt"
+for wanted in benchmarks/peer_locks/*.in tests/max/*.in; do
+    compile "$wanted" -o "${wanted%.in}.txt"
 done
