@@ -11,7 +11,7 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help local local-reset check-config test test-extras schema lint check format bench bench-peers tiny-model lock clean
+.PHONY: help local local-reset check-config test test-extras test-max schema lint check format bench bench-affinity bench-peers tiny-model lock clean
 
 help: ## print this list
 	@echo "llm-serving-stack: a private replacement for the OpenAI API. Start here: make local"
@@ -33,6 +33,9 @@ test: $(VENV)/.dev ## run every test, against a real engine (compiles it the fir
 test-extras: $(VENV)/.dev ## run the tests of models in this process (10 minutes the first time, for torch and llama.cpp)
 	@$(BIN)/python -m scripts.extras python -m pytest tests/extras
 
+test-max: $(VENV)/.dev ## run tests/max: the API in front of MAX on the CPU (2 GB, installed the first time)
+	@$(BIN)/python -m pytest tests/max -o timeout_func_only=true
+
 schema: $(VENV)/.run ## write configs/stack.schema.json anew from api_server/settings/
 	@$(BIN)/python -m scripts.write_schema
 
@@ -50,8 +53,11 @@ format: $(VENV)/.dev ## format the code
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-bench: $(VENV)/.run ## measure what the gateway costs, beside a direct connection (4 minutes, two idle cores)
+bench: $(VENV)/.run ## measure what the gateway costs, beside a direct connection (6 minutes, two idle cores)
 	@$(BIN)/python -m benchmarks
+
+bench-affinity: $(VENV)/.dev ## how much of their prompts 4 real engines find in their caches, by routing (1 minute)
+	@$(BIN)/python -m benchmarks --affinity
 
 bench-peers: $(VENV)/.run ## the same with nginx, vllm-router, sglang-router and LiteLLM beside it (13 minutes)
 	@$(BIN)/python -m benchmarks --peers

@@ -1,7 +1,8 @@
 """Puts peers that come as Python packages into environments of their own, pinned by hash.
 
 `peer_locks/NAME.in` names the package and its version, `NAME.txt` the whole set with hashes (`make
-lock` writes it). Environments are kept for every checkout of this user.
+lock` writes it). Environments are kept for every checkout of this user. `make test-max` installs
+its engine this way too.
 """
 
 import asyncio
@@ -33,10 +34,11 @@ class Package:
     name: str
     version: str
     lock: str
+    lock_path: Path
 
-    @property
-    def folder(self) -> str:
-        return f"{self.name}-{self.version}"
+    def digest(self, home: Path) -> str:
+        """Of all that an environment in `home` depends on."""
+        return hashlib.sha256(f"{sys.version}\n{home}\n{self.lock}".encode()).hexdigest()
 
 
 def pins(text: str) -> dict[str, str]:
@@ -53,32 +55,38 @@ def check_pins(text: str) -> None:
 
 def package(name: str, locks: Path = LOCKS) -> Package:
     """What is pinned for a peer. Raises `TargetError` for a release that is refused."""
-    wanted, lock = (locks / f"{name}.in").read_text(), (locks / f"{name}.txt").read_text()
+    lock_path = locks / f"{name}.txt"
+    wanted, lock = (locks / f"{name}.in").read_text(), lock_path.read_text()
     check_pins(wanted + "\n" + lock)
-    return Package(name, pins(wanted)[name], lock)
+    return Package(name, pins(wanted)[name], lock, lock_path)
 
 
 async def install(peer: Package, cache: Path) -> Path:
     """Its environment's `bin`, made when it is not there yet. Raises `TargetError`."""
-    home = cache / "llm-serving-stack" / "peers" / peer.folder
+    home = cache / "llm-serving-stack" / "peers" / f"{peer.name}-{peer.version}"
+    return await install_in(home, peer)
+
+
+async def install_in(home: Path, package: Package, seconds: float = INSTALL_SECONDS) -> Path:
+    """The same in a place of one's own, each step within so many seconds."""
     mark = home / ".installed"
-    digest = hashlib.sha256(f"{sys.version}\n{home}\n{peer.lock}".encode()).hexdigest()
+    digest = package.digest(home)
     if mark.exists() and mark.read_text() == digest:
         return home / "bin"
     shutil.rmtree(home, ignore_errors=True)
     home.parent.mkdir(parents=True, exist_ok=True)
-    log_path = home.with_suffix(".log")
-    lock_path = LOCKS / f"{peer.name}.txt"
+    log_path = home.parent / f"{home.name}.log"
     python = str(home / "bin" / "python")
-    await _run([sys.executable, "-m", "venv", str(home)], log_path)
+    await _run([sys.executable, "-m", "venv", str(home)], log_path, seconds)
     options = ["--quiet", "--disable-pip-version-check", "--no-deps", "--require-hashes"]
-    await _run([python, "-m", "pip", "install", *options, "-r", str(lock_path)], log_path)
+    lock = str(package.lock_path)
+    await _run([python, "-m", "pip", "install", *options, "-r", lock], log_path, seconds)
     mark.write_text(digest)
     return home / "bin"
 
 
-async def _run(argv: list[str], log_path: Path) -> None:
-    """Run to its end, within `INSTALL_SECONDS`."""
+async def _run(argv: list[str], log_path: Path, seconds: float) -> None:
+    """Run to its end, within so many seconds."""
     with log_path.open("wb") as log:
         process = await asyncio.create_subprocess_exec(
             *tether_command(argv),
@@ -88,10 +96,10 @@ async def _run(argv: list[str], log_path: Path) -> None:
             start_new_session=True,
         )
     try:
-        async with asyncio.timeout(INSTALL_SECONDS):
+        async with asyncio.timeout(seconds):
             code = await process.wait()
     except TimeoutError as exc:
-        raise TargetError(f"could not be installed within {INSTALL_SECONDS:g} s") from exc
+        raise TargetError(f"could not be installed within {seconds:g} s") from exc
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)

@@ -16,7 +16,7 @@ QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
 async def main() -> None:
     """Three ways to ask, for each model, whatever serves it."""
     async with open_service() as service:
-        for model in service.models.catalogue:
+        for model in (each for each in service.models.catalogue if each.serves == "text"):
             ask = partial(InferenceRequest, model_id=model.id, messages=QUESTION)
             answer = await service.infer(ask())
             print(f"{model.id}: {answer.generated_text} [{answer.finish_reason}]")

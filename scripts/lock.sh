@@ -1,6 +1,6 @@
 #!/bin/sh
-# Writes requirements.txt and requirements-dev.txt from pyproject.toml, the peers' sets and that
-# of tests/extras, with hashes.
+# Writes requirements.txt and requirements-dev.txt from pyproject.toml, and the sets of the peers, of MAX
+# and of tests/extras, with hashes.
 set -eu
 tool=$(mktemp -d)
 trap 'rm -rf "$tool"' EXIT
@@ -13,6 +13,6 @@ compile() {
 compile pyproject.toml -o requirements.txt
 compile pyproject.toml --group dev -o requirements-dev.txt
 compile tests/extras/requirements.in -c requirements-dev.txt -o tests/extras/requirements.txt
-for peer in benchmarks/peer_locks/*.in; do
-    compile "$peer" -o "${peer%.in}.txt"
+for wanted in benchmarks/peer_locks/*.in tests/max/*.in; do
+    compile "$wanted" -o "${wanted%.in}.txt"
 done

@@ -28,12 +28,12 @@ from api_server.inference.wire import Call, EventSource
 from api_server.observability.record import RequestRecord
 from api_server.services.answers import PLAIN_ANSWER, read_answer
 from api_server.services.chunks import decode
+from api_server.services.clean_events import shape_of
 from api_server.services.client import Client, Headers
 from api_server.services.fitting import TRIES, answer_room, shorten
 from api_server.services.folding import Fold
 from api_server.services.lane import Lane, Place, find_lane
 from api_server.services.limits import keep_within_limits
-from api_server.services.logprobs import LogprobsShape
 from api_server.services.relaying import OutgoingEvents
 from api_server.services.requests import Generation, Kind, parse_chat, parse_text
 from api_server.services.upstream import generation_body
@@ -102,7 +102,7 @@ class Completions:
         place = await lane.enter(choices, record, is_retry=client.is_retry, waits=waits)
         answer: bytes | None
         try:
-            if not generation.is_stream and lane.model.engine.notices_departed_clients:
+            if not generation.is_stream and lane.model.engine.gets_plain_requests:
                 ask = lane.wire.ask
                 answer = await _first(ask, generation, lane, place, record, as_stream=False)
                 _account_plain(answer, record)
@@ -216,7 +216,7 @@ async def fold(
 ) -> bytes:
     """Read a whole stream into the JSON body of a plain answer."""
     result = Fold(generation.kind, choices_per_prompt=generation.choices_per_prompt)
-    shape = _shape(generation, lane)
+    shape = shape_of(generation, lane.model)
     block = stream.first
     while block:
         for data in sse.payloads(block):
@@ -242,7 +242,7 @@ async def relay(
         wants_usage=generation.wants_usage,
         choices_per_prompt=generation.choices_per_prompt,
         prompts=generation.prompts,
-        shape=_shape(generation, lane),
+        shape=shape_of(generation, lane.model),
         has_one_date=lane.model.engine.has_openai_details,
     )
     await client.begin_stream(_headers(record))
@@ -276,12 +276,6 @@ async def _end_with_error(client: Client, error: ApiError, record: RequestRecord
 async def _say_last(client: Client, event: bytes) -> None:
     await client.events(event)
     await client.end_stream()
-
-
-def _shape(generation: Generation, lane: Lane) -> LogprobsShape | None:
-    if generation.top_logprobs is None or lane.model.engine.has_openai_details:
-        return None
-    return LogprobsShape(generation.kind, generation.top_logprobs)
 
 
 def _lets_others_try(error: ApiError, record: RequestRecord) -> bool:

@@ -6,7 +6,7 @@ import msgspec
 
 from api_server.inference import sse
 from api_server.services.chunks import decode
-from api_server.services.logprobs import LogprobsShape
+from api_server.services.clean_events import Shape
 from api_server.services.usage import Json, UsageTally
 
 _WORTH_A_LOOK = (b'"usage"', b'"finish_reason":"', sse.DONE, b"data: null")
@@ -29,7 +29,7 @@ class OutgoingEvents:
         wants_usage: bool,
         choices_per_prompt: int,
         prompts: int = 1,
-        shape: LogprobsShape | None = None,
+        shape: Shape | None = None,
         has_one_date: bool = True,
     ) -> None:
         self.tally = UsageTally(choices_per_prompt)
@@ -72,16 +72,19 @@ class OutgoingEvents:
         chunk = decode(data)
         if chunk is None:
             return b""
+        had_choices = bool(chunk.get("choices"))
+        if self._shape is not None:
+            self._shape.reshape(chunk)
         choices = chunk.get("choices") or ()
         for choice in choices:
             self.finish_reason = choice.get("finish_reason") or self.finish_reason
-        if self._shape is not None:
-            self._shape.reshape(chunk)
         usage = chunk.pop("usage", None)
         if usage:
             self.tally.add(usage)
             self._last_report = chunk
             outgoing = _as_event(chunk) if choices else b""
+        elif had_choices and not choices:  # the shape left nothing of it
+            outgoing = b""
         else:
             outgoing = event + b"\n\n" if self._shape is None else _as_event(chunk)
         if self._order is None or not choices:

@@ -16,9 +16,6 @@ DEFAULT_TEXT_TOKENS = 16
 MAX_GRAMMAR_GROUPS = 1000
 """100,000 nested ones were seen to crash llama-server."""
 
-SEEDS = 2**32 - 1
-"""How many seeds llama-server tells apart."""
-
 _ANSWER_LIMITS = ("max_tokens", "max_completion_tokens")
 _TRUE = msgspec.Raw(b"true")
 _REQUIRED = msgspec.Raw(b'"required"')
@@ -32,6 +29,14 @@ class _Tool(msgspec.Struct):
     function: Function
 
 
+class _Part(msgspec.Struct):
+    type: str
+
+
+class _Contents(msgspec.Struct):
+    content: str | list[_Part] | None = None
+
+
 def generation_body(generation: Generation, model: Model, *, as_stream: bool) -> bytes:
     """Defaults below, the client's fields on top. Raises `InvalidRequestError` for what the engine
     cannot honour, which names the parameter.
@@ -40,6 +45,10 @@ def generation_body(generation: Generation, model: Model, *, as_stream: bool) ->
     fields = generation.fields
     if engine.refused_fields or engine.unsupported:
         _refuse_what_cannot_be_honoured(fields, model)
+    if engine.prompt_is_one_text and generation.kind is Kind.TEXT:
+        _check_prompt(fields, model)
+    if engine.parts is not None and generation.kind is Kind.CHAT:
+        _check_parts(fields, engine.parts, model)
     body: dict[str, object] = {**engine.sampling}
     if generation.kind is Kind.TEXT:
         body["max_tokens"] = DEFAULT_TEXT_TOKENS
@@ -53,6 +62,8 @@ def generation_body(generation: Generation, model: Model, *, as_stream: bool) ->
         _cap_answer(generation.kind, body, model.max_output_tokens, engine)
     if not engine.has_openai_details:
         _translate_details(generation, body)
+    if engine.seeds is not None and generation.seed is not None:
+        body["seed"] = _seed_among(engine.seeds, generation.seed)
     if as_stream:
         body["stream"] = _TRUE
         body["stream_options"] = _WITH_USAGE
@@ -108,7 +119,7 @@ def _refuse_what_cannot_be_honoured(fields: Fields, model: Model) -> None:
         raise InvalidRequestError(f"{name} is not available here; leave it out.", param=name)
     for name in sorted(engine.unsupported.keys() & fields.keys()):
         allowed = engine.unsupported[name]
-        if msgspec.json.decode(fields[name]) not in allowed:
+        if not _is_among(allowed, msgspec.json.decode(fields[name])):
             only = " or ".join(msgspec.json.encode(value).decode() for value in allowed)
             hint = f"only {only} is" if only else "it is not"
             raise InvalidRequestError(
@@ -116,8 +127,41 @@ def _refuse_what_cannot_be_honoured(fields: Fields, model: Model) -> None:
             )
 
 
+def _is_among(allowed: tuple[object, ...], value: object) -> bool:
+    """`in`, but for Python's belief that 1 is True."""
+    is_truth = isinstance(value, bool)
+    return any(value == each and isinstance(each, bool) is is_truth for each in allowed)
+
+
+def _check_prompt(fields: Fields, model: Model) -> None:
+    prompt = msgspec.json.decode(fields["prompt"])
+    is_text = isinstance(prompt, str)
+    if not is_text and not (len(prompt) == 1 and isinstance(prompt[0], str)):
+        raise InvalidRequestError(
+            f"prompt: the engine of '{model.id}' takes one text in a request, no token ids; send "
+            "several requests.",
+            param="prompt",
+        )
+
+
+def _check_parts(fields: Fields, known: frozenset[str], model: Model) -> None:
+    for message in msgspec.json.decode(fields["messages"], type=list[_Contents]):
+        if isinstance(message.content, list):
+            for part in message.content:
+                if part.type not in known:
+                    raise InvalidRequestError(
+                        f"messages: the engine of '{model.id}' takes no content of type "
+                        f"'{part.type[:50]}'.",
+                        param="messages",
+                    )
+
+
+def _seed_among(seeds: range, seed: int) -> int:
+    return seed if seed in seeds else seeds[seed % len(seeds)]
+
+
 def _translate_details(generation: Generation, body: dict[str, object]) -> None:
-    """What llama-server says differently: whether tools may be called, log probabilities."""
+    """What engines say differently: whether tools may be called, log probabilities."""
     fields = generation.fields
     if generation.calls_no_tools:  # a model that sees tools calls them, if only in its text
         body.pop("tools", None)
@@ -127,8 +171,6 @@ def _translate_details(generation: Generation, body: dict[str, object]) -> None:
         tools = msgspec.json.decode(fields["tools"], type=list[msgspec.Raw])
         body["tools"] = [tool for tool in tools if _name_of(tool) == generation.named_tool]
         body["tool_choice"] = _REQUIRED
-    if generation.seed is not None:  # 32 bits there, the highest of which means chance
-        body["seed"] = generation.seed % SEEDS
     if generation.top_logprobs is not None:
         # The engine gives none at all for 0, so that 1 is the least to ask for.
         name = "top_logprobs" if generation.kind is Kind.CHAT else "n_probs"

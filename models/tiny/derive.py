@@ -41,8 +41,11 @@ def read_vocabulary(path: Path) -> dict[str, Any]:
     return described
 
 
-def hugging_face(source: Path, folder: Path) -> None:
-    """Write config, weights, tokenizer and generation settings as transformers and vLLM want."""
+def hugging_face(source: Path, folder: Path, dtype: str = "float16") -> None:
+    """Write config, weights, tokenizer and generation settings as transformers and vLLM want.
+
+    `dtype` is float16 or float32; MAX takes no float16.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     vocabulary = read_vocabulary(source)
     number = {name: LEARNED + place for place, name in enumerate(SPECIAL)}
@@ -68,7 +71,7 @@ def hugging_face(source: Path, folder: Path) -> None:
         "bos_token_id": bos,
         "eos_token_id": eos,
         "pad_token_id": pad,
-        "torch_dtype": "float16",
+        "torch_dtype": dtype,
     }
     tokenizer_config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -89,8 +92,8 @@ def hugging_face(source: Path, folder: Path) -> None:
     ):
         text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
         (folder / name).write_text(text, encoding="utf-8")
-    halves = {name: rows.astype(np.float16) for name, rows in read_tensors(source).items()}
-    save_file(halves, str(folder / "model.safetensors"), metadata={"format": "pt"})
+    weights = {name: rows.astype(dtype) for name, rows in read_tensors(source).items()}
+    save_file(weights, str(folder / "model.safetensors"), metadata={"format": "pt"})
 
 
 def other_gguf(source: Path, target: Path, kind: str, llama_quantize: str | None) -> None:
@@ -110,13 +113,14 @@ def other_gguf(source: Path, target: Path, kind: str, llama_quantize: str | None
 def main() -> None:
     """Command line: one form to one place."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("form", help="hf, f16, f32, or a kind that llama-quantize knows: q4_k_m")
-    parser.add_argument("target", type=Path, help="the folder (hf) or the file to write")
+    parser.add_argument("form", help="hf, hf-f32, f16, f32, or a kind that llama-quantize knows")
+    parser.add_argument("target", type=Path, help="the folder (hf…) or the file to write")
     parser.add_argument("--source", type=Path, default=SHIPPED)
     parser.add_argument("--llama-quantize", help="path of llama-quantize")
     args = parser.parse_args()
-    if args.form == "hf":
-        hugging_face(args.source, args.target)
+    if args.form in ("hf", "hf-f32"):
+        dtype = "float16" if args.form == "hf" else "float32"
+        hugging_face(args.source, args.target, dtype)
     else:
         other_gguf(args.source, args.target, args.form, args.llama_quantize)
     print(f"wrote {args.target}")

@@ -14,6 +14,7 @@ from api_server.errors import (
     NoAnswerError,
     ResourceNotAvailableError,
 )
+from api_server.inference.complaints import complaint_of_max
 from api_server.inference.handlers.http1 import EngineConnectionError
 
 RETRY_AFTER_SECONDS = 2
@@ -88,7 +89,7 @@ def _too_long(error: _EngineErrorBody) -> ContextLengthError | None:
 
 
 def _fault_of_the_client(error: _EngineErrorBody) -> InvalidRequestError | None:
-    """What llama-server says with many a status, 500 among them."""
+    """What llama-server says with many a status, 500 among them, and MAX with 400."""
     if too_long := _too_long(error):
         return too_long
     if unsupported := _UNSUPPORTED_INPUT.search(error.message):
@@ -105,7 +106,7 @@ def _fault_of_the_client(error: _EngineErrorBody) -> InvalidRequestError | None:
         return InvalidRequestError(
             f"The model's engine could not read {name}; check their shape.", param=name
         )
-    return None
+    return complaint_of_max(error.message)
 
 
 def connection_failure(exc: EngineConnectionError) -> ApiError:
