@@ -39,7 +39,8 @@ def run(stack: LocalStack, name: str, stdin: str = "") -> str:
 
 def test_every_example_is_tested() -> None:
     found = {path.name for path in (REPOSITORY / "examples").glob("*.py")}
-    assert found == EXAMPLES.keys() | WITH_EMBEDDINGS.keys() | {"inference_library.py"}
+    alone = {"inference_library.py", "custom_handler.py"}
+    assert found == EXAMPLES.keys() | WITH_EMBEDDINGS.keys() | alone
 
 
 @pytest.mark.parametrize("name", [*EXAMPLES, *WITH_EMBEDDINGS])
@@ -93,3 +94,17 @@ def test_the_library_asks_every_model_without_a_gateway(stack: LocalStack) -> No
         "The| capital| of| Fran|ce| is| P|ar|is|.|",
         "The capital of [stop_sequence]",
     ]
+
+
+def test_a_handler_of_ones_own_needs_no_engine() -> None:
+    opening = (REPOSITORY / "examples/custom_handler.py").read_text().split('"""')[1]
+    assert "\npython -m examples.custom_handler\n" in opening
+    done = subprocess.run(
+        [sys.executable, "-m", "examples.custom_handler"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("IT WORKS LIKE THE OTHERS!\n", "")
