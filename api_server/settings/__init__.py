@@ -16,6 +16,7 @@ from api_server.inference.catalogue import Model
 from api_server.settings.environment import (
     Environment,
     Sources,
+    engine_environment,
     environment_of,
     inherited_environment,
     load_environment,
@@ -34,6 +35,7 @@ __all__ = [
     "ModelConfig",
     "Settings",
     "Stack",
+    "engine_environment",
     "inherited_environment",
     "load_environment",
     "load_settings",
