@@ -1,4 +1,4 @@
-"""The command line: `python -m benchmarks [--peers] [--quick]`."""
+"""The command line: `python -m benchmarks [--peers | --choosing | --affinity] [--quick]`."""
 
 import argparse
 import asyncio
@@ -6,14 +6,18 @@ import gc
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Coroutine, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 import uvloop
 
-from api_server.settings import load_environment
-from benchmarks import machine
+from api_server.local.stack import engine_binary
+from api_server.local.terminal import TerminalSay
+from api_server.settings import load_environment, load_settings
+from benchmarks import affinity, choosing, machine
 from benchmarks.bench import (
     QUICK,
     BenchError,
@@ -26,7 +30,7 @@ from benchmarks.bench import (
 from benchmarks.figures import Row, median_of, table
 from benchmarks.peers import peers
 from benchmarks.processes import TargetError
-from benchmarks.targets import DIRECT, GATEWAY, Target
+from benchmarks.targets import DIRECT, GATEWAY, GATEWAY_OF_FOUR, Target
 
 INTERRUPTED = 130
 
@@ -34,7 +38,10 @@ INTERRUPTED = 130
 def main() -> int:
     """0 when everything was measured and every answer was right, 1 when not, 130 on Ctrl-C."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--peers", action="store_true", help="other gateways too")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--peers", action="store_true", help="other gateways too")
+    what.add_argument("--choosing", action="store_true", help="the choice of a replica alone")
+    what.add_argument("--affinity", action="store_true", help="real engines and their caches")
     parser.add_argument(
         "--quick", action="store_true", help="tiny counts; the figures mean nothing"
     )
@@ -43,8 +50,14 @@ def main() -> int:
     plan = QUICK if arguments.quick else Plan()
     if arguments.rounds:
         plan = replace(plan, rounds=arguments.rounds)
+    if arguments.choosing:
+        batches = 3 if arguments.quick else 50
+        print(asyncio.run(choosing.report(batches=batches, requests=1000)))
+        return 0
     gc.disable()  # no pauses of ours in what is measured
     try:
+        if arguments.affinity:
+            return uvloop.run(until_signal(run_affinity(is_quick=arguments.quick)))
         return uvloop.run(until_signal(run(plan, with_peers=arguments.peers)))
     except asyncio.CancelledError:
         print("stopped", file=sys.stderr)
@@ -65,7 +78,7 @@ async def until_signal(work: Coroutine[None, None, int]) -> int:
 async def run(plan: Plan, *, with_peers: bool) -> int:
     """Measure and print."""
     cores = choose_cores(sorted(os.sched_getaffinity(0)))
-    targets: list[Target] = [DIRECT, GATEWAY]
+    targets: list[Target] = [DIRECT, GATEWAY, GATEWAY_OF_FOUR]
     if with_peers:
         targets += await peers(load_environment().cache_home, progress)
     watch = machine.LoadWatch.begin()
@@ -81,6 +94,16 @@ async def run(plan: Plan, *, with_peers: bool) -> int:
     if warning := watch.warning():
         print(warning)
     return 0 if is_good else 1
+
+
+async def run_affinity(*, is_quick: bool) -> int:
+    """Measure with real engines and print."""
+    settings = load_settings()
+    workload = affinity.QUICK if is_quick else affinity.Workload()
+    binary = await engine_binary(settings, TerminalSay(sys.stderr))
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        print(await affinity.measure(binary, Path(folder), workload, progress))
+    return 0
 
 
 def progress(line: str) -> None:

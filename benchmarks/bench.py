@@ -6,7 +6,7 @@ import os
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
@@ -16,7 +16,14 @@ from benchmarks.exchanges import PlainExchange, StreamExchange, lengths_around
 from benchmarks.figures import MIB, Measurement, Memory, Row, percentile
 from benchmarks.phases import Bounds, Counted, run_once, run_phase
 from benchmarks.processes import TargetError, listen, running
-from benchmarks.targets import GATEWAY, Endpoint, Place, Target, clean_environment
+from benchmarks.targets import (
+    ENGINE_ADDRESSES,
+    GATEWAY,
+    Endpoint,
+    Place,
+    Target,
+    clean_environment,
+)
 
 ENGINE_START_SECONDS = 10.0
 
@@ -191,14 +198,21 @@ async def measure_memory(plan: Plan, place: Place, target: Target = GATEWAY) -> 
 
 @asynccontextmanager
 async def workplace(cores: Cores) -> AsyncIterator[Place]:
-    """The mock engine on the harness's core, where this process goes too, and a folder."""
+    """The mock engine on the harness's core, where this process goes too, and a folder.
+
+    It listens on several addresses, so that it can stand for several engines.
+    """
     os.sched_setaffinity(0, {cores.harness})
-    with tempfile.TemporaryDirectory(prefix="bench-") as name, listen() as listener:
-        folder, fd = Path(name), listener.fileno()
-        argv = [sys.executable, "-m", "benchmarks.mock_engine", str(fd)]
+    with ExitStack() as stack:
+        name = stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-"))
+        first = stack.enter_context(listen(ENGINE_ADDRESSES[0]))
+        port: int = first.getsockname()[1]
+        others = [stack.enter_context(listen(each, port)) for each in ENGINE_ADDRESSES[1:]]
+        folder = Path(name)
+        fds = tuple(listener.fileno() for listener in (first, *others))
+        argv = [sys.executable, "-m", "benchmarks.mock_engine", *map(str, fds)]
         environment = clean_environment()
-        program = Command("mock engine", argv, environment, folder / "engine.log", (fd,))
-        port: int = listener.getsockname()[1]
+        program = Command("mock engine", argv, environment, folder / "engine.log", fds)
         async with running(program, cores.harness) as engine:
             try:
                 await engine.wait_until_it_answers(port, ENGINE_START_SECONDS)

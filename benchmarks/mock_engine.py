@@ -4,7 +4,7 @@ A plain request gets one prerendered chat completion of about 0.4 kB. A stream t
 `max_tokens` gets them one event at a time, each stream one a tick, as llama-server sends them; a
 stream that asks for no number gets a short one at once. Any GET is answered, for health checks.
 
-`python -m benchmarks.mock_engine LISTEN_FD [--tokens-per-second N]` serves until it is stopped.
+`python -m benchmarks.mock_engine LISTEN_FD... [--tokens-per-second N]` serves until it is stopped.
 """
 
 import argparse
@@ -13,6 +13,8 @@ import gc
 import json
 import re
 import socket
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from typing import Any, cast
 
 import uvloop
@@ -198,23 +200,27 @@ class EngineConnection(asyncio.Protocol):
         return True
 
 
-async def serve(listener: socket.socket, tokens_per_second: float) -> None:
-    """Serve until cancelled."""
+async def serve(listeners: Sequence[socket.socket], tokens_per_second: float) -> None:
+    """Serve on all of them until cancelled."""
     ticker = Ticker(tokens_per_second)
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: EngineConnection(ticker), sock=listener, backlog=2048)
-    gc.freeze()
-    async with server:
-        await server.serve_forever()
+    async with AsyncExitStack() as stack:
+        for listener in listeners:
+            server = await loop.create_server(
+                lambda: EngineConnection(ticker), sock=listener, backlog=2048
+            )
+            await stack.enter_async_context(server)
+        gc.freeze()
+        await asyncio.Event().wait()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("listen_fd", type=int)
+    parser.add_argument("listen_fds", type=int, nargs="+")
     parser.add_argument("--tokens-per-second", type=float, default=TOKENS_PER_SECOND)
     arguments = parser.parse_args()
-    with socket.socket(fileno=arguments.listen_fd) as listener:
-        uvloop.run(serve(listener, arguments.tokens_per_second))
+    listeners = [socket.socket(fileno=fd) for fd in arguments.listen_fds]
+    uvloop.run(serve(listeners, arguments.tokens_per_second))
 
 
 if __name__ == "__main__":

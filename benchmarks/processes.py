@@ -81,13 +81,15 @@ class Running:
 
 
 @asynccontextmanager
-async def running(program: Command, core: int) -> AsyncIterator[Running]:
-    """Start it on one core; whatever happens, it is gone at the end."""
-    pinned = [sys.executable, "-S", "-I", str(_PINNED), str(core), *program.argv]
+async def running(program: Command, core: int | None = None) -> AsyncIterator[Running]:
+    """Start it, on one core if one is given; whatever happens, it is gone at the end."""
+    argv = list(program.argv)
+    if core is not None:
+        argv = [sys.executable, "-S", "-I", str(_PINNED), str(core), *argv]
     try:
         with program.log_path.open("wb") as log:
             process = await asyncio.create_subprocess_exec(
-                *tether_command(pinned),
+                *tether_command(argv),
                 cwd=REPOSITORY,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
@@ -105,8 +107,8 @@ async def running(program: Command, core: int) -> AsyncIterator[Running]:
         await child.stop()
 
 
-def listen() -> socket.socket:
-    """A listening socket on a free loopback port, to be inherited by a program."""
-    listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
+def listen(address: str = "127.0.0.1", port: int = 0) -> socket.socket:
+    """A listening socket on a loopback address, to be inherited by a program; 0: any free port."""
+    listener = socket.create_server((address, port), backlog=2048)
     listener.set_inheritable(True)
     return listener

@@ -5,6 +5,7 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import yaml
@@ -16,6 +17,9 @@ SLOTS = 1024
 """What the mock engine is said to do at once: more than any phase asks for."""
 
 GATEWAY_START_SECONDS = 30.0
+
+ENGINE_ADDRESSES = ("127.0.0.1", "127.0.0.2", "127.0.0.3", "127.0.0.4")
+"""Where the mock engine listens, on one port: as many engines for who does not know better."""
 
 
 @dataclass(frozen=True)
@@ -54,22 +58,22 @@ async def direct(place: Place) -> AsyncIterator[Endpoint]:
     yield Endpoint(place.engine_port, None)
 
 
-def stack_file(engine_port: int) -> str:
-    """Default settings, and one model whose engine may be asked for plain answers."""
+def stack_file(engine_port: int, replicas: int) -> str:
+    """Default settings, and one model whose engines may be asked for plain answers."""
     model = {
         "id": "bench",
         "engine": "llm-serving-stack",
-        "replicas": [f"http://127.0.0.1:{engine_port}"],
+        "replicas": [f"http://{each}:{engine_port}" for each in ENGINE_ADDRESSES[:replicas]],
         "slots": SLOTS,
     }
     return yaml.safe_dump({"models": [model]})
 
 
 @asynccontextmanager
-async def gateway(place: Place) -> AsyncIterator[Endpoint]:
+async def gateway(place: Place, replicas: int = 1) -> AsyncIterator[Endpoint]:
     """`python -m api_server serve` as a user runs it: default settings, JSON logs into a file."""
     path = place.folder / "stack.yaml"
-    path.write_text(stack_file(place.engine_port))
+    path.write_text(stack_file(place.engine_port, replicas))
     with listen() as listener:
         port: int = listener.getsockname()[1]
         environment = clean_environment(
@@ -86,3 +90,4 @@ async def gateway(place: Place) -> AsyncIterator[Endpoint]:
 
 DIRECT = Target("direct", direct)
 GATEWAY = Target("**llm-serving-stack**", gateway)
+GATEWAY_OF_FOUR = Target("the same, 4 replicas", partial(gateway, replicas=4))

@@ -84,6 +84,7 @@ BEFORE_THE_FIRST_EVENT = (
     BadDay("closes the connection", {"fault": "close_before_headers"}, **FAILED),
     BadDay("answers 500", {"fault": "error_500"}, **FAILED),
     BadDay("answers 200 with garbage", {"fault": "garbage"}, **FAILED),
+    BadDay("streams garbage as its first event", {"fault": "garbage_first"}, **FAILED),
     BadDay("answers in another protocol", {"fault": "not_http"}, **FAILED),
     BadDay("answers 200 with the body of an error", {"fault": "error_body_with_200"}, **FAILED),
     BadDay("streams an error as its first event", {"fault": "error_event_first"}, **FAILED),
@@ -96,6 +97,7 @@ IN_A_STREAM = (
     BadDay("ends the stream without `[DONE]`", {"fault": "end_without_done"}, **CUT),
     BadDay("sends half an event and stalls", {"fault": "half_event_then_stall"}, **STALLED),
     BadDay("is frozen (SIGSTOP)", FREEZE, **STALLED),
+    BadDay("streams garbage", {"fault": "garbage_in_stream"}, **FAILED),
     BadDay("streams an error", {"fault": "error_event_in_stream"}, **FAILED),
 )
 

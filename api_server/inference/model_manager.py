@@ -89,7 +89,8 @@ class LLMModelManager:
     def wire(self, model_id: str) -> Wire:
         """The way to a model for OpenAI's bodies. Raises `ModelNotFoundError`."""
         model = self.catalogue.find(model_id)
-        handler = self._loader(model)
+        # Not asked of models in this process: what their handlers import may fail, when they load.
+        handler = None if model.is_in_process or model.handler else self._loader(model)
         if isinstance(handler, OpenAICompatibleHandler):
             return handler.replica_set(model)
         if model.id not in self._wires:

@@ -1,19 +1,15 @@
 """The inference service: one way to ask any model, wherever it runs. Needs no web server."""
 
-import asyncio
 import logging
-from collections.abc import AsyncGenerator, Iterator, Sequence
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from contextlib import aclosing, asynccontextmanager, contextmanager
+from dataclasses import replace
 
-import msgspec
-
-from api_server.errors import ContextLengthError, EngineTimeoutError, InferenceError, StackError
-from api_server.inference.catalogue import Model
+from api_server.errors import ApiError, InferenceError, StackError
+from api_server.inference.answering import in_pieces, lets_others_try, whole
 from api_server.inference.handlers.base import InferenceHandler, LoadedModel
 from api_server.inference.model_manager import LLMModelManager
 from api_server.inference.schemas import InferenceRequest, InferenceResponse
-from api_server.inference.shortening import TRIES, keep_newest, share_that_fits
-from api_server.inference.stop_sequences import StopScanner, until_stop
 from api_server.inference.tracking import InFlight, StreamError, Tracked, describe
 from api_server.observability.metrics import Metrics
 
@@ -74,19 +70,21 @@ class LLMInferenceService:
     ) -> InferenceResponse:
         """The whole answer. Cancelling it ends the generation.
 
-        A chat that does not fit loses its oldest messages if `drops_oldest`, by default as the
+        Where a model cannot answer, its `fallbacks` are asked; the response says who answered. A
+        chat that does not fit loses its oldest messages if `drops_oldest`, by default as the
         model's entry says. Raises `ApiError` and `ConfigurationError`.
         """
         with self._tracking(request) as tracked:
-            async with self.models.use(request.model_id) as loaded:
-                handler = tracked.handled_by(self.models.handler_for(loaded))
-                for tries in range(1, TRIES + 2):
-                    try:
-                        response = await _infer_in_time(handler, loaded, request)
-                        break
-                    except ContextLengthError as exc:
-                        request = _shortened(request, loaded.config, exc, tries, drops_oldest)
-            return tracked.finished(_up_to_stop(response, request))
+            candidates = _Candidates(self.models, tracked)
+            while True:
+                try:
+                    async with candidates.next() as (handler, loaded, asked):
+                        response = await whole(
+                            handler, loaded, asked, drops_oldest=_drops(loaded, drops_oldest)
+                        )
+                        return tracked.finished(response)
+                except ApiError as exc:
+                    candidates.failed(exc)
 
     async def stream(
         self, request: InferenceRequest, *, drops_oldest: bool | None = None
@@ -108,27 +106,22 @@ class LLMInferenceService:
         That one has no `generated_text`.
         """
         with self._tracking(request) as tracked:
-            async with self.models.use(request.model_id) as loaded:
-                handler = tracked.handled_by(self.models.handler_for(loaded))
-                loop = asyncio.get_running_loop()
-                deadline = loop.time() + loaded.config.timeouts.total_seconds
-                summary: InferenceResponse | None = None
-                tries = 0
-                while summary is None:
-                    tries += 1
-                    text = until_stop(handler.stream_infer(loaded, request), request)
-                    try:
-                        async with aclosing(text):
-                            while piece := await _next_in_time(text, deadline, loaded.config):
+            candidates = _Candidates(self.models, tracked)
+            summary: InferenceResponse | None = None
+            while summary is None:
+                try:
+                    async with candidates.next() as (handler, loaded, asked):
+                        drops = _drops(loaded, drops_oldest)
+                        answer = in_pieces(handler, loaded, asked, drops_oldest=drops)
+                        async with aclosing(answer):
+                            async for piece in answer:
                                 if isinstance(piece, str):
                                     tracked.has_begun()
                                     yield piece
                                 else:
                                     summary = piece
-                    except ContextLengthError as exc:
-                        if tracked.has_text:
-                            raise
-                        request = _shortened(request, loaded.config, exc, tries, drops_oldest)
+                except ApiError as exc:
+                    candidates.failed(exc)
             yield tracked.finished(summary)
 
     async def _telling_errors(self, request: InferenceRequest) -> AsyncGenerator[str, None]:
@@ -142,7 +135,7 @@ class LLMInferenceService:
     @contextmanager
     def _tracking(self, request: InferenceRequest) -> Iterator[Tracked]:
         """What is known of a request while it runs; whatever its end is, it is told once."""
-        tracked = Tracked(request)
+        tracked = Tracked(request, self._metrics)
         self._tracked.add(tracked)
         try:
             yield tracked
@@ -159,65 +152,49 @@ class LLMInferenceService:
             raise
         finally:
             self._tracked.discard(tracked)
-            tracked.tell(self._metrics)
+            tracked.tell()
 
 
-async def _infer_in_time(
-    handler: InferenceHandler, loaded: LoadedModel, request: InferenceRequest
-) -> InferenceResponse:
-    limit = asyncio.timeout(loaded.config.timeouts.total_seconds)
-    try:
-        async with limit:
-            return await handler.infer(loaded, request)
-    except TimeoutError as exc:
-        if not limit.expired():
-            raise
-        raise _took_too_long(loaded.config) from exc
+class _Candidates:
+    """The models that may answer one request, in order: the one asked, then its fallbacks."""
+
+    def __init__(self, models: LLMModelManager, tracked: Tracked) -> None:
+        self._models = models
+        self._tracked = tracked
+        asked = models.catalogue.find(tracked.request.model_id)
+        self._left = [asked.id, *asked.fallbacks]
+        self._first_error: ApiError | None = None
+
+    @asynccontextmanager
+    async def next(
+        self,
+    ) -> AsyncIterator[tuple[InferenceHandler, LoadedModel, InferenceRequest]]:
+        """Use the next one: its handler, the model, and the request as it is put to it."""
+        model_id = self._left.pop(0)
+        self._tracked.asks(model_id, self._first_error)
+        async with self._models.use(model_id) as loaded:
+            handler = self._tracked.handled_by(self._models.handler_for(loaded))
+            request = self._tracked.request.model_copy(update={"model_id": model_id})
+            yield handler, _in_a_hurry(loaded) if self._left else loaded, request
+
+    def failed(self, error: ApiError) -> None:
+        """One could not answer. Raises where that is the end: the first error, if all failed."""
+        is_fallback = self._first_error is not None
+        self._first_error = self._first_error or error
+        if self._tracked.has_text or not lets_others_try(error, is_fallback=is_fallback):
+            raise error
+        if not self._left:
+            self._tracked.asks(self._tracked.request.model_id, None)
+            raise self._first_error
 
 
-async def _next_in_time(
-    pieces: AsyncGenerator[str | InferenceResponse, None], deadline: float, model: Model
-) -> str | InferenceResponse | None:
-    """The next piece, None at the end. A time-out around a `yield` would hit whoever reads it."""
-    limit = asyncio.timeout_at(deadline)
-    try:
-        async with limit:
-            return await anext(pieces, None)
-    except TimeoutError as exc:
-        if not limit.expired():
-            raise
-        raise _took_too_long(model) from exc
+def _in_a_hurry(loaded: LoadedModel) -> LoadedModel:
+    """The same, not to wait for its engines while they are away: another model can answer."""
+    timeouts = replace(loaded.config.timeouts, queue_seconds=0.0)
+    return LoadedModel(replace(loaded.config, timeouts=timeouts), loaded.model_object)
 
 
-def _took_too_long(model: Model) -> EngineTimeoutError:
-    return EngineTimeoutError(
-        f"The answer took longer than the {model.timeouts.total_seconds:g} s allowed."
-    )
-
-
-def _up_to_stop(response: InferenceResponse, request: InferenceRequest) -> InferenceResponse:
-    """The same without a stop sequence, for handlers that have an `infer` of their own."""
-    scanner = StopScanner(request.stop_sequences or ())
-    text = scanner.feed(response.generated_text or "")
-    if scanner.matched is None:
-        return response
-    return response.model_copy(update={"generated_text": text, "finish_reason": "stop_sequence"})
-
-
-def _shortened(
-    request: InferenceRequest,
-    model: Model,
-    error: ContextLengthError,
-    tries: int,
-    drops_oldest: bool | None,
-) -> InferenceRequest:
-    """The chat without its oldest messages. Raises `error` where none may go."""
-    if drops_oldest is None:
-        drops_oldest = model.context_overflow == "drop_oldest"
-    if request.messages is None or not drops_oldest or tries > TRIES:
-        raise error
-    messages = [msgspec.Raw(msgspec.json.encode(message)) for message in request.messages]
-    kept = keep_newest(messages, share_that_fits(error, request.params.max_new_tokens, tries))
-    if len(kept) == len(messages):
-        raise error
-    return request.model_copy(update={"messages": [msgspec.json.decode(each) for each in kept]})
+def _drops(loaded: LoadedModel, drops_oldest: bool | None) -> bool:
+    if drops_oldest is not None:
+        return drops_oldest
+    return loaded.config.context_overflow == "drop_oldest"

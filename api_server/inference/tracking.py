@@ -72,13 +72,23 @@ class InFlight:
 class Tracked:
     """One request from its arrival to its end."""
 
-    def __init__(self, request: InferenceRequest) -> None:
+    def __init__(self, request: InferenceRequest, metrics: Metrics | None) -> None:
+        self.request = request
+        self._metrics = metrics
         route = "/v1/completions" if request.messages is None else "/v1/chat/completions"
         self._record = RequestRecord(request.request_id, "LIBRARY", route, route=route)
         self._record.model = request.model_id
         self._record.phase = "connecting"
         self.handler: str | None = None
         self.has_text = False
+
+    def asks(self, model_id: str, failed: ApiError | None) -> None:
+        """This model is to answer; a fallback, where `failed` is why the one asked did not."""
+        asked = self.request.model_id
+        self._record.model = model_id
+        self._record.fallback_for = None if failed is None else asked
+        if failed is not None and self._metrics is not None:
+            self._metrics.fell_back(asked, model_id, failed.code)
 
     def handled_by(self, handler: InferenceHandler) -> InferenceHandler:
         self.handler = type(handler).__name__
@@ -116,15 +126,16 @@ class Tracked:
         seconds = record.elapsed_ms() / 1000
         return InFlight(record.request_id, record.model or "", self.handler, seconds)
 
-    def tell(self, metrics: Metrics | None) -> None:
+    def tell(self) -> None:
         """One line of log, and the numbers."""
         record = self._record
-        if metrics is not None:
-            metrics.request_ended(record)
+        if self._metrics is not None:
+            self._metrics.request_ended(record)
         if log.isEnabledFor(record.log_level):
             fields = {
                 "request_id": record.request_id,
                 "model": record.model,
+                "fallback_for": record.fallback_for,
                 "handler": self.handler,
                 "outcome": record.outcome,
                 "finish_reason": record.finish_reason,

@@ -12,7 +12,7 @@ from api_server.local.plan import EnginePlan
 from api_server.local.process import Command
 from api_server.local.supervisor import Supervisor, Watch
 from api_server.local.terminal import Say
-from api_server.settings import LocalConfig, inherited_environment
+from api_server.settings import LocalConfig, engine_environment
 
 ENGINE_STOP_SECONDS = 1.0
 
@@ -61,7 +61,7 @@ class LocalEngine:
         command = Command(
             name=self.name,
             argv=[str(binary), *self.plan.arguments(self.port)],
-            environment=inherited_environment() | {"LLAMA_API_KEY": self.key},
+            environment=engine_environment() | {"LLAMA_API_KEY": self.key},
             log_path=logs / self.log_name,
         )
         watch = Watch(

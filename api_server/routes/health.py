@@ -30,7 +30,7 @@ class Summary(BaseModel):
 
 
 class Readiness(BaseModel):
-    """Whether a token could be served now, and if not, which models cannot."""
+    """Whether a token could be served now, and which models cannot serve one themselves."""
 
     status: Literal["ready", "not ready"]
     unready_models: list[str]
@@ -76,11 +76,12 @@ async def live() -> Liveness:
 @router.head("/health/ready", include_in_schema=False)
 @router.get("/health/ready", responses={503: {"model": Readiness}})
 async def ready(request: Request, response: Response) -> Readiness:
-    """200 when each model could serve a token now, else 503; asks the engines each time."""
-    health = _health(request)
-    unready = [id_ for id_, is_ready in (await health.models()).items() if not is_ready]
-    if unready:
+    """200 when each model could serve a token now, else 503; asks the engines each time.
+
+    A model whose fallback could is no reason for a 503, nor is one in the cloud beside others here.
+    """
+    is_ready, unready = await _health(request).is_ready()
+    if not is_ready:
         response.status_code = 503
         response.headers["retry-after"] = "1"
-        return Readiness(status="not ready", unready_models=unready)
-    return Readiness(status="ready", unready_models=[])
+    return Readiness(status="ready" if is_ready else "not ready", unready_models=unready)

@@ -63,8 +63,9 @@ class Completions:
         record.stream = generation.is_stream
         lane = find_lane(self._catalogue, self._lanes, generation.model, "text")
         left = list(lane.model.fallbacks)
+        mine = _copy(generation) if left else generation
         try:
-            await self._serve_with(lane, generation, client, record, waits=not left)
+            await self._serve_with(lane, mine, client, record, waits=not left)
         except ApiError as exc:
             if not left or not _lets_others_try(exc, record):
                 raise
@@ -75,8 +76,9 @@ class Completions:
             fallback = self._lanes[left.pop(0)]
             lane.fell_back(fallback.model.id, failed)
             record.fallback_for = lane.model.id
+            mine, record.dropped_messages = _copy(generation), 0
             try:
-                await self._serve_with(fallback, generation, client, record, waits=not left)
+                await self._serve_with(fallback, mine, client, record, waits=not left)
             except InvalidRequestError:  # this model cannot do what was asked of the other one
                 continue
             except ApiError as exc:
@@ -276,6 +278,11 @@ async def _end_with_error(client: Client, error: ApiError, record: RequestRecord
 async def _say_last(client: Client, event: bytes) -> None:
     await client.events(event)
     await client.end_stream()
+
+
+def _copy(generation: Generation) -> Generation:
+    """For one model alone, which may shorten it."""
+    return msgspec.structs.replace(generation, fields=dict(generation.fields))
 
 
 def _lets_others_try(error: ApiError, record: RequestRecord) -> bool:

@@ -2,8 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
+from api_server.inference.catalogue import Model
 from api_server.services.lane import Lane
 
 
@@ -35,9 +36,29 @@ class Health:
             self._probe = asyncio.create_task(self._ask())
         return await asyncio.shield(self._probe)
 
+    async def is_ready(self) -> tuple[bool, list[str]]:
+        """Whether requests should be sent here now; and the models that cannot answer one."""
+        ready = await self.models()
+        unready = [id_ for id_, is_ready in ready.items() if not is_ready]
+        return can_serve((lane.model for lane in self._lanes.values()), ready), unready
+
     async def _ask(self) -> dict[str, bool]:
         probes = (lane.wire.is_ready() for lane in self._lanes.values())
         return dict(zip(self._lanes, await asyncio.gather(*probes), strict=True))
+
+
+def can_serve(models: Iterable[Model], ready: Mapping[str, bool]) -> bool:
+    """Whether each model could answer, by a fallback if need be. Pure.
+
+    An outage elsewhere is no reason to take this gateway out of service: models in the cloud count
+    only where there are no others, and then one of them is enough.
+    """
+    here: list[bool] = []
+    elsewhere: list[bool] = []
+    for model in models:
+        can_answer = any(ready[id_] for id_ in (model.id, *model.fallbacks))
+        (here if model.location == "local" else elsewhere).append(can_answer)
+    return all(here) if here else any(elsewhere)
 
 
 def humanize_seconds(seconds: float) -> str:

@@ -16,12 +16,13 @@ from api_server.inference.catalogue import Model
 from api_server.settings.environment import (
     Environment,
     Sources,
+    engine_environment,
     environment_of,
     inherited_environment,
     load_environment,
 )
 from api_server.settings.explaining import reason
-from api_server.settings.models import catalogue_models, unencrypted
+from api_server.settings.models import catalogue_models, warnings
 from api_server.settings.sections import LocalConfig
 from api_server.settings.stack import ModelConfig, Stack
 from api_server.settings.stack_file import load_stack
@@ -34,6 +35,7 @@ __all__ = [
     "ModelConfig",
     "Settings",
     "Stack",
+    "engine_environment",
     "inherited_environment",
     "load_environment",
     "load_settings",
@@ -71,7 +73,7 @@ class Settings:
 
     def warnings(self) -> list[str]:
         """What is allowed and yet unwise, in sentences."""
-        return list(unencrypted(self.models()))
+        return list(warnings(self.models(), self.environment))
 
 
 def load_settings(

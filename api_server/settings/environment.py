@@ -119,6 +119,13 @@ def inherited_environment() -> dict[str, str]:
     }
 
 
+def engine_environment() -> dict[str, str]:
+    """The same for an engine, which has no use for keys of other services."""
+    return {
+        name: value for name, value in inherited_environment().items() if not KEY_NAME.match(name)
+    }
+
+
 def _may_be_a_key(name: str, settings: list[str]) -> bool:
     """Whether some model's `api_key_env` may mean it; not where it looks like a setting of ours.
 

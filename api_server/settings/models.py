@@ -4,6 +4,7 @@ but for the date of the stack file.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
@@ -82,18 +83,43 @@ def external_service(environment: Environment, stack: Stack) -> Model | None:
     )
 
 
-def unencrypted(models: Sequence[Model]) -> Iterator[str]:
-    """A warning for each model in the cloud whose prompts and key others could read on the way."""
+def warnings(models: Sequence[Model], environment: Environment) -> Iterator[str]:
+    """What is allowed and yet unwise: prompts and keys that strangers could read."""
+    own_key = _plain(environment.engine_api_key)
     for model in models:
-        for url in model.replicas if model.location == "cloud" else ():
+        for url in model.replicas:
             parts = urlsplit(url)
             host = parts.hostname or ""
-            is_here = host in ("localhost", "::1") or host.startswith("127.")
-            if parts.scheme != "https" and not is_here:
+            if model.location == "cloud" and parts.scheme != "https" and not _is_loopback(host):
                 yield (
                     f"{model.id!r} is reached at {url} without encryption: use https, or a network "
                     "that only you can read."
                 )
+            is_sent = own_key is not None and model.location == "local" and model.api_key == own_key
+            if is_sent and not _is_at_home(host):
+                yield (
+                    f"{model.id!r} is reached at {url} with your ENGINE_API_KEY. If that is not a "
+                    "machine of yours, say location: cloud in its entry, and name its own key."
+                )
+
+
+def _is_loopback(host: str) -> bool:
+    return host == "localhost" or (_is_address(host) and ip_address(host).is_loopback)
+
+
+def _is_at_home(host: str) -> bool:
+    """Whether a host is, by its address or name, in a network of one's own."""
+    if _is_address(host):
+        return ip_address(host).is_private
+    return "." not in host or host.endswith((".local", ".internal", ".lan", ".home.arpa"))
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _model(entry: ModelConfig, stack: Stack, key: SecretStr | None, root: Path) -> Model:

@@ -115,7 +115,12 @@ class ModelConfig(Strict):
                 )
             if self.location == "cloud":
                 raise ValueError(f"{self.engine} runs here, so that location cannot be cloud")
-            if self.path is None and self.handler is None:
+            is_custom = ENGINES[self.engine].handler == "custom"
+            if is_custom and self.handler is None:
+                raise ValueError(
+                    f"{self.engine} needs handler: a class of your own, as package.module:Class"
+                )
+            if self.path is None and not is_custom:
                 raise ValueError(
                     f"{self.engine} runs in the gateway's process and needs path: where the "
                     "model's files are"

@@ -39,7 +39,7 @@ def run(stack: LocalStack, name: str, stdin: str = "") -> str:
 
 def test_every_example_is_tested() -> None:
     found = {path.name for path in (REPOSITORY / "examples").glob("*.py")}
-    assert found == EXAMPLES.keys() | WITH_EMBEDDINGS.keys()
+    assert found == EXAMPLES.keys() | WITH_EMBEDDINGS.keys() | {"inference_library.py"}
 
 
 @pytest.mark.parametrize("name", [*EXAMPLES, *WITH_EMBEDDINGS])
@@ -71,3 +71,25 @@ def test_example_with_embeddings_runs(embedding_stack: LocalStack, name: str) ->
     printed = run(embedding_stack, name)
     for line, expected in zip(printed.splitlines()[1::2], WITH_EMBEDDINGS[name], strict=True):
         assert expected in line
+
+
+def test_the_library_asks_every_model_without_a_gateway(stack: LocalStack) -> None:
+    opening = (REPOSITORY / "examples/inference_library.py").read_text().split('"""')[1]
+    assert "\npython -m examples.inference_library  " in opening
+    done = subprocess.run(
+        [sys.executable, "-m", "examples.inference_library"],
+        cwd=REPOSITORY,
+        env=os.environ
+        | {"STACK_CONFIG": str(stack.data_dir / "stack.yaml")}
+        | {"ENGINE_API_KEY": stack.engine_key()},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        "tiny: The capital of France is Paris. [stop]",
+        "The| capital| of| Fran|ce| is| P|ar|is|.|",
+        "The capital of [stop_sequence]",
+    ]

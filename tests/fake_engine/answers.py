@@ -26,6 +26,7 @@ _TOO_LONG = {
     }
 }
 _NO_IMAGES = "image input is not supported - hint: secret mmproj"
+GARBAGE = "<<<>>>"
 _LOADING = {"error": {"code": 503, "message": "Loading model"}}
 
 INSTEAD: Mapping[str, tuple[int, object]] = {
@@ -35,7 +36,7 @@ INSTEAD: Mapping[str, tuple[int, object]] = {
     "bad_value": (400, {"error": {"code": 400, "message": "secret grammar"}}),
     "no_images": (500, {"error": {"code": 500, "message": _NO_IMAGES}}),
     "error_body_with_200": (200, _ERROR_500),
-    "garbage": (200, "<<<>>>"),
+    "garbage": (200, GARBAGE),
     "too_long": (400, _TOO_LONG),
 }
 """The faults that are a whole answer: status and body."""
@@ -44,6 +45,8 @@ RETRY_AFTER = {"error_429": 7}
 """Seconds that a fault asks for where nobody says how many."""
 
 ERROR_EVENT = json.dumps(_ERROR_500)
+FIRST_EVENT = {"error_event_first": ERROR_EVENT, "garbage_first": GARBAGE}
+"""The faults that are one event and the end of the stream."""
 
 
 def error(status: int, message: str) -> dict[str, Any]:

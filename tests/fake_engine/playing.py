@@ -89,8 +89,8 @@ class Exchange:
         self._writer.write(wire.STREAM_HEAD.format(more_headers).encode())
         if fault == "hang_after_headers":
             await asyncio.sleep(FOREVER_SECONDS)
-        if fault == "error_event_first":
-            wire.event(self._writer, answers.ERROR_EVENT)
+        if fault in answers.FIRST_EVENT:
+            wire.event(self._writer, answers.FIRST_EVENT[fault])
             self._writer.write(wire.LAST_CHUNK)
             await self._writer.drain()
             return True
@@ -132,8 +132,8 @@ class Exchange:
         if fault == "reset_in_stream":
             wire.reset(self._writer)
         elif fault == "garbage_in_stream":
-            wire.event(self._writer, "<<<>>>")
-            return False
+            wire.event(self._writer, answers.GARBAGE)
+            await asyncio.sleep(0.02)
         elif fault == "error_event_in_stream":
             wire.event(self._writer, answers.ERROR_EVENT)
             self._writer.write(wire.LAST_CHUNK)

@@ -1,6 +1,6 @@
 """`/admin`: who gets in, what is shown, what can be done."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -8,6 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
+from api_server.inference.handlers.base import InferenceHandler, LoadedModel
+from api_server.inference.schemas import InferenceRequest, InferenceResponse
 from tests.fake_engine import running_engine
 from tests.integration.conftest import Stack, running_gateway
 from tests.wire import assert_valid
@@ -78,7 +80,9 @@ async def test_models_and_their_engines_are_shown(tmp_path: Path) -> None:
 
 
 async def test_an_engine_that_is_away_is_shown_as_such(tmp_path: Path) -> None:
-    async with admin(tmp_path, replicas=["http://127.0.0.1:1"], breaker={"failures": 1}) as http:
+    async with admin(
+        tmp_path, replicas=["http://127.0.0.1:1"], breaker={"failures": 1, "open_seconds": 20}
+    ) as http:
         body = {"model": "vendor/model", "messages": [{"role": "user", "content": "hi"}]}
         assert (await http.post("/v1/chat/completions", json=body)).status_code == 503
         ((replica,),) = [m["replicas"] for m in (await http.get("/admin/models")).json()["data"]]
@@ -102,6 +106,41 @@ async def test_an_unknown_model_is_404_with_the_known_names(tmp_path: Path, verb
         answer = await http.post(f"/admin/models/nobody/{verb}")
         assert answer.status_code == 404
         assert "vendor/model" in answer.json()["error"]["message"]
+
+
+class Parrot(InferenceHandler):
+    """A handler of somebody's own."""
+
+    def can_handle(self, loaded_model: LoadedModel) -> bool:
+        return loaded_model.config.handler is not None
+
+    async def stream_infer(
+        self,
+        loaded_model: LoadedModel,  # noqa: ARG002 - there is nothing in it
+        request: InferenceRequest,
+    ) -> AsyncGenerator[str | InferenceResponse, None]:
+        yield str((request.messages or [{}])[-1].get("content", ""))
+
+
+async def test_a_model_of_this_process_is_unloaded_and_comes_back_when_it_is_asked(
+    tmp_path: Path,
+) -> None:
+    parrot = f"{__name__}:Parrot"
+    async with admin(tmp_path, engine="custom", handler=parrot, replicas=[]) as http:
+
+        async def state() -> str:
+            (model,) = (await http.get("/admin/models")).json()["data"]
+            assert model["replicas"] == []
+            return str(model["state"])
+
+        assert (await http.post("/admin/models/vendor/model/load")).json()["state"] == "ready"
+        gone = await http.post("/admin/models/vendor/model/unload")
+        assert (gone.status_code, gone.json()["state"]) == (200, "unloaded")
+        assert await state() == "unloaded"
+        body = {"model": "vendor/model", "messages": [{"role": "user", "content": "hello"}]}
+        answer = await http.post("/v1/chat/completions", json=body)
+        assert answer.json()["choices"][0]["message"]["content"] == "hello"
+        assert await state() == "ready"
 
 
 async def test_the_openapi_document_says_that_a_key_is_wanted(tmp_path: Path) -> None:

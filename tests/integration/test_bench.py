@@ -29,9 +29,9 @@ needs_two_cores = pytest.mark.skipif(
 )
 
 
-def start(folder: Path) -> "subprocess.Popen[str]":
+def start(folder: Path, *more: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        [sys.executable, "-m", "benchmarks", "--quick"],
+        [sys.executable, "-m", "benchmarks", "--quick", *more],
         cwd=REPOSITORY,
         env=os.environ | {"TMPDIR": str(folder)},
         stdout=subprocess.PIPE,
@@ -66,6 +66,17 @@ def test_every_figure_is_there(tmp_path: Path) -> None:
     assert peak > 10
     assert re.search(r"resident [\d.]+ MiB before, [\d.]+ MiB after", output)
     assert not left_over(tmp_path)
+
+
+def test_the_cost_of_choosing_a_replica_is_printed(tmp_path: Path) -> None:
+    process = start(tmp_path, "--choosing")
+    output, progress = process.communicate(timeout=60)
+    assert process.returncode == 0, progress
+    rows = [line.strip("| ").split(" | ") for line in output.splitlines()[2:]]
+    assert [(int(row[0]), int(row[1])) for row in rows] == [
+        (replicas, messages) for replicas in (1, 2, 4, 8) for messages in (1, 50)
+    ]
+    assert all(float(cell) > 0 for row in rows for cell in row[2:])
 
 
 @needs_two_cores

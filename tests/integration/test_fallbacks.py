@@ -108,6 +108,27 @@ async def test_the_clients_fault_is_no_reason(three: Three, fault: str) -> None:
     assert not three.engines[1].bodies
 
 
+async def test_what_was_shortened_for_one_model_is_whole_for_the_next(tmp_path: Path) -> None:
+    messages: Any = [{"role": "user", "content": f"{n} " + "word " * 50} for n in range(10)]
+    async with running_engine() as gone, running_engine() as other:
+        gone.server.close()
+        small = {"max_input_tokens": 200, "context_overflow": "drop_oldest", "fallbacks": ["big"]}
+        models = [
+            {"id": "small", "replicas": [f"http://127.0.0.1:{gone.port}"]} | small,
+            {"id": "big", "replicas": [f"http://127.0.0.1:{other.port}"]},
+        ]
+        async with (
+            running_gateway(tmp_path, gone, models=models) as (_, url),
+            openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client,
+        ):
+            raw = await client.chat.completions.with_raw_response.create(
+                model="small", messages=messages
+            )
+    assert raw.headers["x-fallback-model"] == "big"
+    assert "x-dropped-messages" not in raw.headers
+    assert other.bodies[0]["messages"] == messages
+
+
 async def test_a_stream_that_has_begun_stays_with_its_model(three: Three) -> None:
     with pytest.raises(openai.APIError) as caught:
         await three.ask(fault="reset_in_stream", stream=True)

@@ -17,6 +17,7 @@ BEFORE_THE_FIRST_EVENT = [
     ("hang_before_headers", 504, "engine_timeout"),
     ("hang_after_headers", 504, "engine_timeout"),
     ("garbage", 502, "engine_error"),
+    ("garbage_first", 502, "engine_error"),
     ("not_http", 502, "engine_error"),
     ("reset", 502, "engine_error"),
     ("error_500", 502, "engine_error"),
@@ -34,6 +35,7 @@ IN_THE_STREAM = [
     ("close_in_stream", "engine_truncated"),
     ("end_without_done", "engine_truncated"),
     ("error_event_in_stream", "engine_error"),
+    ("garbage_in_stream", "engine_error"),
 ]
 
 

@@ -358,3 +358,13 @@ async def test_models_of_a_bare_entry(caplog: pytest.LogCaptureFixture) -> None:
     assert isinstance(response, InferenceResponse)
     assert "Configuration error: handler: 'nothing'" in (response.error_message or "")
     assert vars(lines(caplog)[-1])["error_code"] == "configuration_error"
+
+
+async def test_a_chat_is_never_begun_anew_after_its_first_text() -> None:
+    handler = FakeHandler(pieces=["one "], fault=ContextLengthError(500, 300))
+    service = service_of(handler, context_overflow="drop_oldest")
+    stream = service.stream(request(messages=CHAT))
+    assert await anext(stream) == "one "
+    with pytest.raises(ContextLengthError):
+        await anext(stream)
+    assert len(handler.requests) == 1

@@ -470,3 +470,18 @@ async def test_a_model_over_http_has_one_way_for_everybody() -> None:
             assert loaded.model_object is wire
             assert isinstance(manager.handler_for(loaded), InferenceHandler)
         assert not status(manager, "m").is_in_process
+
+
+async def test_a_broken_handler_of_one_model_does_not_stop_the_others() -> None:
+    broken = Model(id="broken", engine=FAKE, handler="no.such.module:Handler")
+    manager = LLMModelManager([broken, fake_model()], [FakeHandler()])
+    assert not isinstance(manager.wire("broken"), ReplicaSet)
+    assert manager.wire("fake") is manager.wire("fake")
+    with pytest.raises(ConfigurationError, match=r"no\.such"):
+        await manager.load("broken")
+
+
+async def test_an_engine_behind_http_needs_a_url() -> None:
+    manager = LLMModelManager([Model(id="m", engine=LLAMA_SERVER)])
+    with pytest.raises(ConfigurationError, match="'m' has no replicas"):
+        await manager.load("m")

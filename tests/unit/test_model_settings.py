@@ -238,6 +238,13 @@ def test_what_does_not_fit_in_process_is_explained(
     assert fragment in str(caught.value)
 
 
+def test_a_custom_engine_needs_its_handler_and_no_path(tmp_path: Path) -> None:
+    entry = {"id": "m", "engine": "custom", "replicas": []}
+    assert settings_of(tmp_path, entry | {"handler": "a.b:C"}).models()[0].path is None
+    with pytest.raises(ConfigurationError, match="custom needs handler"):
+        settings_of(tmp_path, entry | {"path": "x"})
+
+
 def test_workers_do_not_share_an_in_process_model(tmp_path: Path, in_process: str) -> None:
     entry = {"id": "m", "engine": in_process, "path": "x"}
     with pytest.raises(ConfigurationError, match="each would load 'm' into its own memory"):
@@ -280,6 +287,27 @@ def test_the_cloud_without_encryption_is_warned_about(
 ) -> None:
     settings = settings_of(tmp_path, {"id": "m", "location": "cloud", "replicas": [url]})
     assert [url in warning for warning in settings.warnings()] == [True] * is_warned
+
+
+@pytest.mark.parametrize(
+    ("url", "entry", "is_warned"),
+    [
+        ("https://api.example.com", {}, True),
+        ("http://8.8.8.8:8080", {}, True),
+        ("http://10.0.0.7:8080", {}, False),
+        ("http://gpu-1:8080", {}, False),
+        ("http://gpu.lab.internal", {}, False),
+        ("https://api.example.com", {"location": "cloud"}, False),
+        ("https://api.example.com", {"api_key_env": "SOME_API_KEY"}, False),
+    ],
+)
+def test_our_own_key_on_its_way_out_is_warned_about(
+    tmp_path: Path, url: str, entry: dict[str, Any], is_warned: bool
+) -> None:
+    model = {"id": "m", "replicas": [url]} | entry
+    warnings = settings_of(tmp_path, model, env=KEYS).warnings()
+    assert ["your ENGINE_API_KEY" in warning for warning in warnings] == [True] * is_warned
+    assert not settings_of(tmp_path, model, env={"SOME_API_KEY": "theirs"}).warnings()
 
 
 def test_the_external_service_is_one_more_model(tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ def cold(rig: Rig) -> bytes:
     """A prefix whose first choice is the first replica."""
     for n in range(1000):
         prefix = b"%d" % n
-        replica = rig.set._choose(rig.call(prefix=prefix), set())
+        replica = rig.set.choose(rig.call(prefix=prefix), set())
         if replica is rig.set.replicas[0]:
             return prefix
     raise AssertionError("no prefix likes the first replica")

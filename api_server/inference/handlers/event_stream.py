@@ -108,10 +108,12 @@ def _is_done(block: bytes) -> bool:
 
 
 def raise_if_error(block: bytes, request_id: str) -> None:
-    """An engine that fails inside a stream says so in an event."""
-    if b'"error"' not in block:
+    """An engine that fails inside a stream says so in an event, or sends what is none."""
+    if b'"error"' not in block and _holds_only_objects(block):
         return
     for data in sse.payloads(block):
+        if not _may_be_event(data):
+            raise InferenceError("The model's engine sent something that is no event.")
         if b'"error"' in data and _has_error(data):
             log.warning(
                 "engine failed inside a stream",
@@ -119,6 +121,20 @@ def raise_if_error(block: bytes, request_id: str) -> None:
                 | {"engine_reason": data[:500].decode("utf-8", "replace")},
             )
             raise translate_error(500, data)
+
+
+def _holds_only_objects(block: bytes) -> bool:
+    """The usual block, told from its bytes without taking it apart: this is done for each token."""
+    return (
+        block.startswith(b"data: {")
+        and block.endswith(b"}\n\n")
+        and block.count(b"\n\n") == block.count(b"}\n\ndata: {") + 1
+    )
+
+
+def _may_be_event(data: bytes) -> bool:
+    """An object by its looks, the end, or the `null` that llama-server sends first at times."""
+    return (data.startswith(b"{") and data.endswith(b"}")) or data in (sse.DONE, b"null")
 
 
 class _MaybeError(msgspec.Struct):

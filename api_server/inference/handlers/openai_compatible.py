@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
 
-from api_server.errors import InferenceError
+from api_server.errors import ConfigurationError, InferenceError
 from api_server.inference import sse
 from api_server.inference.catalogue import Model
 from api_server.inference.chunks import Json, decode, merge_tool_call
@@ -47,6 +47,8 @@ class OpenAICompatibleHandler(InferenceHandler):
 
     async def load(self, model: Model) -> ReplicaSet:
         """Begin to watch the replicas; they themselves load the model."""
+        if not model.replicas:
+            raise ConfigurationError(f"'{model.id}' has no replicas: no URL of an engine.")
         replicas = self.replica_set(model)
         await replicas.start()
         return replicas

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Set
 from functools import partial
 from typing import TypeVar
 
@@ -177,7 +177,7 @@ class ReplicaSet:
         failures = resends = 0
         error: ApiError | None = None
         while True:
-            replica = self._choose(call, tried)
+            replica = self.choose(call, tried)
             was_seen = False
             if replica is not None:
                 call.replica = replica.name
@@ -206,7 +206,8 @@ class ReplicaSet:
             call.on_retry(error or self._all_away(pause))
             await self._pause(pause)
 
-    def _choose(self, call: Call, tried: set[Replica]) -> Replica | None:
+    def choose(self, call: Call, tried: Set[Replica] = frozenset()) -> Replica | None:
+        """The replica for a call, of those not tried; None when none may be used now."""
         if len(self.replicas) == 1 and not tried and self.replicas[0].is_sound:
             replica = self.replicas[0]
             return replica if replica.room(_now()) else None
@@ -217,7 +218,7 @@ class ReplicaSet:
         place = choose(standings, key, call.weight, load, chance)
         return None if place is None else self.replicas[place]
 
-    def _standings(self, tried: set[Replica]) -> list[Standing]:
+    def _standings(self, tried: Set[Replica]) -> list[Standing]:
         """What may be chosen: what is sound; where nothing is, what a health route alone calls
         down; else what answers, if only with errors. A model's last replica is not taken away
         because of requests that it cannot serve.
@@ -234,7 +235,7 @@ class ReplicaSet:
             for each, room in zip(self.replicas, rooms, strict=True)
         ]
 
-    def _has_more(self, tried: set[Replica]) -> bool:
+    def _has_more(self, tried: Set[Replica]) -> bool:
         return any(standing.room > 0 for standing in self._standings(tried))
 
     def _seconds_until_usable(self) -> float:
