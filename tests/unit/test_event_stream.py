@@ -3,7 +3,7 @@
 import pytest
 
 from api_server.errors import InferenceError
-from api_server.inference.handlers.event_stream import raise_if_error
+from api_server.inference.handlers.event_stream import until_error
 
 OBJECT = b'data: {"choices":[{"delta":{"content":"a {b}"}}]}\n\n'
 PROBLEM = b'data: {"error":{"message":"out of memory"}}\n\n'
@@ -24,12 +24,13 @@ PROBLEM = b'data: {"error":{"message":"out of memory"}}\n\n'
     ],
 )
 def test_events_pass(block: bytes) -> None:
-    raise_if_error(block, "id")
+    assert until_error(block, "id") == (block, None)
 
 
 @pytest.mark.parametrize("bad", [PROBLEM, b"data: <<<>>>\n\n", b'data: {"cho\n\n', b"data: x}\n\n"])
 @pytest.mark.parametrize("before", [b"", OBJECT, b": ping\n\n"])
 @pytest.mark.parametrize("after", [b"", OBJECT, b"data: [DONE]\n\n"])
 def test_what_is_an_error_or_no_event_is_found(before: bytes, bad: bytes, after: bytes) -> None:
-    with pytest.raises(InferenceError):
-        raise_if_error(before + bad + after, "id")
+    good, error = until_error(before + bad + after, "id")
+    assert isinstance(error, InferenceError)
+    assert good == (before if before == OBJECT else b""), "what came before it is not lost"

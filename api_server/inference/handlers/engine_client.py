@@ -14,7 +14,7 @@ import msgspec
 from api_server.errors import ApiError, EngineTimeoutError, InferenceError
 from api_server.inference import sse
 from api_server.inference.catalogue import Model
-from api_server.inference.handlers.event_stream import EventStream, OnEnd, feed, raise_if_error
+from api_server.inference.handlers.event_stream import EventStream, OnEnd, feed, until_error
 from api_server.inference.handlers.faults import connection_failure, translate_error
 from api_server.inference.handlers.http1 import (
     Connection,
@@ -90,10 +90,10 @@ class EngineClient:
             if connection.status != 200:
                 raise await self._error(connection, request_id)
             events = sse.EventBuffer()
-            first = await self._first_block(connection, events, deadline, request_id)
+            first, failure = await self._first_block(connection, events, deadline, request_id)
             idle_seconds = self.model.timeouts.idle_seconds
             stream = EventStream(
-                self._pool, connection, events, first, idle_seconds, request_id, on_end
+                self._pool, connection, events, first, idle_seconds, request_id, on_end, failure
             )
             return stream
         finally:
@@ -196,14 +196,16 @@ class EngineClient:
 
     async def _first_block(
         self, connection: Connection, events: sse.EventBuffer, deadline: float, request_id: str
-    ) -> bytes:
+    ) -> tuple[bytes, ApiError | None]:
+        """The first events, and an error that followed them at once. Raises one that did not."""
         loop = asyncio.get_running_loop()
         try:
             while data := await connection.read(deadline - loop.time()):
-                block = feed(events, data)
+                block, failure = until_error(feed(events, data), request_id)
                 if any(True for _ in sse.payloads(block)):
-                    raise_if_error(block, request_id)
-                    return block
+                    return block, failure
+                if failure is not None:
+                    raise failure
         except EngineSilenceError as exc:
             raise self._no_first_token() from exc
         except EngineConnectionError as exc:

@@ -35,6 +35,7 @@ class EventStream:
     `first` is the block that opened the stream; `next_block` gives the others and `b""` once the
     engine has said that it is done. Raises the error tree's classes, never a transport's.
     `close` before the end drops the connection, which is how an engine learns that nobody waits.
+    A `failure` that came together with good events is raised after them.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class EventStream:
         idle_seconds: float,
         request_id: str,
         on_end: OnEnd,
+        failure: ApiError | None = None,
     ) -> None:
         self.first = first
         self._request_id = request_id
@@ -55,10 +57,12 @@ class EventStream:
         self._idle_seconds = idle_seconds
         self._is_done = _is_done(first)
         self._on_end = on_end
-        self._failure: ApiError | None = None
+        self._failure = failure
 
     async def next_block(self) -> bytes:
         """The next whole events; waits `idle_seconds` at most for each read."""
+        if self._failure is not None:
+            raise self._failure
         try:
             while not self._is_done:
                 data = await self._read()
@@ -67,11 +71,12 @@ class EventStream:
                         "The engine ended its answer before it was complete. What you received is "
                         "cut."
                     )
-                block = feed(self._events, data)
+                block, self._failure = until_error(feed(self._events, data), self._request_id)
                 if block:
-                    raise_if_error(block, self._request_id)
                     self._is_done = _is_done(block)
                     return block
+                if self._failure is not None:
+                    raise self._failure
         except ApiError as exc:
             self._failure = exc
             raise
@@ -107,20 +112,35 @@ def _is_done(block: bytes) -> bool:
     return sse.DONE in block and any(data == sse.DONE for data in sse.payloads(block))
 
 
-def raise_if_error(block: bytes, request_id: str) -> None:
-    """An engine that fails inside a stream says so in an event, or sends what is none."""
+def until_error(block: bytes, request_id: str) -> tuple[bytes, ApiError | None]:
+    """The events before the first that is an error, or is no event at all; and that error.
+
+    An engine that fails inside a stream says so in an event.
+    """
     if b'"error"' not in block and _holds_only_objects(block):
-        return
-    for data in sse.payloads(block):
-        if not _may_be_event(data):
-            raise InferenceError("The model's engine sent something that is no event.")
-        if b'"error"' in data and _has_error(data):
-            log.warning(
-                "engine failed inside a stream",
-                extra={"request_id": request_id}
-                | {"engine_reason": data[:500].decode("utf-8", "replace")},
-            )
-            raise translate_error(500, data)
+        return block, None
+    good: list[bytes] = []
+    for event in sse.split_events(block):
+        data = sse.data_of(event)
+        error = _error_in(data, request_id) if data is not None else None
+        if error is not None:
+            has_data = any(sse.data_of(each) is not None for each in good)
+            return b"".join(each + b"\n\n" for each in good) if has_data else b"", error
+        good.append(event)
+    return block, None
+
+
+def _error_in(data: bytes, request_id: str) -> ApiError | None:
+    if not _may_be_event(data):
+        return InferenceError("The model's engine sent something that is no event.")
+    if b'"error"' in data and _has_error(data):
+        log.warning(
+            "engine failed inside a stream",
+            extra={"request_id": request_id}
+            | {"engine_reason": data[:500].decode("utf-8", "replace")},
+        )
+        return translate_error(500, data)
+    return None
 
 
 def _holds_only_objects(block: bytes) -> bool:
