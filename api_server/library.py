@@ -10,9 +10,9 @@ from functools import cache
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
-from api_server.inference import factory
 from api_server.inference.catalogue import Model
-from api_server.inference.conversations import Conversations, MemoryConversations
+from api_server.inference.conversations import factory
+from api_server.inference.conversations.store import Conversations, MemoryConversations
 from api_server.inference.handlers.base import InferenceHandler
 from api_server.inference.model_manager import LLMModelManager
 from api_server.inference.schemas import GenerationParams

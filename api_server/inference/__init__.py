@@ -16,9 +16,9 @@ from api_server.errors import (
     ResourceNotAvailableError,
 )
 from api_server.inference.catalogue import Catalogue, Model
-from api_server.inference.conversations import Conversations, MemoryConversations
+from api_server.inference.conversations.factory import InferenceFactory
+from api_server.inference.conversations.store import Conversations, MemoryConversations
 from api_server.inference.engines import ENGINES, Engine
-from api_server.inference.factory import InferenceFactory
 from api_server.inference.handlers.base import InferenceHandler, LoadedModel
 from api_server.inference.handlers.openai_compatible import OpenAICompatibleHandler
 from api_server.inference.managed_model import ModelStatus

@@ -21,7 +21,7 @@ from api_server.inference.engines import HandlerKind
 from api_server.inference.handlers.base import InferenceHandler, LoadedModel
 from api_server.inference.handlers.custom import load_handler_class
 from api_server.inference.handlers.openai_compatible import OpenAICompatibleHandler
-from api_server.inference.in_process import InProcessWire
+from api_server.inference.in_process.wire import InProcessWire
 from api_server.inference.managed_model import ManagedModel, ModelStatus
 from api_server.inference.wire import Wire
 

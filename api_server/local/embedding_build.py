@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from api_server.errors import SetupError
-from api_server.inference.gguf import read_head
+from api_server.inference.in_process.gguf import read_head
 from api_server.local.recipe import MB, Product, Recipe, cache_key, format_seconds
 from api_server.local.terminal import Say
 from api_server.local.workshop import CACHE_FOLDER, Entry, Workshop, make_once, read_recipe

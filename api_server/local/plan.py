@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from api_server.errors import SetupError
-from api_server.inference.gguf import GgufHead
+from api_server.inference.in_process.gguf import GgufHead
 
 COMPUTE_BYTES = 300 * 1024 * 1024
 """An allowance for the engine's buffers, beside weights and caches; on the careful side."""

@@ -20,8 +20,8 @@ import yaml
 from api_server.errors import SetupError
 from api_server.inference.catalogue import Model
 from api_server.inference.engines import Engine
-from api_server.inference.gguf import GgufHead, read_head
 from api_server.inference.handlers.engine_client import EngineClient
+from api_server.inference.in_process.gguf import GgufHead, read_head
 from api_server.inference.memory import free_memory_bytes
 from api_server.local import plan as planning
 from api_server.local.embedding_build import MODEL_ID, build_embedding_model

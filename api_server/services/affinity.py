@@ -2,10 +2,8 @@
 
 import msgspec
 
-from api_server.inference.affinity import MAX_BYTES, TEXT_BYTES, chat_prefix, text_prefix
+from api_server.inference.affinity import MAX_BYTES, chat_prefix, text_prefix
 from api_server.services.requests import Generation, Kind
-
-__all__ = ["MAX_BYTES", "TEXT_BYTES", "prefix_of"]
 
 _MESSAGES = msgspec.json.Decoder(list[msgspec.Raw])
 

@@ -24,13 +24,14 @@ from api_server.errors import (
 )
 from api_server.inference import sse
 from api_server.inference.catalogue import Catalogue
+from api_server.inference.chunks import decode
+from api_server.inference.shortening import TRIES, answer_room
 from api_server.inference.wire import Call, EventSource
 from api_server.observability.record import RequestRecord
 from api_server.services.answers import PLAIN_ANSWER, read_answer
-from api_server.services.chunks import decode
 from api_server.services.clean_events import shape_of
 from api_server.services.client import Client, Headers
-from api_server.services.fitting import TRIES, answer_room, shorten
+from api_server.services.fitting import shorten
 from api_server.services.folding import Fold
 from api_server.services.lane import Lane, Place, find_lane
 from api_server.services.limits import keep_within_limits

@@ -3,10 +3,8 @@
 import msgspec
 
 from api_server.errors import ContextLengthError
-from api_server.inference.shortening import TRIES, answer_room, keep_newest, share_that_fits
+from api_server.inference.shortening import keep_newest, share_that_fits
 from api_server.services.requests import Generation
-
-__all__ = ["TRIES", "answer_room", "drop_oldest", "keep_newest", "shorten"]
 
 
 def shorten(generation: Generation, error: ContextLengthError, tries: int) -> int:

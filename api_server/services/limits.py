@@ -6,8 +6,9 @@ import msgspec
 
 from api_server.errors import ApiError, ContextLengthError
 from api_server.inference.estimating import estimate_chat, estimate_prompt
+from api_server.inference.shortening import TRIES
 from api_server.observability.record import RequestRecord
-from api_server.services.fitting import TRIES, drop_oldest
+from api_server.services.fitting import drop_oldest
 from api_server.services.lane import Lane, Place
 from api_server.services.requests import Fields, Generation, Kind
 from api_server.services.upstream import generation_body

@@ -5,7 +5,7 @@ import re
 import msgspec
 
 from api_server.inference import sse
-from api_server.services.chunks import decode
+from api_server.inference.chunks import decode
 from api_server.services.clean_events import Shape
 from api_server.services.usage import Json, UsageTally
 

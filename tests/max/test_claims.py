@@ -79,6 +79,13 @@ def test_its_default_is_that_of_the_model(engine: Engine) -> None:
     assert len({text(engine, body | free | {"seed": n}) for n in range(1, 7)}) > 1
 
 
+def test_min_p_changes_nothing_on_a_cpu(engine: Engine) -> None:
+    body = CONTINUING | {"max_tokens": 12, "temperature": 1, "top_k": -1}
+    plain = [text(engine, body | {"seed": n}) for n in range(1, 7)]
+    assert len(set(plain)) > 1
+    assert [text(engine, body | {"seed": n, "min_p": 0.9}) for n in range(1, 7)] == plain
+
+
 def test_seed_0_is_chance(engine: Engine) -> None:
     body = CONTINUING | {"max_tokens": 12, "temperature": 1, "top_k": -1}
     assert len({text(engine, body | {"seed": 0}) for _ in range(6)}) > 1

@@ -3,7 +3,8 @@
 import json
 from typing import Any
 
-from api_server.services.affinity import MAX_BYTES, TEXT_BYTES, prefix_of
+from api_server.inference.affinity import MAX_BYTES, TEXT_BYTES
+from api_server.services.affinity import prefix_of
 from api_server.services.requests import parse_chat, parse_text
 
 

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from api_server.errors import OverloadedError, QueueTimeoutError
-from api_server.inference.conversations import MAX_WAITING, MemoryConversations, Message
+from api_server.inference.conversations.store import MAX_WAITING, MemoryConversations, Message
 
 
 def said(role: str, content: str) -> Message:

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
-from api_server.inference.gguf import read_head
+from api_server.inference.in_process.gguf import read_head
 from api_server.local.embedding_build import CONVERTER, EMBEDDING_MODEL, embedding_entry
 from api_server.local.embedding_convert import (
     UnusableModelError,

@@ -8,8 +8,12 @@ from typing import Any
 import pytest
 
 from api_server.errors import ConfigurationError, ContextLengthError, InferenceError
-from api_server.inference.conversations import MemoryConversations
-from api_server.inference.factory import MAX_ROUNDS, ConversationInference, InferenceFactory
+from api_server.inference.conversations.factory import (
+    MAX_ROUNDS,
+    ConversationInference,
+    InferenceFactory,
+)
+from api_server.inference.conversations.store import MemoryConversations
 from api_server.inference.handlers.base import LoadedModel
 from api_server.inference.model_manager import LLMModelManager
 from api_server.inference.schemas import (

@@ -6,7 +6,8 @@ from typing import Any
 import msgspec
 
 from api_server.errors import ContextLengthError
-from api_server.services.fitting import TRIES, answer_room, keep_newest, shorten
+from api_server.inference.shortening import TRIES, answer_room, keep_newest
+from api_server.services.fitting import shorten
 from api_server.services.requests import Generation, parse_chat
 
 CALL = [{"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}]

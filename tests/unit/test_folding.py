@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from api_server.errors import InferenceError
-from api_server.services.chunks import decode
+from api_server.inference.chunks import decode
 from api_server.services.folding import Fold
 from api_server.services.requests import Kind
 

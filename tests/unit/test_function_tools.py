@@ -11,7 +11,7 @@ import pytest
 from pydantic import Field
 
 from api_server.errors import ConfigurationError
-from api_server.inference.function_tools import MAX_RESULT_CHARS, FunctionTools
+from api_server.inference.conversations.functions import MAX_RESULT_CHARS, FunctionTools
 from api_server.inference.schemas import ToolCall
 
 

@@ -20,7 +20,7 @@ from api_server.errors import (
 from api_server.inference import sse
 from api_server.inference.catalogue import Timeouts
 from api_server.inference.handlers.base import LoadedModel
-from api_server.inference.in_process import InProcessWire
+from api_server.inference.in_process.wire import InProcessWire
 from api_server.inference.model_manager import LLMModelManager
 from api_server.inference.schemas import InferenceRequest, InferenceResponse
 from api_server.inference.wire import Call

@@ -25,7 +25,7 @@ from api_server.inference.handlers.transformers import (
     HuggingFaceTransformersHandler,
     TransformersHandler,
 )
-from api_server.inference.hugging_face import read_folder
+from api_server.inference.in_process.hugging_face import read_folder
 from api_server.inference.schemas import GenerationParams, InferenceRequest
 from tests.local_stack import REPOSITORY
 

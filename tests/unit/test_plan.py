@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from api_server.errors import SetupError
-from api_server.inference.gguf import GgufHead, read_head
+from api_server.inference.in_process.gguf import GgufHead, read_head
 from api_server.inference.memory import available_memory_bytes, free_memory_bytes
 from api_server.local.plan import (
     GIB,

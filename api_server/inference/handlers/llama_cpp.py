@@ -14,12 +14,12 @@ from typing import Any
 
 from api_server.errors import ConfigurationError, SetupError
 from api_server.inference.catalogue import Model
-from api_server.inference.gguf import GgufHead, read_head
 from api_server.inference.handlers.base import InferenceHandler, LoadedModel, refuse_beams
 from api_server.inference.handlers.defaults import completed
 from api_server.inference.handlers.llama_cpp_answer import LlamaCppModel, generate, prompt_tokens
 from api_server.inference.handlers.options import missing_extra, read_options
 from api_server.inference.handlers.threads import Threads
+from api_server.inference.in_process.gguf import GgufHead, read_head
 from api_server.inference.schemas import InferenceRequest, InferenceResponse
 
 OPTIONS = {"gpu_layers": 0, "threads": 0, "batch_tokens": 512}

@@ -26,7 +26,7 @@ from api_server.inference.handlers.transformers_answer import (
     is_out_of_memory,
     prompt_tokens,
 )
-from api_server.inference.hugging_face import HuggingFaceFolder, read_folder
+from api_server.inference.in_process.hugging_face import HuggingFaceFolder, read_folder
 from api_server.inference.schemas import InferenceRequest, InferenceResponse
 
 OPTIONS = {"device": "cpu", "dtype": "auto"}

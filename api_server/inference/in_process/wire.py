@@ -9,9 +9,9 @@ from typing import Literal, Protocol, TypeVar, runtime_checkable
 from api_server.errors import ConfigurationError, EngineTimeoutError, ResourceNotAvailableError
 from api_server.inference.catalogue import Model
 from api_server.inference.handlers.base import LoadedModel
-from api_server.inference.in_process_body import read_body
-from api_server.inference.in_process_events import AnswerEvents
-from api_server.inference.in_process_generation import (
+from api_server.inference.in_process.body import read_body
+from api_server.inference.in_process.events import AnswerEvents
+from api_server.inference.in_process.generation import (
     AnswerStream,
     Generation,
     Keeper,

@@ -9,8 +9,8 @@ from typing import Any, Literal, Protocol, cast, get_args
 
 from api_server.errors import ConfigurationError, InferenceError, StackError
 from api_server.inference.catalogue import Model
-from api_server.inference.conversations import Conversations, MemoryConversations, Message
-from api_server.inference.function_tools import FunctionTools
+from api_server.inference.conversations.functions import FunctionTools
+from api_server.inference.conversations.store import Conversations, MemoryConversations, Message
 from api_server.inference.schemas import (
     GenerationParams,
     InferenceRequest,

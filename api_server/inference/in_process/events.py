@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from api_server.inference.in_process_body import CHAT_PATH
+from api_server.inference.in_process.body import CHAT_PATH
 from api_server.inference.schemas import FinishReason, InferenceResponse
 
 DONE = b"data: [DONE]\n\n"

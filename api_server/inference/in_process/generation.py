@@ -14,7 +14,7 @@ from api_server.errors import (
 )
 from api_server.inference.catalogue import Model
 from api_server.inference.handlers.base import InferenceHandler, LoadedModel
-from api_server.inference.in_process_events import AnswerEvents
+from api_server.inference.in_process.events import AnswerEvents
 from api_server.inference.schemas import InferenceRequest, InferenceResponse
 from api_server.inference.stop_sequences import until_stop
 

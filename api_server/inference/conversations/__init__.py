@@ -1,0 +1,1 @@
+"""Conversations with a local or a cloud model, which may call functions."""
