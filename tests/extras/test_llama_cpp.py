@@ -74,9 +74,13 @@ async def test_loading_leaves_the_output_of_this_process_alone(
     assert capfd.readouterr().out == "heard " * 4
 
 
-async def test_the_library_is_quiet(model: Model, capfd: pytest.CaptureFixture[str]) -> None:
+async def test_the_library_is_quiet(
+    model: Model, capfd: pytest.CaptureFixture[str], nobody_reads: pytest.MonkeyPatch
+) -> None:
     async with LLMModelManager([model]) as manager, manager.use(model.id) as loaded:
         served = Served(LlamaCppHandler(), loaded)
+        await served.pieces(served.request(prompt="it is aborted " * 100))
+        nobody_reads.undo()
         await served.handler.infer(loaded, served.request(FRANCE))
         await served.handler.infer(loaded, served.request(prompt="<|begin_of_text|>Hello"))
     captured = capfd.readouterr()

@@ -138,13 +138,20 @@ def _untouched(disable: bool = True) -> Iterator[None]:  # noqa: ARG001 - its sh
     yield
 
 
+def _into_our_log(text: str, **_: object) -> None:
+    if said := text.strip():
+        log.info("llama.cpp says", extra={"said": said[:500]})
+
+
 def _keep_the_output(llama_cpp: Any) -> None:
     """Without `verbose` the library points this process's stdout and stderr at /dev/null while it
-    loads: log lines of all others are lost, and two loads at once leave it there for good.
-    Its own log level, which `verbose` sets too, is enough to keep it quiet.
+    loads: log lines of all others are lost, and two loads at once leave it there for good. Its own
+    log level, which `verbose` sets too, is enough to keep it quiet; errors, and what it says when a
+    generation is aborted, go to our log.
     """
     for module in (llama_cpp.llama, llama_cpp._internals):  # noqa: SLF001 - it has no other door
         module.suppress_stdout_stderr = _untouched
+    llama_cpp._logger.print = _into_our_log  # noqa: SLF001
 
 
 def _text_of(llama: Any, token: int) -> str:
