@@ -139,11 +139,13 @@ def _lane(model: Model, wire: Wire, settings: Settings, worker: Worker, metrics:
     """Workers share the places of an engine out among them: none knows of the others' requests.
 
     There is as much room as the sound replicas have; that of one when none is, for those who wait.
+    Of a model in this process no slot idles for the time of a round trip.
     """
     admission = settings.stack.admission
+    surplus = 0 if model.is_in_process else admission.surplus
 
     def capacity(replicas: int) -> int:
-        return worker.share_of(max(1, replicas) * (model.slots + admission.surplus))
+        return worker.share_of(max(1, replicas) * (model.slots + surplus))
 
     gate = Gate(capacity(1), worker.share_of(admission.queue_size))
     if not isinstance(wire, ReplicaSet):

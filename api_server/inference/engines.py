@@ -45,8 +45,9 @@ class Engine:
 
     Models in this process have no `health_path`, and what they do ends with the client's task.
 
-    `handler` is the kind of handler that serves it. `own_parameters` are its names of `top_k` and
-    `repetition_penalty`, which OpenAI does not have; what is not there cannot be asked for.
+    `handler` is the kind of handler that serves it, `most_slots` what it can do at once at most.
+    `own_parameters` are its names of `top_k` and `repetition_penalty`, which OpenAI does not have;
+    what is not there cannot be asked for.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Engine:
     has_clean_answers: bool = True
     is_probed: bool = True
     handler: HandlerKind = "http"
+    most_slots: int | None = None
     own_parameters: Mapping[str, str] = field(default_factory=dict)
     running_usage: RunningUsage | None = None
 
@@ -292,6 +294,7 @@ LLAMA_CPP = Engine(
     unsupported={**_NOT_IN_PROCESS, "num_beams": (1,)},
     sampling={"temperature": 1.0, "top_p": 1.0, "top_k": 0},
     handler="llama-cpp",
+    most_slots=1,  # not made for threads
 )
 CUSTOM = Engine(
     name="custom",

@@ -137,7 +137,7 @@ def _model(entry: ModelConfig, stack: Stack, key: SecretStr | None, root: Path) 
         options=entry.options,
         location=entry.location,
         serves=entry.serves,
-        slots=entry.slots,
+        slots=entry.own_slots,
         max_input_tokens=entry.max_input_tokens,
         max_output_tokens=entry.max_output_tokens,
         context_overflow=entry.context_overflow,

@@ -139,6 +139,18 @@ class ModelConfig(Strict):
         return self
 
     @model_validator(mode="after")
+    def _has_slots(self) -> Self:
+        most = ENGINES[self.engine].most_slots
+        if most is not None and "slots" in self.model_fields_set and self.slots > most:
+            raise ValueError(f"slots: {self.engine} does {most} request at a time: leave it out")
+        return self
+
+    @property
+    def own_slots(self) -> int:
+        """`slots`, or what the engine can do at most."""
+        return min(self.slots, ENGINES[self.engine].most_slots or self.slots)
+
+    @model_validator(mode="after")
     def _falls_back_on_others(self) -> Self:
         if self.fallbacks and self.serves == "embeddings":
             raise ValueError(
@@ -177,7 +189,7 @@ class Stack(Strict):
     def _each_worker_has_a_place(self) -> Self:
         workers = self.gateway.workers
         for model in self.models:
-            places = model.slots + self.admission.surplus  # also when one replica alone is left
+            places = model.own_slots + self.admission.surplus  # also when one replica alone is left
             if places < workers:
                 raise ValueError(
                     f"gateway.workers is {workers}, and they share the {places} "

@@ -388,3 +388,11 @@ def test_the_sample_for_the_cloud_is_valid_once_uncommented(tmp_path: Path) -> N
     assert cloud.api_key == "theirs"
     assert cloud.name_at_engine == "meta-llama/Llama-3.3-70B-Instruct-Turbo"
     assert load_settings(env).warnings() == []
+
+
+def test_a_library_that_does_one_thing_at_a_time_has_one_slot(tmp_path: Path) -> None:
+    entry: dict[str, Any] = {"engine": "llama-cpp", "path": "x.gguf"}
+    assert model_of(tmp_path, **entry).slots == 1
+    assert model_of(tmp_path, **entry, slots=1).slots == 1
+    with pytest.raises(ConfigurationError, match="slots: llama-cpp does 1 request at a time"):
+        model_of(tmp_path, **entry, slots=2)
