@@ -111,6 +111,9 @@ class Catalogue:
     def __iter__(self) -> Iterator[Model]:
         return iter(self._models.values())
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._models
+
     def find(self, name: str) -> Model:
         """The model of that name. Raises `ModelNotFoundError`, which lists the known names."""
         model = self._models.get(name)

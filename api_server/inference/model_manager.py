@@ -62,6 +62,10 @@ class LLMModelManager:
     ) -> None:
         self.catalogue = models if isinstance(models, Catalogue) else Catalogue(models)
         self._models = {model.id: ManagedModel(model) for model in self.catalogue}
+        for model in self.catalogue:
+            if missing := [name for name in model.fallbacks if name not in self.catalogue]:
+                fields = {"model": model.id, "fallbacks": missing}
+                log.warning("fallbacks that do not exist are passed over", extra=fields)
         self._registered = list(handlers or ())
         self._http = OpenAICompatibleHandler()
         self._by_path: dict[str, InferenceHandler] = {}

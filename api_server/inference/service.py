@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import replace
 
-from api_server.errors import ApiError, InferenceError, StackError
+from api_server.errors import ApiError, ConfigurationError, InferenceError, StackError
 from api_server.inference.answering import in_pieces, lets_others_try, whole
 from api_server.inference.handlers.base import InferenceHandler, LoadedModel
 from api_server.inference.model_manager import LLMModelManager
@@ -83,7 +83,7 @@ class LLMInferenceService:
                             handler, loaded, asked, drops_oldest=_drops(loaded, drops_oldest)
                         )
                         return tracked.finished(response)
-                except ApiError as exc:
+                except (ApiError, ConfigurationError) as exc:
                     candidates.failed(exc)
 
     async def stream(
@@ -120,7 +120,7 @@ class LLMInferenceService:
                                     yield piece
                                 else:
                                     summary = piece
-                except ApiError as exc:
+                except (ApiError, ConfigurationError) as exc:
                     candidates.failed(exc)
             yield tracked.finished(summary)
 
@@ -162,7 +162,9 @@ class _Candidates:
         self._models = models
         self._tracked = tracked
         asked = models.catalogue.find(tracked.request.model_id)
-        self._left = [asked.id, *asked.fallbacks]
+        # One that does not exist was told of in the log when the manager was made.
+        known = (name for name in asked.fallbacks if name in models.catalogue)
+        self._left = [asked.id, *known]
         self._first_error: ApiError | None = None
 
     @asynccontextmanager
@@ -177,15 +179,16 @@ class _Candidates:
             request = self._tracked.request.model_copy(update={"model_id": model_id})
             yield handler, _in_a_hurry(loaded) if self._left else loaded, request
 
-    def failed(self, error: ApiError) -> None:
+    def failed(self, error: ApiError | ConfigurationError) -> None:
         """One could not answer. Raises where that is the end: the first error, if all failed."""
         is_fallback = self._first_error is not None
-        self._first_error = self._first_error or error
         if self._tracked.has_text or not lets_others_try(error, is_fallback=is_fallback):
             raise error
+        if isinstance(error, ApiError):  # which the first is, or it would have been the end
+            self._first_error = self._first_error or error
         if not self._left:
             self._tracked.asks(self._tracked.request.model_id, None)
-            raise self._first_error
+            raise self._first_error or error
 
 
 def _in_a_hurry(loaded: LoadedModel) -> LoadedModel:
