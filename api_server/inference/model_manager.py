@@ -290,9 +290,11 @@ class LLMModelManager:
             error = exc
         except Exception as exc:  # a defect of a handler, at the top of a task of its own
             log.exception("a handler failed to load a model", extra={"model": model.id})
+            # Clients read this; the text of an error may name files, addresses and passwords.
             error = InferenceError(
-                f"The handler of '{model.id}' failed to load it ({type(exc).__name__}: {exc})."
+                f"The handler of '{model.id}' failed to load it ({type(exc).__name__})."
             )
+            error.__cause__ = exc.with_traceback(None)  # which would keep half a model alive
         finally:
             known.loading = None
         known.failed(error, is_broken=is_broken)
