@@ -15,7 +15,7 @@ from api_server.errors import (
     ShuttingDownError,
     StackError,
 )
-from api_server.inference import memory
+from api_server.inference import cancelling, memory
 from api_server.inference.catalogue import Catalogue, Model
 from api_server.inference.engines import HandlerKind
 from api_server.inference.handlers.base import InferenceHandler, LoadedModel
@@ -280,8 +280,10 @@ class LLMModelManager:
             known.became_ready(loaded, time.monotonic() - began)
             return loaded
         except asyncio.CancelledError:
-            known.state = "unloaded"
-            raise
+            if cancelling.is_wanted():
+                known.state = "unloaded"
+                raise
+            error = InferenceError(f"The handler of '{model.id}' cancelled its loading itself.")
         except TimeoutError:
             error = EngineTimeoutError(
                 f"Loading '{model.id}' took longer than the {self._load_seconds:g} s allowed."

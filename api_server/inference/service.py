@@ -1,11 +1,13 @@
 """The inference service: one way to ask any model, wherever it runs. Needs no web server."""
 
+import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import replace
 
 from api_server.errors import ApiError, ConfigurationError, InferenceError, StackError
+from api_server.inference import cancelling
 from api_server.inference.answering import in_pieces, lets_others_try, whole
 from api_server.inference.handlers.base import InferenceHandler, LoadedModel
 from api_server.inference.model_manager import LLMModelManager
@@ -147,7 +149,14 @@ class LLMInferenceService:
             error = InferenceError(f"{tracked.handler} failed ({type(exc).__name__}: {exc}).")
             tracked.failed(error)
             raise error from exc
-        except BaseException:  # cancelled, or its generator was closed
+        except asyncio.CancelledError as exc:
+            if cancelling.is_wanted():
+                tracked.was_left()
+                raise
+            error = InferenceError(f"{tracked.handler} cancelled the request itself.")
+            tracked.failed(error)
+            raise error from exc
+        except BaseException:  # its generator was closed
             tracked.was_left()
             raise
         finally:

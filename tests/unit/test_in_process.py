@@ -300,6 +300,7 @@ async def test_the_total_time_bounds_a_whole_answer() -> None:
         (ContextLengthError(9, 8), ContextLengthError, "8 tokens"),
         (ConfigurationError("no beams here"), InvalidRequestError, "no beams here"),
         (ZeroDivisionError("secret"), InferenceError, r"failed \(ZeroDivisionError\)\.$"),
+        (asyncio.CancelledError(), InferenceError, "cancelled the request itself"),
     ],
 )
 async def test_faults_before_the_first_piece_are_errors_of_the_request(
@@ -364,6 +365,13 @@ async def test_tokens_are_counted_where_the_handler_can() -> None:
         async def count_tokens(self, _loaded: LoadedModel, request: InferenceRequest) -> int:
             return len(request.messages or ())
 
+    class Cancels(FakeHandler):
+        async def count_tokens(self, *_: object) -> int:
+            raise asyncio.CancelledError
+
+    async with wire_of(Cancels()) as wire:
+        with pytest.raises(InferenceError, match="cancelled the request itself"):
+            await wire.count_tokens(call())
     async with wire_of(FakeHandler()) as wire:
         assert await wire.count_tokens(call()) is None
     async with wire_of(Counts()) as wire:

@@ -121,9 +121,10 @@ async def test_a_handlers_own_infer_is_trimmed_too() -> None:
         (ResourceNotAvailableError("away"), "Resource not available: away"),
         (EngineTimeoutError("slow"), "Time-out: slow"),
         (ZeroDivisionError("oops"), "FakeHandler failed (ZeroDivisionError: oops)."),
+        (asyncio.CancelledError(), "Inference error: FakeHandler cancelled the request itself."),
     ],
 )
-async def test_errors_are_told_or_raised(fault: Exception, told: str) -> None:
+async def test_errors_are_told_or_raised(fault: BaseException, told: str) -> None:
     service = service_of(FakeHandler(pieces=["one "], fault=fault))
     response = await plain(service)
     assert response.error_message is not None

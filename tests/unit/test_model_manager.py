@@ -175,6 +175,14 @@ async def test_a_defect_of_a_handler_is_an_inference_error() -> None:
     assert "secret" not in (status(manager).error or "")
 
 
+async def test_a_handler_that_cancels_its_loading_itself() -> None:
+    manager = manager_of(FakeHandler(load_fault=asyncio.CancelledError()))
+    for _ in range(2):
+        with pytest.raises(InferenceError, match="'fake' cancelled its loading itself"):
+            await manager.load("fake")
+    assert status(manager).state == "failed"
+
+
 async def test_a_load_that_takes_too_long_is_given_up() -> None:
     handler = FakeHandler()
     handler.may_load.clear()
