@@ -1,11 +1,13 @@
 """The models that can be named, and where each is served. Plain values, no connections."""
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from api_server.errors import ModelNotFoundError
+from api_server.errors import ConfigurationError, ModelNotFoundError
+from api_server.inference import addresses
 from api_server.inference.engines import Engine
 
 
@@ -95,6 +97,16 @@ class Model:
     defaults: Mapping[str, bool | int | float | str] = field(default_factory=dict)
     created: int = 0
     owned_by: str = "llm-serving-stack"
+
+    def __post_init__(self) -> None:
+        """Raises `ConfigurationError`; shows neither keys nor URLs, which may hold passwords."""
+        for number, url in enumerate(self.replicas):
+            if fault := addresses.fault_of(url):
+                raise ConfigurationError(f"models.{self.id}.replicas[{number}]: {fault}.")
+        if self.api_key is not None and not re.fullmatch(r"[\x21-\x7e]*", self.api_key):
+            raise ConfigurationError(
+                f"models.{self.id}.api_key: must be printable ASCII without spaces."
+            )
 
     @property
     def is_in_process(self) -> bool:
