@@ -20,7 +20,7 @@ from api_server.inference.catalogue import Model
 from api_server.inference.handlers.base import InferenceHandler, LoadedModel
 from api_server.inference.schemas import InferenceRequest, InferenceResponse
 from api_server.inference.shortening import TRIES, keep_newest, share_that_fits
-from api_server.inference.stop_sequences import StopScanner, until_stop
+from api_server.inference.stop_sequences import StopScanner, no_answer, until_stop
 
 
 async def whole(
@@ -42,6 +42,8 @@ async def whole(
         if not limit.expired():
             raise
         raise _took_too_long(loaded.config) from exc
+    if not isinstance(response, InferenceResponse):  # the edge to handlers that are not ours
+        raise InferenceError(no_answer(response))
     return _up_to_stop(response, request)
 
 

@@ -328,6 +328,14 @@ async def test_a_summary_that_is_an_error_is_one() -> None:
             await wire.open_stream(call())
 
 
+@pytest.mark.parametrize("piece", [None, 5, b"bytes", ["text"]])
+async def test_a_piece_that_is_no_answer_is_told(piece: Any) -> None:
+    async with wire_of(FakeHandler(pieces=(piece,))) as wire:
+        for ask in (wire.ask, wire.open_stream):
+            with pytest.raises(InferenceError, match=f"gave a {type(piece).__name__} where"):
+                await ask(call())
+
+
 async def test_a_model_that_is_set_up_wrongly_does_not_tell_clients_why() -> None:
     fault = ConfigurationError("models.fake.path: /secret/place is no folder")
     async with wire_of(FakeHandler(load_fault=fault)) as wire:
