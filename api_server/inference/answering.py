@@ -7,19 +7,20 @@ from contextlib import aclosing
 import msgspec
 
 from api_server.errors import (
-    ApiError,
+    ConfigurationError,
     ContextLengthError,
     EngineTimeoutError,
     InferenceError,
     InvalidRequestError,
     QueueTimeoutError,
     ResourceNotAvailableError,
+    StackError,
 )
 from api_server.inference.catalogue import Model
 from api_server.inference.handlers.base import InferenceHandler, LoadedModel
 from api_server.inference.schemas import InferenceRequest, InferenceResponse
 from api_server.inference.shortening import TRIES, keep_newest, share_that_fits
-from api_server.inference.stop_sequences import StopScanner, until_stop
+from api_server.inference.stop_sequences import StopScanner, no_answer, until_stop
 
 
 async def whole(
@@ -41,6 +42,8 @@ async def whole(
         if not limit.expired():
             raise
         raise _took_too_long(loaded.config) from exc
+    if not isinstance(response, InferenceResponse):  # the edge to handlers that are not ours
+        raise InferenceError(no_answer(response))
     return _up_to_stop(response, request)
 
 
@@ -69,13 +72,13 @@ async def in_pieces(
             request = shortened(request, exc, tries, drops_oldest=drops_oldest)
 
 
-def lets_others_try(error: ApiError, *, is_fallback: bool) -> bool:
+def lets_others_try(error: StackError, *, is_fallback: bool) -> bool:
     """Whether another model may answer what this one could not, before its first text. Pure.
 
     That too much is going on is no reason: it would only move on. What a fallback cannot do (the
     caller asked another model for it) is no reason to end.
     """
-    if isinstance(error, InvalidRequestError):
+    if isinstance(error, InvalidRequestError | ConfigurationError):
         return is_fallback
     may = isinstance(error, ResourceNotAvailableError | InferenceError | EngineTimeoutError)
     return may and not isinstance(error, QueueTimeoutError)
