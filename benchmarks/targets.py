@@ -90,4 +90,4 @@ async def gateway(place: Place, replicas: int = 1) -> AsyncIterator[Endpoint]:
 
 DIRECT = Target("direct", direct)
 GATEWAY = Target("**llm-serving-stack**", gateway)
-GATEWAY_OF_FOUR = Target("the same, 4 replicas", partial(gateway, replicas=4))
+GATEWAY_OF_FOUR = Target("llm-serving-stack, 4 replicas", partial(gateway, replicas=4))

@@ -58,12 +58,15 @@ def test_every_figure_is_there(tmp_path: Path) -> None:
         for cells in [[cell.strip(" *") for cell in line.strip("|").split("|")]]
     }
     assert [float(cell.replace(",", "")) for cell in rows["direct"] if cell != "-"]
-    figures = [float(cell.replace(",", "")) for cell in rows["llm-serving-stack"]]
-    assert len(figures) == 10
-    plain, _, cpu_request, _, _, cpu_token, tokens, _, first_token, peak = figures
-    assert min(plain, cpu_request, cpu_token, tokens, first_token, peak) >= 0
-    assert plain > 1
-    assert peak > 10
+    for name in ("llm-serving-stack", "llm-serving-stack, 4 replicas"):
+        figures = [float(cell.replace(",", "")) for cell in rows[name]]
+        assert len(figures) == 10
+        plain, _, cpu_request, _, _, cpu_token, tokens, _, first_token, peak = figures
+        assert min(plain, cpu_request, cpu_token, tokens, first_token, peak) >= 0
+        assert plain > 1
+        assert peak > 10
+    compared = r"^llm-serving-stack, 4 replicas, by llm-serving-stack: plain req/s [\d.]+,"
+    assert re.search(compared, output, re.MULTILINE)
     assert re.search(r"resident [\d.]+ MiB before, [\d.]+ MiB after", output)
     assert not left_over(tmp_path)
 
