@@ -18,7 +18,7 @@ from api_server.errors import SetupError
 from api_server.local.stack import engine_binary
 from api_server.local.terminal import TerminalSay
 from api_server.settings import load_environment, load_settings
-from benchmarks import affinity, choosing, machine
+from benchmarks import choosing, machine
 from benchmarks.bench import (
     QUICK,
     BenchError,
@@ -49,10 +49,8 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, help="how often everything is measured (3)")
     arguments = parser.parse_args()
     plan = QUICK if arguments.quick else Plan()
-    workload = affinity.QUICK if arguments.quick else affinity.Workload()
     if arguments.rounds:
         plan = replace(plan, rounds=arguments.rounds)
-        workload = replace(workload, rounds=arguments.rounds)
     if arguments.choosing:
         batches = 3 if arguments.quick else 200
         print(asyncio.run(choosing.report(batches=batches, requests=200)))
@@ -60,7 +58,9 @@ def main() -> int:
     gc.disable()  # no pauses of ours in what is measured
     try:
         if arguments.affinity:
-            return uvloop.run(until_signal(run_affinity(workload)))
+            return uvloop.run(
+                until_signal(run_affinity(arguments.rounds, is_quick=arguments.quick))
+            )
         return uvloop.run(until_signal(run(plan, with_peers=arguments.peers)))
     except asyncio.CancelledError:
         print("stopped", file=sys.stderr)
@@ -100,8 +100,13 @@ async def run(plan: Plan, *, with_peers: bool) -> int:
     return 0 if is_good else 1
 
 
-async def run_affinity(workload: affinity.Workload) -> int:
+async def run_affinity(rounds: int | None, *, is_quick: bool) -> int:
     """Measure with real engines and print."""
+    from benchmarks import affinity  # noqa: PLC0415 - needs httpx, which only developers have
+
+    workload = affinity.QUICK if is_quick else affinity.Workload()
+    if rounds:
+        workload = replace(workload, rounds=rounds)
     binary = await engine_binary(load_settings(), TerminalSay(sys.stderr))
     watch = machine.LoadWatch.begin()
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:

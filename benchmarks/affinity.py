@@ -27,6 +27,7 @@ from benchmarks.conversations import (
 )
 from benchmarks.processes import TargetError
 from benchmarks.real_engines import MODEL_ID, engines, gateway
+from benchmarks.targets import log_lines
 
 ANSWER_SECONDS = 120.0
 ANSWER_TOKENS = 48
@@ -71,12 +72,6 @@ class _Event(msgspec.Struct):
     choices: list[_Choice]
     usage: _Usage | None = None
     timings: _Timings | None = None
-
-
-class _Line(msgspec.Struct):
-    """Of the gateway's log; a request that an engine answered names it."""
-
-    replica: str | None = None
 
 
 @dataclass(frozen=True)
@@ -203,7 +198,7 @@ def in_turn(urls: Sequence[str], asked: Counter[str]) -> Iterator[str]:
 
 def replicas_in(log: bytes) -> Counter[str]:
     """How many requests the gateway's log says each engine answered."""
-    lines = (msgspec.json.decode(line, type=_Line) for line in log.splitlines())
+    lines = log_lines(log.splitlines())
     return Counter(line.replica for line in lines if line.replica is not None)
 
 

@@ -82,6 +82,20 @@ def test_the_cost_of_choosing_a_replica_is_printed(tmp_path: Path) -> None:
     assert all(float(cell) > 0 for row in rows for cell in row[2:])
 
 
+def test_it_needs_nothing_that_only_developers_have() -> None:
+    """`make bench` runs where requirements-dev.txt is not installed."""
+    program = "import sys; sys.modules['httpx'] = None; import benchmarks.__main__"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
 @needs_two_cores
 def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
     process = start(tmp_path)
