@@ -15,7 +15,7 @@ endif
 
 help: ## print this list
 	@echo "llm-serving-stack: a private replacement for the OpenAI API. Start here: make local"
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
 
 local: $(VENV)/.run ## start an engine and the API on this machine (PORT=, HOST=, MODEL=, EMBEDDINGS=on, DATA_DIR=)
 	@exec $(BIN)/python -m api_server local
@@ -53,13 +53,13 @@ format: $(VENV)/.dev ## format the code
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-bench: $(VENV)/.run ## measure what the gateway costs, beside a direct connection (6 minutes, two idle cores)
+bench: $(VENV)/.run ## what the gateway costs, with 1 and 4 replicas, beside a direct connection (5 minutes, two idle cores)
 	@$(BIN)/python -m benchmarks
 
-bench-affinity: $(VENV)/.dev ## how much of their prompts 4 real engines find in their caches, by routing (1 minute)
+bench-affinity: $(VENV)/.dev ## how much of their prompts 4 real engines find in their caches, by routing (1 minute, after compiling the engine)
 	@$(BIN)/python -m benchmarks --affinity
 
-bench-peers: $(VENV)/.run ## the same with nginx, vllm-router, sglang-router and LiteLLM beside it (13 minutes)
+bench-peers: $(VENV)/.run ## the same with nginx, vllm-router, sglang-router and LiteLLM beside it (15 minutes)
 	@$(BIN)/python -m benchmarks --peers
 
 tiny-model: $(VENV)/.run ## train models/tiny anew and print its evaluation

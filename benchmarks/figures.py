@@ -121,6 +121,24 @@ def _line(line: Sequence[str], widths: Sequence[int]) -> str:
     return f"| {first} | " + " | ".join(rest) + " |"
 
 
+COMPARED: dict[str, Callable[[Measurement], float | None]] = {
+    "plain req/s": lambda m: m.plain_per_second,
+    "CPU/req": lambda m: m.cpu_us_per_request,
+    "CPU/token": lambda m: m.cpu_us_per_token,
+    "tokens/s": lambda m: m.tokens_per_second,
+}
+
+
+def beside(row: Row, other: Row) -> str:
+    """What a row has of another's figures: the medians of their ratios within each round."""
+    shares = []
+    for name, value in COMPARED.items():
+        pairs = zip(map(value, row.rounds), map(value, other.rounds), strict=True)
+        ratios = [mine / theirs for mine, theirs in pairs if mine is not None and theirs]
+        shares.append(f"{name} {_shown(statistics.median(ratios or [math.nan]), 2)}")
+    return f"{row.name.strip('*')}, by {other.name.strip('*')}: {', '.join(shares)}"
+
+
 @dataclass(frozen=True)
 class Memory:
     """Resident size of the gateway around many long streams, in bytes."""

@@ -46,13 +46,17 @@ class Running:
     def peak_bytes(self) -> int:
         return machine.memory_bytes(self.pids, "VmHWM")
 
+    def raise_if_ended(self) -> None:
+        """Raises `TargetError` when it runs no longer."""
+        if self._process.returncode is not None:
+            raise TargetError(self._complaint(f"ended with code {self._process.returncode}"))
+
     async def wait_until_it_answers(self, port: int, seconds: float) -> None:
         """Until a chat through it comes back right. Raises `TargetError`."""
         clock = asyncio.get_running_loop().time
         deadline = clock() + seconds
         while True:
-            if self._process.returncode is not None:
-                raise TargetError(self._complaint(f"ended with code {self._process.returncode}"))
+            self.raise_if_ended()
             counted = await run_once(port, [PlainExchange()], FIRST_ANSWER_SECONDS)
             if not counted.errors:
                 break

@@ -2,16 +2,17 @@
 
 import os
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import msgspec
 import yaml
 
 from api_server.local.process import Command
-from benchmarks.processes import Running, listen, running
+from benchmarks.processes import Running, TargetError, listen, running
 
 SLOTS = 1024
 """What the mock engine is said to do at once: more than any phase asks for."""
@@ -86,8 +87,25 @@ async def gateway(place: Place, replicas: int = 1) -> AsyncIterator[Endpoint]:
         async with running(program, place.core) as process:
             await process.wait_until_it_answers(port, GATEWAY_START_SECONDS)
             yield Endpoint(port, process)
+    with log_path.open("rb") as log:
+        retries = sum(line.retries for line in log_lines(log))
+    if retries:  # or a replica that is away would show as a little slowness
+        raise TargetError(f"{retries} requests had to be tried again")
+
+
+class LogLine(msgspec.Struct):
+    """Of the gateway's log. A request that an engine answered names that replica."""
+
+    replica: str | None = None
+    retries: int = 0
+
+
+def log_lines(log: Iterable[bytes]) -> Iterator[LogLine]:
+    """What the gateway's log tells of its requests."""
+    decoder = msgspec.json.Decoder(LogLine)
+    return (decoder.decode(line) for line in log)
 
 
 DIRECT = Target("direct", direct)
 GATEWAY = Target("**llm-serving-stack**", gateway)
-GATEWAY_OF_FOUR = Target("the same, 4 replicas", partial(gateway, replicas=4))
+GATEWAY_OF_FOUR = Target("llm-serving-stack, 4 replicas", partial(gateway, replicas=4))

@@ -3,11 +3,22 @@
 import math
 
 import pytest
+import yaml
 
 from benchmarks import machine
 from benchmarks.bench import BenchError, Cores, choose_cores
 from benchmarks.exchanges import lengths_around
-from benchmarks.figures import HEADER, Measurement, Memory, Row, added_ms, percentile, table
+from benchmarks.figures import (
+    HEADER,
+    Measurement,
+    Memory,
+    Row,
+    added_ms,
+    beside,
+    percentile,
+    table,
+)
+from benchmarks.targets import stack_file
 
 STAT = (
     "4242 (a (strange) name) S 1 4242 4240 0 -1 4194560 1 0 0 0 150 50 7 8 20 0 3 0 99 1000 200 "
@@ -49,6 +60,22 @@ def test_added_latency_compares_within_a_round() -> None:
     direct = [measurement(1, p50=1), measurement(1, p50=5), measurement(1, p50=2)]
     ours = [measurement(1, p50=1.5), measurement(1, p50=5.25), measurement(1, p50=9)]
     assert added_ms(ours, direct, lambda m: m.p50_ms) == 0.5
+
+
+def test_two_rows_are_compared_within_a_round() -> None:
+    one = Row("**ours**", (measurement(100), measurement(200), measurement(400)))
+    four = Row("ours, 4", (measurement(90), measurement(100), measurement(400)))
+    assert beside(four, one) == (
+        "ours, 4, by ours: plain req/s 0.90, CPU/req 1.00, CPU/token 1.00, tokens/s 0.90"
+    )
+    bare = Row("direct", (measurement(100, process=False),))
+    assert "CPU/req -, CPU/token -" in beside(bare, Row("ours", (measurement(100),)))
+
+
+def test_four_replicas_are_four_addresses() -> None:
+    (model,) = yaml.safe_load(stack_file(8000, 4))["models"]
+    assert model["replicas"] == [f"http://127.0.0.{n}:8000" for n in (1, 2, 3, 4)]
+    assert len(yaml.safe_load(stack_file(8000, 1))["models"][0]["replicas"]) == 1
 
 
 def test_table_shows_medians_ratios_and_failures() -> None:
