@@ -270,18 +270,13 @@ class LLMModelManager:
             known.needed_bytes = await asyncio.to_thread(handler.needed_bytes, model)
             async with self._room(known, known.needed_bytes):
                 is_broken = True
-                async with asyncio.timeout(self._load_seconds):
-                    model_object = await handler.load(model)
+                model_object = await self._load_in_time(handler, model)
             loaded = LoadedModel(model, model_object)
             known.became_ready(loaded, time.monotonic() - began)
             return loaded
         except asyncio.CancelledError:
             known.state = "unloaded"
             raise
-        except TimeoutError:
-            error = EngineTimeoutError(
-                f"Loading '{model.id}' took longer than the {self._load_seconds:g} s allowed."
-            )
         except StackError as exc:
             error = exc
         except Exception as exc:  # a defect of a handler, at the top of a task of its own
@@ -293,6 +288,18 @@ class LLMModelManager:
             known.loading = None
         known.failed(error, is_broken=is_broken)
         return error
+
+    async def _load_in_time(self, handler: InferenceHandler, model: Model) -> Any:
+        limit = asyncio.timeout(self._load_seconds)
+        try:
+            async with limit:
+                return await handler.load(model)
+        except TimeoutError as exc:
+            if not limit.expired():
+                raise
+            raise EngineTimeoutError(
+                f"Loading '{model.id}' took longer than the {self._load_seconds:g} s allowed."
+            ) from exc
 
     @asynccontextmanager
     async def _room(self, known: ManagedModel, needed_bytes: int) -> AsyncIterator[None]:

@@ -177,6 +177,12 @@ async def test_a_load_that_takes_too_long_is_given_up() -> None:
         await manager.load("fake")
 
 
+async def test_a_time_out_of_the_handlers_own_is_told_as_what_it_is() -> None:
+    manager = manager_of(FakeHandler(load_fault=TimeoutError("the hub did not answer in 10 s")))
+    with pytest.raises(InferenceError, match="TimeoutError: the hub did not answer in 10 s"):
+        await manager.load("fake")
+
+
 async def test_what_does_not_fit_is_refused_with_both_numbers() -> None:
     handler = FakeHandler(sizes={"fake": 800 * MIB})
     free = 500 * MIB
