@@ -1,6 +1,7 @@
 """Models come when they are needed, once, if they fit; and go when nobody needs them."""
 
 import asyncio
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -175,6 +176,51 @@ async def test_a_load_that_takes_too_long_is_given_up() -> None:
     manager = manager_of(handler, load_seconds=0.02)
     with pytest.raises(EngineTimeoutError, match=r"took longer than the 0\.02 s"):
         await manager.load("fake")
+
+
+async def test_a_load_that_goes_on_after_its_time_keeps_its_memory_and_is_the_only_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("api_server.inference.managed_model.FIRST_RETRY_SECONDS", 0.001)
+    may_end = threading.Event()
+
+    class InAThread(FakeHandler):
+        async def load(self, model: Model) -> str:
+            if not may_end.is_set():
+                await asyncio.to_thread(may_end.wait, 5)
+            return await super().load(model)
+
+    handler = InAThread(sizes={"a": 600 * MIB, "b": 600 * MIB})
+    models = (fake_model("a"), fake_model("b"))
+    manager = manager_of(handler, *models, free=lambda: 1000 * MIB, load_seconds=0.05)
+    for _ in range(3):
+        with pytest.raises(EngineTimeoutError):
+            await manager.load("a")
+        assert status(manager, "a").state == "failed"
+        await asyncio.sleep(0.01)  # longer than the pause before another try
+    with pytest.raises(ResourceNotAvailableError, match="400 MiB are free"):
+        await manager.load("b")
+    may_end.set()
+    async with asyncio.timeout(5):
+        while manager._models["a"].straggler is not None:
+            await asyncio.sleep(0.001)
+    assert handler.diary == ["load a", "unload a"]
+    await manager.load("b")
+    await manager.load("a")
+    assert handler.diary[2:] == ["load b", "load a"]
+    assert manager._reserved_bytes == 0
+
+
+async def test_closing_ends_a_load_that_took_too_long() -> None:
+    handler = FakeHandler(sizes={"fake": 1})
+    handler.may_load.clear()
+    manager = manager_of(handler, load_seconds=0.01)
+    with pytest.raises(EngineTimeoutError):
+        await manager.load("fake")
+    assert manager._reserved_bytes == 1
+    await manager.aclose()
+    assert manager._reserved_bytes == 0
+    assert handler.diary == ["load fake"]
 
 
 async def test_a_time_out_of_the_handlers_own_is_told_as_what_it_is() -> None:
