@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import pytest
 
@@ -45,6 +46,34 @@ def manager_of(
     )
 
 
+async def until(condition: Callable[[], object]) -> None:
+    """Wait for it, a bounded time."""
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+@dataclass
+class Clock:
+    """In the place of `time`, for what knows models; it moves when it is told to."""
+
+    now: float = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def time(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    for module in ("managed_model", "model_manager"):
+        monkeypatch.setattr(f"api_server.inference.{module}.time", clock)
+    return clock
+
+
 def status(manager: LLMModelManager, model_id: str = "fake") -> ModelStatus:
     return next(each for each in manager.states() if each.id == model_id)
 
@@ -84,7 +113,7 @@ async def test_concurrent_callers_share_one_load() -> None:
     handler.may_load.clear()
     manager = manager_of(handler)
     callers = [asyncio.create_task(manager.load("fake")) for _ in range(20)]
-    await asyncio.sleep(0.01)
+    await until(lambda: handler.diary)
     assert status(manager).state == "loading"
     handler.may_load.set()
     loaded = await asyncio.gather(*callers)
@@ -102,7 +131,7 @@ async def test_a_caller_that_gives_up_does_not_end_the_load_of_others() -> None:
             return loaded
 
     first, second = asyncio.create_task(use()), asyncio.create_task(use())
-    await asyncio.sleep(0.01)
+    await until(lambda: handler.diary)
     assert status(manager).users == 2
     first.cancel()
     await asyncio.wait({first})
@@ -118,11 +147,11 @@ async def test_a_load_goes_on_when_all_who_wanted_it_have_left() -> None:
     handler.may_load.clear()
     manager = manager_of(handler)
     only = asyncio.create_task(manager.load("fake"))
-    await asyncio.sleep(0.01)
+    await until(lambda: handler.diary)
     only.cancel()
+    await asyncio.wait({only})
     handler.may_load.set()
-    await asyncio.sleep(0.01)
-    assert status(manager).state == "ready"
+    await until(lambda: status(manager).state == "ready")
 
 
 @pytest.mark.parametrize(
@@ -144,22 +173,19 @@ async def test_a_failed_load_is_told_and_not_tried_again_at_once(error: Exceptio
     assert (now.state, now.error) == ("failed", str(error))
 
 
-async def test_a_failed_load_can_be_tried_again_after_a_while(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("api_server.inference.managed_model.FIRST_RETRY_SECONDS", 0.05)
+async def test_a_failed_load_can_be_tried_again_after_a_while(clock: Clock) -> None:
     handler = FakeHandler(load_fault=InferenceError("broken"))
     manager = manager_of(handler)
     for _ in range(2):
         with pytest.raises(InferenceError):
             await manager.load("fake")
-        await asyncio.sleep(0.06)
+        clock.now += 1.1
     assert handler.diary == ["load fake"] * 2
     with pytest.raises(InferenceError):  # the second pause is twice as long
         await manager.load("fake")
     assert handler.diary == ["load fake"] * 2
     handler.load_fault = None
-    await asyncio.sleep(0.06)
+    clock.now += 1.0
     assert (await manager.load("fake")).model_id == "fake"
     assert status(manager).error is None
 
@@ -201,9 +227,7 @@ async def test_a_load_that_goes_on_after_its_time_keeps_its_memory_and_is_the_on
     with pytest.raises(ResourceNotAvailableError, match="400 MiB are free"):
         await manager.load("b")
     may_end.set()
-    async with asyncio.timeout(5):
-        while manager._models["a"].straggler is not None:
-            await asyncio.sleep(0.001)
+    await until(lambda: manager._models["a"].straggler is None)
     assert handler.diary == ["load a", "unload a"]
     await manager.load("b")
     await manager.load("a")
@@ -254,8 +278,7 @@ async def test_two_loads_at_once_do_not_share_the_same_memory() -> None:
     handler.may_load.clear()
     manager = manager_of(handler, fake_model("a"), fake_model("b"), free=lambda: 1000 * MIB)
     first = asyncio.create_task(manager.load("a"))
-    while handler.diary != ["load a"]:
-        await asyncio.sleep(0.001)
+    await until(lambda: handler.diary == ["load a"])
     with pytest.raises(ResourceNotAvailableError, match="600 MiB of memory, and 400 MiB are free"):
         await manager.load("b")
     handler.may_load.set()
@@ -346,7 +369,7 @@ async def test_unload_waits_for_those_who_use_it() -> None:
     manager = manager_of(handler)
     async with manager.use("fake"):
         unloading = asyncio.create_task(manager.unload("fake"))
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.01)  # time enough to do it wrong
         assert not unloading.done()
         assert handler.diary == ["load fake"]
     await unloading
@@ -372,10 +395,10 @@ async def test_an_unload_that_fails_is_logged_and_the_model_gone(
     assert "failed to unload" in caplog.text
 
 
-async def test_who_is_idle_for_too_long_goes() -> None:
+async def test_who_is_idle_for_too_long_goes(clock: Clock) -> None:
     handler = FakeHandler()
     models = [
-        fake_model("soon", idle_seconds=0.02),
+        fake_model("soon", idle_seconds=2),
         fake_model("later", idle_seconds=60),
         fake_model("never"),
     ]
@@ -384,9 +407,9 @@ async def test_who_is_idle_for_too_long_goes() -> None:
         await manager.load(model.id)
     assert await manager.evict_idle() == []
     async with manager.use("soon"):
-        await asyncio.sleep(0.03)
+        clock.now += 3
         assert await manager.evict_idle() == []
-    await asyncio.sleep(0.03)
+    clock.now += 3
     assert await manager.evict_idle() == ["soon"]
     assert [each.state for each in manager.states()] == ["unloaded", "ready", "ready"]
 
@@ -398,9 +421,7 @@ async def test_the_manager_watches_for_idle_models_itself(
     handler = FakeHandler()
     async with manager_of(handler, fake_model(idle_seconds=0.02)) as manager:
         await manager.load("fake")
-        async with asyncio.timeout(2):
-            while status(manager).state == "ready":
-                await asyncio.sleep(0.01)
+        await until(lambda: status(manager).state != "ready")
     assert handler.diary == ["load fake", "unload fake"]
 
 
@@ -425,7 +446,7 @@ async def test_closing_unloads_everything_and_ends_loads() -> None:
     await manager.load("a")
     handler.may_load.clear()
     waiting = asyncio.create_task(manager.load("b"))
-    await asyncio.sleep(0.01)
+    await until(lambda: "load b" in handler.diary)
     await manager.aclose()
     with pytest.raises(ShuttingDownError):
         await waiting
@@ -453,7 +474,7 @@ async def test_a_model_wanted_while_it_is_unloaded_is_loaded_anew() -> None:
     manager = manager_of(handler)
     await manager.load("fake")
     unloading = asyncio.create_task(manager.unload("fake"))
-    await asyncio.sleep(0.005)
+    await until(lambda: status(manager).state == "unloaded")
     await manager.load("fake")
     await unloading
     assert handler.diary == ["load fake", "unload fake", "load fake"]
