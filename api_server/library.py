@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import cache
 from pathlib import Path
-from weakref import WeakKeyDictionary
 
 from api_server.inference.catalogue import Model
 from api_server.inference.conversations import factory
@@ -42,7 +41,7 @@ class InferenceFactory(factory.InferenceFactory):
     """The factory as the guide uses it: without arguments, and by its class.
 
     All that are made so share one memory of conversations, and in each event loop one service for
-    the models of the settings. Its models stay loaded until the process ends.
+    the models of the settings. Its models stay loaded until that loop ends.
     """
 
     def __init__(
@@ -64,16 +63,27 @@ class _Default:
 
     def __init__(self) -> None:
         self.conversations = MemoryConversations()
-        self._services: WeakKeyDictionary[asyncio.AbstractEventLoop, LLMInferenceService] = (
-            WeakKeyDictionary()
-        )
+        self._services: dict[asyncio.AbstractEventLoop, LLMInferenceService] = {}
+        self._keepers: dict[asyncio.AbstractEventLoop, asyncio.Task[None]] = {}
 
     def service(self) -> LLMInferenceService:
         """The one of the running loop; made, from the settings, when it is first needed."""
         loop = asyncio.get_running_loop()
         if loop not in self._services:
+            for closed in [each for each in self._services if each.is_closed()]:
+                del self._services[closed], self._keepers[closed]  # its tasks were not ended
             self._services[loop] = LLMInferenceService(LLMModelManager(load_models()))
+            self._keepers[loop] = asyncio.create_task(self._keep(loop))
         return self._services[loop]
+
+    async def _keep(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Until the loop ends: `asyncio.run` and its like cancel every task, and wait for it."""
+        try:
+            await loop.create_future()
+        finally:
+            service = self._services.pop(loop)
+            del self._keepers[loop]
+            await asyncio.wait({asyncio.create_task(service.models.aclose())})
 
 
 @cache

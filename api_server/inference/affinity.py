@@ -5,8 +5,11 @@ from typing import Any
 
 import msgspec
 
-MAX_BYTES = 4096
+MAX_BYTES = 8192
 """More tells no more conversations apart that are worth it."""
+
+END_BYTES = 1024
+"""Of a longer message its two ends and its length stand for it: what differs may come late."""
 
 TEXT_BYTES = 256
 """A prompt that is continued keeps so much of its beginning."""
@@ -23,10 +26,14 @@ def chat_prefix(messages: Iterable[msgspec.Raw]) -> bytes:
     """A chat up to its first message of a user."""
     prefix = bytearray()
     for message in messages:
-        prefix += memoryview(message)[: MAX_BYTES - len(prefix)]
+        raw = memoryview(message)
+        if len(raw) > 2 * END_BYTES:
+            prefix += b"%d" % len(raw) + raw[:END_BYTES]
+            raw = raw[-END_BYTES:]
+        prefix += raw
         if len(prefix) >= MAX_BYTES or _ROLE.decode(message).role == "user":
             break
-    return bytes(prefix)
+    return bytes(prefix[:MAX_BYTES])
 
 
 def text_prefix(prompt: msgspec.Raw) -> bytes:

@@ -48,7 +48,7 @@ class Balancing:
     """
 
     prefix_affinity: bool = True
-    affinity_load: float = 1.5
+    affinity_load: float = 2.0
     health_interval_seconds: float = 2.0
     slow_start_seconds: float = 10.0
     failures: int = 3

@@ -49,6 +49,9 @@ class _Chunk(msgspec.Struct):
 
 Json = dict[str, Any]
 
+MAX_ARGUMENTS = 1024 * 1024
+"""Letters in the arguments of one call."""
+
 _decoder = msgspec.json.Decoder(Json | None)
 
 
@@ -81,3 +84,5 @@ def merge_tool_call(calls: list[Json], piece: Json) -> None:
     function = piece.get("function") or {}
     call["function"]["name"] += function.get("name") or ""
     call["function"]["arguments"] += function.get("arguments") or ""
+    if len(call["function"]["arguments"]) > MAX_ARGUMENTS:
+        raise InferenceError("The model called a function with arguments beyond all bounds.")

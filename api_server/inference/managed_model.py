@@ -44,6 +44,7 @@ class ManagedModel:
         self.handler: InferenceHandler | None = None
         self.loaded: LoadedModel | None = None
         self.loading: asyncio.Task[LoadedModel | StackError] | None = None
+        self.straggler: asyncio.Task[None] | None = None  # a load that took too long goes on
         self.leaving: asyncio.Task[None] | None = None
         self.needed_bytes: int | None = None
         self.load_seconds: float | None = None

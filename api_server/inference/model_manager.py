@@ -134,7 +134,8 @@ class LLMModelManager:
 
         Cancelling a caller does not end it. Raises `ModelNotFoundError`,
         `ResourceNotAvailableError` where it does not fit into memory, `ConfigurationError`, or what
-        else its handler raises; for a while after such an error the same again, without a try.
+        else its handler raises; for a while after such an error the same again, without a try; also
+        while a load goes on that took too long.
         """
         return await self._ready(self._find(model_id))
 
@@ -196,6 +197,7 @@ class LLMModelManager:
         tasks: set[asyncio.Task[Any]] = {
             known.loading for known in self._models.values() if known.loading is not None
         }
+        tasks |= {known.straggler for known in self._models.values() if known.straggler is not None}
         if self._sweeper is not None:
             tasks.add(self._sweeper)
             self._sweeper = None
@@ -246,7 +248,8 @@ class LLMModelManager:
         if self._is_closed:
             raise ShuttingDownError("The models are being unloaded; nothing is loaded any more.")
         if known.loading is None:
-            if known.error is not None and time.monotonic() < known.retry_at:
+            is_too_soon = known.straggler is not None or time.monotonic() < known.retry_at
+            if known.error is not None and is_too_soon:
                 raise known.error.with_traceback(None)
             known.loading = asyncio.create_task(self._load(known))
         loading = known.loading
@@ -272,10 +275,9 @@ class LLMModelManager:
                 await asyncio.wait({known.leaving})
             known.handler = handler = self._loader(model)
             known.needed_bytes = await asyncio.to_thread(handler.needed_bytes, model)
-            async with self._room(known, known.needed_bytes):
-                is_broken = True
-                async with asyncio.timeout(self._load_seconds):
-                    model_object = await handler.load(model)
+            await self._reserve(known, known.needed_bytes)
+            is_broken = True
+            model_object = await self._load_in_time(known, handler, known.needed_bytes)
             loaded = LoadedModel(model, model_object)
             known.became_ready(loaded, time.monotonic() - began)
             return loaded
@@ -284,10 +286,6 @@ class LLMModelManager:
                 known.state = "unloaded"
                 raise
             error = InferenceError(f"The handler of '{model.id}' cancelled its loading itself.")
-        except TimeoutError:
-            error = EngineTimeoutError(
-                f"Loading '{model.id}' took longer than the {self._load_seconds:g} s allowed."
-            )
         except StackError as exc:
             error = exc
         except Exception as exc:  # a defect of a handler, at the top of a task of its own
@@ -302,19 +300,45 @@ class LLMModelManager:
         known.failed(error, is_broken=is_broken)
         return error
 
-    @asynccontextmanager
-    async def _room(self, known: ManagedModel, needed_bytes: int) -> AsyncIterator[None]:
-        """Room in memory, kept for one load until it is over; idle models go for it."""
-        if not needed_bytes:
-            yield
-            return
-        async with self._making_room:
-            await self._make_room(known, needed_bytes + self._margin_bytes)
-            self._reserved_bytes += needed_bytes
+    async def _reserve(self, known: ManagedModel, needed_bytes: int) -> None:
+        """Keep room in memory for one load; idle models go for it."""
+        if needed_bytes:
+            async with self._making_room:
+                await self._make_room(known, needed_bytes + self._margin_bytes)
+                self._reserved_bytes += needed_bytes
+
+    async def _load_in_time(
+        self, known: ManagedModel, handler: InferenceHandler, reserved_bytes: int
+    ) -> Any:
+        """What the handler loads. What is reserved stays so until the load has really ended, in
+        time or not: a thread cannot be ended.
+        """
+
+        async def load() -> Any:
+            return await handler.load(known.model)
+
+        def give_back(_: object) -> None:
+            self._reserved_bytes -= reserved_bytes
+
+        loading = asyncio.create_task(load())
+        loading.add_done_callback(give_back)
+        if await _has_ended(loading, self._load_seconds):
+            return loading.result()
+        known.straggler = asyncio.create_task(self._see_off(known, handler, loading))
+        raise EngineTimeoutError(
+            f"Loading '{known.model.id}' took longer than the {self._load_seconds:g} s allowed."
+        )
+
+    async def _see_off(
+        self, known: ManagedModel, handler: InferenceHandler, loading: asyncio.Task[Any]
+    ) -> None:
+        """Wait for a load that took too long; what it makes after all is unloaded."""
         try:
-            yield
+            await _has_ended(loading, None)
+            if not loading.cancelled() and loading.exception() is None:
+                await self._unload(known, handler, LoadedModel(known.model, loading.result()))
         finally:
-            self._reserved_bytes -= needed_bytes
+            known.straggler = None
 
     async def _make_room(self, known: ManagedModel, needed_bytes: int) -> None:
         idle = sorted(
@@ -358,6 +382,17 @@ class LLMModelManager:
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
             await self.evict_idle()
+
+
+async def _has_ended(task: asyncio.Task[Any], seconds: float | None) -> bool:
+    """Wait for a task, which is cancelled with us; it goes on when the time is over."""
+    try:
+        done, _ = await asyncio.wait({task}, timeout=seconds)
+        return bool(done)
+    except asyncio.CancelledError:
+        task.cancel()
+        await asyncio.wait({task})
+        raise
 
 
 def _no_handler(model: Model) -> NoSuitableHandlerError:

@@ -44,6 +44,12 @@ T = TypeVar("T")
 
 LAST_EVENT_SECONDS = 1.0
 
+BLOCKS_AT_ONCE = 16
+"""Then others have their turn: an engine that never pauses must not keep them waiting."""
+
+MAX_FOLDED_BYTES = 256 * 1024 * 1024
+"""Of events, for one plain answer."""
+
 
 class Completions:
     """Serves generations. One object for all requests; a lane for each model."""
@@ -222,7 +228,14 @@ async def fold(
     result = Fold(generation.kind, choices_per_prompt=generation.choices_per_prompt)
     shape = shape_of(generation, lane.model)
     block = stream.first
+    size = blocks = 0
     while block:
+        size += len(block)
+        blocks += 1
+        if size > MAX_FOLDED_BYTES:
+            raise InferenceError("The model's engine sent an answer beyond all bounds.")
+        if blocks % BLOCKS_AT_ONCE == 0:
+            await asyncio.sleep(0)
         for data in sse.payloads(block):
             chunk = decode(data) if data != sse.DONE else None
             if chunk is not None:

@@ -21,6 +21,7 @@ class Fold:
         self._kind = kind
         self._head: Json = {}
         self._choices: dict[int, Json] = {}
+        self._texts: dict[tuple[int, str], list[str]] = {}
 
     def add(self, chunk: Json) -> None:
         """Take in one chunk (a decoded `data` payload)."""
@@ -42,6 +43,9 @@ class Fold:
         """
         if not self._choices:
             raise InferenceError("The model's engine ended its answer without having begun it.")
+        for (index, key), pieces in self._texts.items():
+            choice = self._choices[index]
+            (choice["message"] if self._kind is Kind.CHAT else choice)[key] = "".join(pieces)
         choices = [self._choices[index] for index in sorted(self._choices)]
         answer = {**self._head, "object": _OBJECTS[self._kind], "choices": choices}
         usage = self.tally.total()
@@ -58,27 +62,30 @@ class Fold:
                 choice["text"] = ""
             self._choices[index] = choice
         if self._kind is Kind.CHAT:
-            _merge_delta(choice["message"], piece.get("delta") or {})
+            self._add_delta(index, choice["message"], piece.get("delta") or {})
         else:
-            choice["text"] += piece.get("text") or ""
+            self._add_text(index, "text", piece.get("text") or "")
         if piece.get("logprobs"):
             choice["logprobs"] = _merge_logprobs(choice["logprobs"], piece["logprobs"])
         if piece.get("finish_reason"):
             self.finish_reason = choice["finish_reason"] = piece["finish_reason"]
 
+    def _add_delta(self, index: int, message: Json, delta: Json) -> None:
+        for key, value in delta.items():
+            if value is None or key == "role":
+                continue
+            if key == "tool_calls":
+                calls = message.setdefault("tool_calls", [])
+                for piece in value:
+                    merge_tool_call(calls, piece)
+            elif isinstance(value, str):
+                self._add_text(index, key, value)
+            else:
+                message[key] = value
 
-def _merge_delta(message: Json, delta: Json) -> None:
-    for key, value in delta.items():
-        if value is None or key == "role":
-            continue
-        if key == "tool_calls":
-            calls = message.setdefault("tool_calls", [])
-            for piece in value:
-                merge_tool_call(calls, piece)
-        elif isinstance(value, str):
-            message[key] = (message.get(key) or "") + value
-        else:
-            message[key] = value
+    def _add_text(self, index: int, key: str, text: str) -> None:
+        """Pieces are joined once, at the end: each time would take the square of their number."""
+        self._texts.setdefault((index, key), []).append(text)
 
 
 def _merge_logprobs(so_far: Json | None, piece: Json) -> Json:

@@ -1,27 +1,12 @@
 """Keeps a request within our own limit on a model's input, before its engine is asked."""
 
-from dataclasses import dataclass
-
-import msgspec
-
-from api_server.errors import ApiError, ContextLengthError
-from api_server.inference.estimating import estimate_chat, estimate_prompt
-from api_server.inference.shortening import TRIES
+from api_server.errors import ApiError
+from api_server.inference.estimating import Count, estimate, may_exceed
 from api_server.observability.record import RequestRecord
 from api_server.services.fitting import drop_oldest
 from api_server.services.lane import Lane, Place
-from api_server.services.requests import Fields, Generation, Kind
+from api_server.services.requests import Generation, Kind
 from api_server.services.upstream import generation_body
-
-_NOTHING = msgspec.Raw(b"")
-
-
-@dataclass(frozen=True)
-class Count:
-    """How long a prompt is; `is_estimate` where nobody has counted."""
-
-    tokens: int
-    is_estimate: bool
 
 
 async def keep_within_limits(
@@ -46,33 +31,11 @@ async def keep_within_limits(
         if count.tokens <= limit:
             return
         tries += 1
-        share = limit / count.tokens if tries < TRIES else 0.0
+        share = count.share_within(limit, tries)
         dropped = drop_oldest(generation, share) if may_drop else 0
         if not dropped:
-            error = ContextLengthError(count.tokens, limit, is_estimate=count.is_estimate)
-            error.param = "messages" if is_chat else "prompt"
-            raise error
+            raise count.beyond(limit, is_chat=is_chat)
         lane.dropped(dropped, record)
-
-
-def may_exceed(fields: Fields, limit_tokens: int) -> bool:
-    """False where the prompt has fewer bytes than the limit has tokens.
-
-    No token is less than a byte, and what a template adds is less than what JSON takes around the
-    text. (Images aside, whose tokens nobody can tell from a request.)
-    """
-    names = ("messages", "tools", "functions", "prompt")
-    return sum(len(bytes(fields[name])) for name in names if name in fields) > limit_tokens
-
-
-def estimate(generation: Generation) -> Count:
-    """Without the engine; exact only for a prompt of token ids."""
-    fields = generation.fields
-    if generation.kind is Kind.TEXT:
-        tokens, is_exact = estimate_prompt(fields["prompt"])
-        return Count(tokens, is_estimate=not is_exact)
-    tools = bytes(fields.get("tools", _NOTHING)) + bytes(fields.get("functions", _NOTHING))
-    return Count(estimate_chat(fields["messages"], tools), is_estimate=True)
 
 
 async def _count(generation: Generation, lane: Lane, place: Place, record: RequestRecord) -> Count:
@@ -85,4 +48,4 @@ async def _count(generation: Generation, lane: Lane, place: Place, record: Reque
             tokens = await lane.wire.count_tokens(call)
         except ApiError:  # who asks it for the answer next is told why
             tokens = None
-    return estimate(generation) if tokens is None else Count(tokens, is_estimate=False)
+    return estimate(generation.fields) if tokens is None else Count(tokens, is_estimate=False)

@@ -42,6 +42,10 @@ def catalogue_models(
                     f"{entry.api_key_env} is not set, and the model {entry.id!r} needs it as its "
                     "engine's key (api_key_env): set it in the environment or in .env."
                 )
+        try:
+            _over(stack.breaker, entry.breaker).check_pauses()
+        except ValueError as exc:
+            problems.append(f"The breaker of the model {entry.id!r}, over the common one: {exc}.")
         models.append(replace(_model(entry, stack, key, root), created=created))
     service = external_service(environment, stack)
     if service is not None:

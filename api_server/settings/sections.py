@@ -1,9 +1,9 @@
 """The sections of `configs/stack.yaml` other than the models: what may stand there, with bounds."""
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from api_server.settings.values import Positive, RequestFields, Strict
 
@@ -68,14 +68,16 @@ class BreakerConfig(Strict):
         30, description="The longest such pause: each failed trial doubles it."
     )
 
-    @model_validator(mode="after")
-    def _pause_can_grow(self) -> Self:
+    def check_pauses(self) -> None:
+        """Raises `ValueError` where the pause could not grow.
+
+        For whoever has the whole section: a model's own says only what differs from the common one.
+        """
         if self.max_open_seconds < self.open_seconds:
             raise ValueError(
                 f"max_open_seconds ({self.max_open_seconds:g}) is less than open_seconds "
                 f"({self.open_seconds:g}); make it the same at least"
             )
-        return self
 
 
 class HealthConfig(Strict):
@@ -92,7 +94,7 @@ class BalancingConfig(Strict):
         description="A conversation stays with its replica, whose cache knows it.",
     )
     affinity_load: float = Field(
-        1.5, ge=1, le=100, description="But not with one that has so many times the mean load."
+        2.0, ge=1, le=100, description="But not with one that has so many times the mean load."
     )
     slow_start_seconds: Positive = Field(
         10, description="Until a replica that came back has its full share."

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from api_server.inference.engines import ENGINES
 from api_server.settings.sections import (
@@ -176,6 +176,12 @@ class Stack(Strict):
     balancing: BalancingConfig = BalancingConfig()
     models: list[ModelConfig] = Field(min_length=1)
     local: LocalConfig = LocalConfig()
+
+    @field_validator("breaker")
+    @classmethod
+    def _pause_can_grow(cls, breaker: BreakerConfig) -> BreakerConfig:
+        breaker.check_pauses()
+        return breaker
 
     @model_validator(mode="after")
     def _ids_are_unique(self) -> Self:

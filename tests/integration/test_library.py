@@ -151,3 +151,23 @@ async def test_a_parameter_that_the_engine_lacks_never_reaches_it(engine: FakeEn
         assert isinstance(response, InferenceResponse)
         assert (response.error_message or "").startswith("Configuration error: top_k is 5")
     assert not engine.bodies
+
+
+async def test_our_own_limit_is_kept_over_http(engine: FakeEngine) -> None:
+    """Counted by llama-server; by estimate where the engine cannot count."""
+    talk = [{"role": "user", "content": f"{n} " + "word " * 200} for n in range(40)]
+    for kind in (LLAMA_SERVER, OPENAI):
+        model = Model(
+            id="fake",
+            engine=kind,
+            replicas=(f"http://127.0.0.1:{engine.port}",),
+            max_input_tokens=4096,
+            context_overflow="drop_oldest",
+        )
+        async with LLMModelManager([model]) as manager:
+            long = InferenceRequest(model_id="fake", messages=talk)
+            await LLMInferenceService(manager).infer(long)
+    counted, whole, shortened = engine.bodies  # the fake engine counts three tokens
+    assert counted["messages"] == whole["messages"] == talk
+    assert 5 < len(shortened["messages"]) < 30
+    assert shortened["messages"] == talk[-len(shortened["messages"]) :]

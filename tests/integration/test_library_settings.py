@@ -5,13 +5,14 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import yaml
 
 from api_server.errors import ConfigurationError
 from api_server.inference import InferenceRequest
-from api_server.library import InferenceFactory, load_models, open_service
+from api_server.library import InferenceFactory, _default, load_models, open_service
 from tests.fake_engine import FakeEngine, running_engine
 from tests.fake_handler import FakeHandler
 from tests.local_stack import REPOSITORY
@@ -77,22 +78,38 @@ async def test_the_guides_two_lines(
     assert [message["content"] for message in messages] == ["one", "xxxx", "two"]
     with pytest.raises(ValueError, match="'local' or 'cloud'"):
         InferenceFactory.get_inference("edge")
-    # Nothing closes what the class made; here its connections would outlive the test's loop.
-    await inference._service().models.aclose()
 
 
-def test_each_event_loop_has_connections_of_its_own(
+def test_each_event_loop_has_connections_of_its_own_and_keeps_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    managers = []
+
     async def one_loop() -> str:
         async with running_engine() as engine:
             monkeypatch.setenv("STACK_CONFIG", str(stack_file(tmp_path, engine.port)))
-            try:
-                return await talk("local", "hi")
-            finally:
-                await InferenceFactory.get_inference()._service().models.aclose()
+            answer = await talk("local", "hi")
+            managers.append(InferenceFactory.get_inference()._service().models)
+            return answer
 
-    assert [asyncio.run(one_loop()) for _ in range(3)] == ["xx"] * 3
+    before = len(list(Path("/dev/fd").iterdir()))
+    assert [asyncio.run(one_loop()) for _ in range(5)] == ["xx"] * 5
+    assert len(list(Path("/dev/fd").iterdir())) == before
+    assert len({id(manager) for manager in managers}) == 5
+    assert all(manager.states()[0].state == "unloaded" for manager in managers)
+    assert (_default()._services, _default()._keepers) == ({}, {})
+
+
+async def test_a_loop_that_was_closed_without_ending_its_tasks_is_forgotten(
+    engine: FakeEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STACK_CONFIG", str(stack_file(tmp_path, engine.port)))
+    closed = asyncio.new_event_loop()
+    closed.close()
+    _default()._services[closed] = cast("Any", None)
+    _default()._keepers[closed] = cast("Any", None)
+    assert await talk("local", "hi") == "xx"
+    assert closed not in _default()._services
 
 
 def test_the_library_imports_no_web_framework_and_no_optional_library() -> None:

@@ -33,6 +33,15 @@ async def test_a_message_with_an_id_is_written_once() -> None:
     assert await contents(threads) == ["a", "a"]
 
 
+async def test_ids_are_bounded_as_messages_are() -> None:
+    threads = MemoryConversations(max_messages=4)
+    for number in range(10):
+        await threads.append("t", [said("user", "a")], message_id=str(number))
+    known = [number for number in range(10) if await threads.has("t", str(number))]
+    assert known == [6, 7, 8, 9]
+    assert not await threads.has("u", "9")
+
+
 async def test_the_oldest_messages_go_and_what_is_left_begins_with_a_user() -> None:
     threads = MemoryConversations(max_messages=4)
     for number in range(4):

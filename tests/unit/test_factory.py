@@ -214,7 +214,8 @@ async def test_an_error_is_the_last_chunk_and_no_answer_is_remembered() -> None:
     assert await say(inference) == ["par", "STREAM_ERROR: Inference error: it broke"]
     handler.fault = None
     assert await say(inference, "again") == ["par"]
-    assert [each["content"] for each in handler.requests[1].messages or ()] == ["hi", "again"]
+    messages = handler.requests[1].messages or ()
+    assert [each["content"] for each in messages] == ["again"], "no two questions in a row"
 
 
 async def test_turns_of_one_thread_come_in_order() -> None:
@@ -234,6 +235,58 @@ async def test_leaving_a_conversation_ends_it_and_lets_the_next_turn_in() -> Non
     handler.pieces = ["y"]
     async with asyncio.timeout(1):
         assert await say(inference) == ["y"]
+
+
+async def test_who_leaves_in_the_middle_of_an_answer_has_seen_what_was_said() -> None:
+    handler = FakeHandler(pieces=["one ", "two"])
+    inference = factory_of(handler).get_inference()
+    stream = inference.process_conversation("thread_1", "msg_1", None, None, "first")
+    assert await anext(stream) == "one "
+    await stream.aclose()
+    await say(inference, "first", message_id="msg_1")
+    await say(inference, "second")
+    told = [(each["role"], each["content"]) for each in handler.requests[-1].messages or ()]
+    assert told == [
+        ("user", "first"),
+        ("assistant", "one "),
+        ("user", "first"),
+        ("assistant", "one two"),
+        ("user", "second"),
+    ]
+
+
+async def test_who_leaves_before_anything_was_said_leaves_no_question_behind() -> None:
+    handler = FakeHandler(pause=5)
+    inference = factory_of(handler).get_inference()
+    waiting = asyncio.create_task(say(inference, "first"))
+    async with asyncio.timeout(5):
+        while not handler.running:
+            await asyncio.sleep(0.001)
+    waiting.cancel()
+    await asyncio.wait({waiting})
+    handler.pause = 0
+    await say(inference, "second")
+    assert [each["content"] for each in handler.requests[-1].messages or ()] == ["second"]
+
+
+async def test_functions_that_were_called_stay_in_the_thread_when_the_answer_fails() -> None:
+    handler = script([calls(("weather", {"city": "Rome"}))])
+    chunks, conversations = await with_functions(handler, {"weather": weather})
+    assert chunks[0].startswith("STREAM_ERROR:")
+    roles = [message["role"] for message in await conversations.history("thread_1")]
+    assert roles == ["user"] + ["assistant", "tool"] * MAX_ROUNDS
+
+
+async def test_a_message_that_was_answered_is_not_asked_again() -> None:
+    handler = script(["Let me see. ", calls(("weather", {"city": "Rome"}))], ["Sunny."], ["Bye."])
+    inference = factory_of(handler).get_inference("local", {"weather": weather})
+    assert await say(inference, "hi", message_id="m1") == ["Let me see. ", "Sunny."]
+    assert await say(inference, "hi", message_id="m1") == ["Let me see. Sunny."]
+    assert len(handler.requests) == 2
+    await say(inference, "bye", message_id="m2")
+    (refused,) = await say(inference, "hi", message_id="m1")
+    assert refused.startswith("STREAM_ERROR: Invalid request: The message with this message_id was")
+    assert len(handler.requests) == 3
 
 
 async def test_a_message_that_is_in_the_thread_already_is_not_written_again() -> None:

@@ -384,3 +384,65 @@ async def test_a_chat_is_never_begun_anew_after_its_first_text() -> None:
     with pytest.raises(ContextLengthError):
         await anext(stream)
     assert len(handler.requests) == 1
+
+
+class Counting(FakeHandler):
+    """Counts ten tokens a message."""
+
+    async def count_tokens(self, _loaded: LoadedModel, request: InferenceRequest) -> int | None:
+        return 10 * len(request.messages or ())
+
+
+LONG_CHAT = [dict(each, content=each["content"] + " and more" * 20) for each in CHAT]
+
+
+@pytest.mark.parametrize("handler", [Counting(), FakeHandler()])
+async def test_a_chat_beyond_our_own_limit_is_shortened_before_the_model_is_asked(
+    handler: FakeHandler,
+) -> None:
+    limit = 40 if isinstance(handler, Counting) else 250
+    service = service_of(handler, max_input_tokens=limit, context_overflow="drop_oldest")
+    await service.infer(request(messages=LONG_CHAT))
+    await streamed(service, messages=LONG_CHAT)
+    for each in handler.requests:
+        kept = list(each.messages or ())
+        assert 2 <= len(kept) <= 5
+        assert kept == [LONG_CHAT[0], *LONG_CHAT[-len(kept) + 1 :]]
+    assert len(handler.requests) == 2
+
+
+async def test_what_is_beyond_our_own_limit_and_may_not_be_shortened_is_refused() -> None:
+    handler = Counting()
+    service = service_of(handler, max_input_tokens=40)
+    with pytest.raises(ContextLengthError, match="holds 40 tokens, and your input has 100") as told:
+        await service.infer(request(messages=LONG_CHAT))
+    assert told.value.param == "messages"
+    estimating = service_of(FakeHandler(), max_input_tokens=40, context_overflow="drop_oldest")
+    with pytest.raises(ContextLengthError, match="by estimate") as told:
+        _ = [piece async for piece in estimating.stream(request(prompt="word " * 200))]
+    assert told.value.param == "prompt"
+    assert handler.requests == []
+
+
+async def test_what_a_model_cannot_count_now_is_estimated() -> None:
+    class Away(FakeHandler):
+        async def count_tokens(self, _loaded: LoadedModel, _: InferenceRequest) -> int | None:
+            raise ResourceNotAvailableError("away")
+
+    handler = Away()
+    service = service_of(handler, max_input_tokens=250, context_overflow="drop_oldest")
+    await service.infer(request(messages=LONG_CHAT))
+    assert len(handler.requests[0].messages or ()) < len(LONG_CHAT)
+
+
+async def test_the_time_limit_holds_for_counting_too() -> None:
+    class Slow(FakeHandler):
+        async def count_tokens(self, _loaded: LoadedModel, _: InferenceRequest) -> int | None:
+            await asyncio.sleep(5)
+            return 0
+
+    service = service_of(Slow(), max_input_tokens=40, timeouts=Timeouts(total_seconds=0.02))
+    with pytest.raises(EngineTimeoutError):
+        await service.infer(request(messages=LONG_CHAT))
+    with pytest.raises(EngineTimeoutError):
+        _ = [piece async for piece in service.stream(request(messages=LONG_CHAT))]

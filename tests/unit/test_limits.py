@@ -8,13 +8,14 @@ import pytest
 from api_server.errors import ApiError, ContextLengthError, ResourceNotAvailableError
 from api_server.inference.catalogue import Model
 from api_server.inference.engines import LLAMA_SERVER, OPENAI, OPENAI_COMPATIBLE, Engine
+from api_server.inference.estimating import estimate, may_exceed
 from api_server.inference.wire import Call
 from api_server.observability.metrics import Metrics
 from api_server.observability.numbers import Numbers
 from api_server.observability.record import RequestRecord
 from api_server.services.admission import Gate
 from api_server.services.lane import Lane, Place
-from api_server.services.limits import estimate, keep_within_limits, may_exceed
+from api_server.services.limits import keep_within_limits
 from api_server.services.requests import Generation, parse_chat, parse_text
 from api_server.services.upstream import generation_body
 
@@ -107,7 +108,7 @@ async def test_the_oldest_messages_go_until_the_rest_fits(can_count: bool) -> No
     if can_count:
         assert 200 < wire.counted[-1] <= 300, "no more than must be"
     else:
-        assert 200 < estimate(generation).tokens <= 300
+        assert 200 < estimate(generation.fields).tokens <= 300
 
 
 async def test_without_leave_to_drop_it_is_refused_with_both_numbers() -> None:

@@ -1,7 +1,9 @@
 """Models come when they are needed, once, if they fit; and go when nobody needs them."""
 
 import asyncio
+import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import pytest
 
@@ -44,6 +46,34 @@ def manager_of(
     )
 
 
+async def until(condition: Callable[[], object]) -> None:
+    """Wait for it, a bounded time."""
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+@dataclass
+class Clock:
+    """In the place of `time`, for what knows models; it moves when it is told to."""
+
+    now: float = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def time(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    for module in ("managed_model", "model_manager"):
+        monkeypatch.setattr(f"api_server.inference.{module}.time", clock)
+    return clock
+
+
 def status(manager: LLMModelManager, model_id: str = "fake") -> ModelStatus:
     return next(each for each in manager.states() if each.id == model_id)
 
@@ -83,7 +113,7 @@ async def test_concurrent_callers_share_one_load() -> None:
     handler.may_load.clear()
     manager = manager_of(handler)
     callers = [asyncio.create_task(manager.load("fake")) for _ in range(20)]
-    await asyncio.sleep(0.01)
+    await until(lambda: handler.diary)
     assert status(manager).state == "loading"
     handler.may_load.set()
     loaded = await asyncio.gather(*callers)
@@ -101,7 +131,7 @@ async def test_a_caller_that_gives_up_does_not_end_the_load_of_others() -> None:
             return loaded
 
     first, second = asyncio.create_task(use()), asyncio.create_task(use())
-    await asyncio.sleep(0.01)
+    await until(lambda: handler.diary)
     assert status(manager).users == 2
     first.cancel()
     await asyncio.wait({first})
@@ -117,11 +147,11 @@ async def test_a_load_goes_on_when_all_who_wanted_it_have_left() -> None:
     handler.may_load.clear()
     manager = manager_of(handler)
     only = asyncio.create_task(manager.load("fake"))
-    await asyncio.sleep(0.01)
+    await until(lambda: handler.diary)
     only.cancel()
+    await asyncio.wait({only})
     handler.may_load.set()
-    await asyncio.sleep(0.01)
-    assert status(manager).state == "ready"
+    await until(lambda: status(manager).state == "ready")
 
 
 @pytest.mark.parametrize(
@@ -143,22 +173,19 @@ async def test_a_failed_load_is_told_and_not_tried_again_at_once(error: Exceptio
     assert (now.state, now.error) == ("failed", str(error))
 
 
-async def test_a_failed_load_can_be_tried_again_after_a_while(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("api_server.inference.managed_model.FIRST_RETRY_SECONDS", 0.05)
+async def test_a_failed_load_can_be_tried_again_after_a_while(clock: Clock) -> None:
     handler = FakeHandler(load_fault=InferenceError("broken"))
     manager = manager_of(handler)
     for _ in range(2):
         with pytest.raises(InferenceError):
             await manager.load("fake")
-        await asyncio.sleep(0.06)
+        clock.now += 1.1
     assert handler.diary == ["load fake"] * 2
     with pytest.raises(InferenceError):  # the second pause is twice as long
         await manager.load("fake")
     assert handler.diary == ["load fake"] * 2
     handler.load_fault = None
-    await asyncio.sleep(0.06)
+    clock.now += 1.0
     assert (await manager.load("fake")).model_id == "fake"
     assert status(manager).error is None
 
@@ -191,6 +218,55 @@ async def test_a_load_that_takes_too_long_is_given_up() -> None:
         await manager.load("fake")
 
 
+async def test_a_load_that_goes_on_after_its_time_keeps_its_memory_and_is_the_only_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("api_server.inference.managed_model.FIRST_RETRY_SECONDS", 0.001)
+    may_end = threading.Event()
+
+    class InAThread(FakeHandler):
+        async def load(self, model: Model) -> str:
+            if not may_end.is_set():
+                await asyncio.to_thread(may_end.wait, 5)
+            return await super().load(model)
+
+    handler = InAThread(sizes={"a": 600 * MIB, "b": 600 * MIB})
+    models = (fake_model("a"), fake_model("b"))
+    manager = manager_of(handler, *models, free=lambda: 1000 * MIB, load_seconds=0.05)
+    for _ in range(3):
+        with pytest.raises(EngineTimeoutError):
+            await manager.load("a")
+        assert status(manager, "a").state == "failed"
+        await asyncio.sleep(0.01)  # longer than the pause before another try
+    with pytest.raises(ResourceNotAvailableError, match="400 MiB are free"):
+        await manager.load("b")
+    may_end.set()
+    await until(lambda: manager._models["a"].straggler is None)
+    assert handler.diary == ["load a", "unload a"]
+    await manager.load("b")
+    await manager.load("a")
+    assert handler.diary[2:] == ["load b", "load a"]
+    assert manager._reserved_bytes == 0
+
+
+async def test_closing_ends_a_load_that_took_too_long() -> None:
+    handler = FakeHandler(sizes={"fake": 1})
+    handler.may_load.clear()
+    manager = manager_of(handler, load_seconds=0.01)
+    with pytest.raises(EngineTimeoutError):
+        await manager.load("fake")
+    assert manager._reserved_bytes == 1
+    await manager.aclose()
+    assert manager._reserved_bytes == 0
+    assert handler.diary == ["load fake"]
+
+
+async def test_a_time_out_of_the_handlers_own_is_told_as_what_it_is() -> None:
+    manager = manager_of(FakeHandler(load_fault=TimeoutError("the hub did not answer in 10 s")))
+    with pytest.raises(InferenceError, match="failed to load it .TimeoutError"):
+        await manager.load("fake")
+
+
 async def test_what_does_not_fit_is_refused_with_both_numbers() -> None:
     handler = FakeHandler(sizes={"fake": 800 * MIB})
     free = 500 * MIB
@@ -216,8 +292,7 @@ async def test_two_loads_at_once_do_not_share_the_same_memory() -> None:
     handler.may_load.clear()
     manager = manager_of(handler, fake_model("a"), fake_model("b"), free=lambda: 1000 * MIB)
     first = asyncio.create_task(manager.load("a"))
-    while handler.diary != ["load a"]:
-        await asyncio.sleep(0.001)
+    await until(lambda: handler.diary == ["load a"])
     with pytest.raises(ResourceNotAvailableError, match="600 MiB of memory, and 400 MiB are free"):
         await manager.load("b")
     handler.may_load.set()
@@ -308,7 +383,7 @@ async def test_unload_waits_for_those_who_use_it() -> None:
     manager = manager_of(handler)
     async with manager.use("fake"):
         unloading = asyncio.create_task(manager.unload("fake"))
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.01)  # time enough to do it wrong
         assert not unloading.done()
         assert handler.diary == ["load fake"]
     await unloading
@@ -334,10 +409,10 @@ async def test_an_unload_that_fails_is_logged_and_the_model_gone(
     assert "failed to unload" in caplog.text
 
 
-async def test_who_is_idle_for_too_long_goes() -> None:
+async def test_who_is_idle_for_too_long_goes(clock: Clock) -> None:
     handler = FakeHandler()
     models = [
-        fake_model("soon", idle_seconds=0.02),
+        fake_model("soon", idle_seconds=2),
         fake_model("later", idle_seconds=60),
         fake_model("never"),
     ]
@@ -346,9 +421,9 @@ async def test_who_is_idle_for_too_long_goes() -> None:
         await manager.load(model.id)
     assert await manager.evict_idle() == []
     async with manager.use("soon"):
-        await asyncio.sleep(0.03)
+        clock.now += 3
         assert await manager.evict_idle() == []
-    await asyncio.sleep(0.03)
+    clock.now += 3
     assert await manager.evict_idle() == ["soon"]
     assert [each.state for each in manager.states()] == ["unloaded", "ready", "ready"]
 
@@ -360,9 +435,7 @@ async def test_the_manager_watches_for_idle_models_itself(
     handler = FakeHandler()
     async with manager_of(handler, fake_model(idle_seconds=0.02)) as manager:
         await manager.load("fake")
-        async with asyncio.timeout(2):
-            while status(manager).state == "ready":
-                await asyncio.sleep(0.01)
+        await until(lambda: status(manager).state != "ready")
     assert handler.diary == ["load fake", "unload fake"]
 
 
@@ -387,7 +460,7 @@ async def test_closing_unloads_everything_and_ends_loads() -> None:
     await manager.load("a")
     handler.may_load.clear()
     waiting = asyncio.create_task(manager.load("b"))
-    await asyncio.sleep(0.01)
+    await until(lambda: "load b" in handler.diary)
     await manager.aclose()
     with pytest.raises(ShuttingDownError):
         await waiting
@@ -415,7 +488,7 @@ async def test_a_model_wanted_while_it_is_unloaded_is_loaded_anew() -> None:
     manager = manager_of(handler)
     await manager.load("fake")
     unloading = asyncio.create_task(manager.unload("fake"))
-    await asyncio.sleep(0.005)
+    await until(lambda: status(manager).state == "unloaded")
     await manager.load("fake")
     await unloading
     assert handler.diary == ["load fake", "unload fake", "load fake"]

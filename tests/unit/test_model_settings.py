@@ -430,3 +430,24 @@ def test_a_library_that_does_one_thing_at_a_time_has_one_slot(tmp_path: Path) ->
     assert model_of(tmp_path, **entry, slots=1).slots == 1
     with pytest.raises(ConfigurationError, match="slots: llama-cpp does 1 request at a time"):
         model_of(tmp_path, **entry, slots=2)
+
+
+def test_a_models_breaker_is_checked_as_what_it_is_over_the_common_one(tmp_path: Path) -> None:
+    fine = settings_of(
+        tmp_path,
+        {"id": "m", "breaker": {"open_seconds": 60}},
+        breaker={"max_open_seconds": 120},
+    )
+    (model,) = fine.models()
+    assert (model.balancing.open_seconds, model.balancing.max_open_seconds) == (60, 120)
+    with pytest.raises(
+        ConfigurationError,
+        match=r"breaker of the model 'm', .* max_open_seconds \(5\) is less than open_seconds \(10",
+    ):
+        settings_of(
+            tmp_path,
+            {"id": "m", "breaker": {"max_open_seconds": 5}},
+            breaker={"open_seconds": 10},
+        )
+    with pytest.raises(ConfigurationError, match=r"stack\.yaml: breaker: max_open_seconds \(5\)"):
+        settings_of(tmp_path, {"id": "m"}, breaker={"open_seconds": 10, "max_open_seconds": 5})

@@ -3,11 +3,11 @@
 import asyncio
 import re
 import uuid
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, Literal, Protocol, cast, get_args
 
-from api_server.errors import ConfigurationError, InferenceError, StackError
+from api_server.errors import ConfigurationError, InferenceError, InvalidRequestError, StackError
 from api_server.inference.catalogue import Model
 from api_server.inference.conversations.functions import FunctionTools
 from api_server.inference.conversations.store import Conversations, MemoryConversations, Message
@@ -54,48 +54,74 @@ class ConversationInference:
         assistant_id: str | None,
         user_message: str,
     ) -> AsyncGenerator[str, None]:
-        """Write the message to its thread, answer it, write the answer; chunks of its text.
+        """Answer a message, write both to its thread; an async generator of the answer's text.
 
         Turns of one thread come one after the other. A message whose `message_id` is in the thread
-        already is not written again. `run_id` is the request's id in the logs; `assistant_id` is
-        for stores that know assistants. Functions that the model asks for are called in between.
-        An error is a last chunk that begins with `STREAM_ERROR:`; then no answer is written.
+        already is not written again; if it is answered, that answer is given again. `run_id` is the
+        request's id in the logs; `assistant_id` is for stores that know assistants. Functions that
+        the model asks for are called in between.
+
+        An error is a last chunk that begins with `STREAM_ERROR:`. Then neither message nor answer
+        is written, so that it can be sent again; functions that were called stay in the thread,
+        with the message that led to them. A reader who leaves has seen what was said: that is
+        written, for the next message may be about it.
         """
         del assistant_id  # nobody here knows assistants yet
         try:
             async with self._conversations.turn(thread_id):
-                user: Message = {"role": "user", "content": user_message}
-                await self._conversations.append(thread_id, [user], message_id=message_id)
-                async with aclosing(self._turn(thread_id, run_id)) as chunks:
+                history = list(await self._conversations.history(thread_id))
+                new: list[Message] = [{"role": "user", "content": user_message}]
+                if message_id is not None and await self._conversations.has(thread_id, message_id):
+                    if _is_answered(history):
+                        yield _answer_to(user_message, history)
+                        return
+                    new, message_id = [], None
+                turn = self._turn(thread_id, history, new, message_id, run_id)
+                async with aclosing(turn) as chunks:
                     async for chunk in chunks:
                         yield chunk
         except StackError as exc:
             yield StreamError.of(exc)
 
-    async def _turn(self, thread_id: str, run_id: str | None) -> AsyncGenerator[str, None]:
+    async def _turn(
+        self,
+        thread_id: str,
+        history: list[Message],
+        new: list[Message],
+        message_id: str | None,
+        run_id: str | None,
+    ) -> AsyncGenerator[str, None]:
+        """`new` is what is not written yet: always with the answer, or with calls' results."""
         service = self._service()
         model = _first_model(service, self.location)
         for number in range(1, MAX_ROUNDS + 1):
             request = InferenceRequest(
                 model_id=model.id,
-                messages=list(await self._conversations.history(thread_id)),
+                messages=[*history, *new],
                 tools=self._functions.tools or None,
                 params=self._params,
                 request_id=_request_id(run_id, number),
             )
             text: list[str] = []
             summary: InferenceResponse | None = None
-            async with aclosing(service.pieces(request, drops_oldest=True)) as pieces:
-                async for piece in pieces:
-                    if isinstance(piece, str):
-                        text.append(piece)
-                        yield piece
-                    else:
-                        summary = piece
+            try:
+                async with aclosing(service.pieces(request, drops_oldest=True)) as pieces:
+                    async for piece in pieces:
+                        if isinstance(piece, str):
+                            text.append(piece)
+                            yield piece
+                        else:
+                            summary = piece
+            except (GeneratorExit, asyncio.CancelledError):
+                if text:  # without its id: who sends the message again wants a whole answer
+                    said: Message = {"role": "assistant", "content": "".join(text)}
+                    await self._conversations.append(thread_id, [*new, said])
+                raise
             calls = summary.tool_calls if summary is not None else []
             answer: dict[str, Any] = {"role": "assistant", "content": "".join(text)}
             if not calls:
-                await self._conversations.append(thread_id, [answer])
+                new.append(answer)
+                await self._conversations.append(thread_id, new, message_id=message_id)
                 return
             answer["tool_calls"] = [
                 {
@@ -110,7 +136,10 @@ class ConversationInference:
                 {"role": "tool", "tool_call_id": call.id, "content": result}
                 for call, result in zip(calls, results, strict=True)
             ]
-            await self._conversations.append(thread_id, [answer, *told])
+            new += [answer, *told]
+            await self._conversations.append(thread_id, new)
+            history += new
+            new = []
         raise InferenceError(f"The model asked for functions {MAX_ROUNDS} times without answering.")
 
 
@@ -188,6 +217,23 @@ class InferenceFactory:
             available_functions or {},
             self._params,
         )
+
+
+def _is_answered(history: Sequence[Message]) -> bool:
+    return bool(history) and history[-1].get("role") == "assistant"
+
+
+def _answer_to(user_message: str, history: Sequence[Message]) -> str:
+    """What was answered to the thread's last message. Raises where that was another one."""
+    last = max((n for n, each in enumerate(history) if each.get("role") == "user"), default=-1)
+    if last < 0 or history[last].get("content") != user_message:
+        raise InvalidRequestError(
+            "The message with this message_id was answered already, and others came after it; give "
+            "a new message an id of its own.",
+            param="message_id",
+        )
+    answers = [each for each in history[last:] if each.get("role") == "assistant"]
+    return "".join(each.get("content") or "" for each in answers)
 
 
 def _first_model(service: LLMInferenceService, location: Location) -> Model:

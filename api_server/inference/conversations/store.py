@@ -29,6 +29,9 @@ class Conversations(Protocol):
     ) -> None:
         """Write messages, all or none. With a `message_id` that is there already: do nothing."""
 
+    async def has(self, thread_id: str, message_id: str) -> bool:
+        """Whether a message of that id was written to a thread."""
+
     def turn(self, thread_id: str) -> AbstractAsyncContextManager[None]:
         """Wait until all earlier turns of the thread are over: its answers come in order.
 
@@ -39,7 +42,8 @@ class Conversations(Protocol):
 @dataclass
 class _Thread:
     messages: list[Message] = field(default_factory=list)
-    message_ids: set[str] = field(default_factory=set)
+    message_ids: dict[str, None] = field(default_factory=dict)
+    """Oldest first."""
 
 
 @dataclass
@@ -80,11 +84,18 @@ class MemoryConversations:
         if message_id is not None:
             if message_id in thread.message_ids:
                 return
-            thread.message_ids.add(message_id)
+            thread.message_ids[message_id] = None
+            if len(thread.message_ids) > self._max_messages:
+                del thread.message_ids[next(iter(thread.message_ids))]
         thread.messages += messages
         _shorten(thread, self._max_messages)
         while len(self._threads) > self._max_threads:
             self._threads.popitem(last=False)
+
+    async def has(self, thread_id: str, message_id: str) -> bool:
+        """Whether a message of that id was written, of those that are remembered."""
+        thread = self._threads.get(thread_id)
+        return thread is not None and message_id in thread.message_ids
 
     @asynccontextmanager
     async def turn(self, thread_id: str) -> AsyncIterator[None]:

@@ -62,6 +62,14 @@ class InferenceHandler(ABC):
                     summary = piece
         return summary.model_copy(update={"generated_text": "".join(pieces)})
 
+    async def count_tokens(
+        self,
+        loaded_model: LoadedModel,  # noqa: ARG002 - for those who override it
+        request: InferenceRequest,  # noqa: ARG002
+    ) -> int | None:
+        """How many tokens the prompt has, without answering it; None where nobody can tell."""
+        return None
+
     def needed_bytes(self, model: Model) -> int:  # noqa: ARG002 - for those who override it
         """How much memory `load` will take, estimated without loading; 0 for next to nothing."""
         return 0

@@ -63,6 +63,16 @@ class OpenAICompatibleHandler(InferenceHandler):
         for _, replicas in self._replica_sets.values():
             await replicas.aclose()
 
+    async def count_tokens(
+        self, loaded_model: LoadedModel, request: InferenceRequest
+    ) -> int | None:
+        """By the engine; of chats only. It does not wait for engines that are away."""
+        if request.messages is None:
+            return None
+        replicas: ReplicaSet = loaded_model.model_object
+        body = body_of(request, loaded_model.config)
+        return await replicas.count_tokens(Call(path_of(request), body, request.request_id))
+
     async def stream_infer(
         self, loaded_model: LoadedModel, request: InferenceRequest
     ) -> AsyncGenerator[str | InferenceResponse, None]:

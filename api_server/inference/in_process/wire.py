@@ -4,7 +4,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import Awaitable, Callable
-from typing import Literal, Protocol, TypeVar, runtime_checkable
+from typing import Literal, Protocol, TypeVar
 
 from api_server.errors import (
     ConfigurationError,
@@ -14,7 +14,6 @@ from api_server.errors import (
 )
 from api_server.inference import cancelling
 from api_server.inference.catalogue import Model
-from api_server.inference.handlers.base import LoadedModel
 from api_server.inference.in_process.body import read_body
 from api_server.inference.in_process.events import AnswerEvents
 from api_server.inference.in_process.generation import (
@@ -43,14 +42,6 @@ class Status(Protocol):
     @property
     def load_seconds(self) -> float | None:
         """How long the last load took."""
-
-
-@runtime_checkable
-class CountsTokens(Protocol):
-    """A handler that can count a prompt's tokens without answering it."""
-
-    async def count_tokens(self, loaded_model: LoadedModel, request: InferenceRequest) -> int:
-        """How many tokens the prompt has."""
 
 
 class InProcessWire:
@@ -109,8 +100,6 @@ class InProcessWire:
         try:
             async with self._keeper.use(self.model.id) as loaded:
                 handler = self._keeper.handler_for(loaded)
-                if not isinstance(handler, CountsTokens):
-                    return None
                 return await handler.count_tokens(loaded, request)
         except ConfigurationError as exc:
             raise misconfigured(self.model, exc) from exc
