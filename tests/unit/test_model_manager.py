@@ -263,7 +263,7 @@ async def test_closing_ends_a_load_that_took_too_long() -> None:
 
 async def test_a_time_out_of_the_handlers_own_is_told_as_what_it_is() -> None:
     manager = manager_of(FakeHandler(load_fault=TimeoutError("the hub did not answer in 10 s")))
-    with pytest.raises(InferenceError, match="failed to load it .TimeoutError"):
+    with pytest.raises(InferenceError, match=r"failed to load it .TimeoutError"):
         await manager.load("fake")
 
 
