@@ -40,7 +40,7 @@ def microseconds(replicas: int, messages: int, *, batches: int, requests: int) -
             replica = replica_set.choose(Call("/p", b"", "id", 1, prefix))
             assert replica is not None
             is_trial = replica.begin(1)
-            replica.ended(1, began, is_trial=is_trial, is_whole=True, error=None)
+            replica.ended(1, began, is_trial, is_whole=True, error=None)
         found.append((time.perf_counter() - began) / requests * 1e6)
     return found
 

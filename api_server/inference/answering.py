@@ -9,19 +9,21 @@ import msgspec
 
 from api_server.errors import (
     ApiError,
+    ConfigurationError,
     ContextLengthError,
     EngineTimeoutError,
     InferenceError,
     InvalidRequestError,
     QueueTimeoutError,
     ResourceNotAvailableError,
+    StackError,
 )
 from api_server.inference.catalogue import Model
 from api_server.inference.estimating import Count, Fields, estimate, may_exceed
 from api_server.inference.handlers.base import InferenceHandler, LoadedModel
 from api_server.inference.schemas import InferenceRequest, InferenceResponse
 from api_server.inference.shortening import keep_newest, share_that_fits
-from api_server.inference.stop_sequences import StopScanner, until_stop
+from api_server.inference.stop_sequences import StopScanner, no_answer, until_stop
 
 T = TypeVar("T")
 
@@ -47,6 +49,8 @@ async def whole(
         if not limit.expired():
             raise
         raise _took_too_long(loaded.config) from exc
+    if not isinstance(response, InferenceResponse):  # the edge to handlers that are not ours
+        raise InferenceError(no_answer(response))
     return _up_to_stop(response, request)
 
 
@@ -78,13 +82,13 @@ async def in_pieces(
             request = shortened(request, exc, share, drops_oldest=drops_oldest)
 
 
-def lets_others_try(error: ApiError, *, is_fallback: bool) -> bool:
+def lets_others_try(error: StackError, *, is_fallback: bool) -> bool:
     """Whether another model may answer what this one could not, before its first text. Pure.
 
     That too much is going on is no reason: it would only move on. What a fallback cannot do (the
     caller asked another model for it) is no reason to end.
     """
-    if isinstance(error, InvalidRequestError):
+    if isinstance(error, InvalidRequestError | ConfigurationError):
         return is_fallback
     may = isinstance(error, ResourceNotAvailableError | InferenceError | EngineTimeoutError)
     return may and not isinstance(error, QueueTimeoutError)

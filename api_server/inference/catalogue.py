@@ -1,11 +1,13 @@
 """The models that can be named, and where each is served. Plain values, no connections."""
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from api_server.errors import ModelNotFoundError
+from api_server.errors import ConfigurationError, ModelNotFoundError
+from api_server.inference import addresses
 from api_server.inference.engines import Engine
 
 
@@ -96,6 +98,16 @@ class Model:
     created: int = 0
     owned_by: str = "llm-serving-stack"
 
+    def __post_init__(self) -> None:
+        """Raises `ConfigurationError`; shows neither keys nor URLs, which may hold passwords."""
+        for number, url in enumerate(self.replicas):
+            if fault := addresses.fault_of(url):
+                raise ConfigurationError(f"models.{self.id}.replicas[{number}]: {fault}.")
+        if self.api_key is not None and not re.fullmatch(r"[\x21-\x7e]*", self.api_key):
+            raise ConfigurationError(
+                f"models.{self.id}.api_key: must be printable ASCII without spaces."
+            )
+
     @property
     def is_in_process(self) -> bool:
         """Whether this process itself runs the model, instead of an engine behind HTTP."""
@@ -110,6 +122,9 @@ class Catalogue:
 
     def __iter__(self) -> Iterator[Model]:
         return iter(self._models.values())
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._models
 
     def find(self, name: str) -> Model:
         """The model of that name. Raises `ModelNotFoundError`, which lists the known names."""

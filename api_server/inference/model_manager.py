@@ -15,7 +15,7 @@ from api_server.errors import (
     ShuttingDownError,
     StackError,
 )
-from api_server.inference import memory
+from api_server.inference import cancelling, memory
 from api_server.inference.catalogue import Catalogue, Model
 from api_server.inference.engines import HandlerKind
 from api_server.inference.handlers.base import InferenceHandler, LoadedModel
@@ -62,6 +62,10 @@ class LLMModelManager:
     ) -> None:
         self.catalogue = models if isinstance(models, Catalogue) else Catalogue(models)
         self._models = {model.id: ManagedModel(model) for model in self.catalogue}
+        for model in self.catalogue:
+            if missing := [name for name in model.fallbacks if name not in self.catalogue]:
+                fields = {"model": model.id, "fallbacks": missing}
+                log.warning("fallbacks that do not exist are passed over", extra=fields)
         self._registered = list(handlers or ())
         self._http = OpenAICompatibleHandler()
         self._by_path: dict[str, InferenceHandler] = {}
@@ -278,15 +282,19 @@ class LLMModelManager:
             known.became_ready(loaded, time.monotonic() - began)
             return loaded
         except asyncio.CancelledError:
-            known.state = "unloaded"
-            raise
+            if cancelling.is_wanted():
+                known.state = "unloaded"
+                raise
+            error = InferenceError(f"The handler of '{model.id}' cancelled its loading itself.")
         except StackError as exc:
             error = exc
         except Exception as exc:  # a defect of a handler, at the top of a task of its own
             log.exception("a handler failed to load a model", extra={"model": model.id})
+            # Clients read this; the text of an error may name files, addresses and passwords.
             error = InferenceError(
-                f"The handler of '{model.id}' failed to load it ({type(exc).__name__}: {exc})."
+                f"The handler of '{model.id}' failed to load it ({type(exc).__name__})."
             )
+            error.__cause__ = exc.with_traceback(None)  # which would keep half a model alive
         finally:
             known.loading = None
         known.failed(error, is_broken=is_broken)

@@ -18,7 +18,7 @@ class GenerationParams(BaseModel):
     is a `ConfigurationError` where the handler has no beam search.
     """
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     max_new_tokens: int | None = Field(256, ge=1)
     temperature: float | None = Field(0.7, ge=0.0, le=2.0)

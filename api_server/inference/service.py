@@ -1,11 +1,13 @@
 """The inference service: one way to ask any model, wherever it runs. Needs no web server."""
 
+import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import replace
 
-from api_server.errors import ApiError, InferenceError, StackError
+from api_server.errors import ApiError, ConfigurationError, InferenceError, StackError
+from api_server.inference import cancelling
 from api_server.inference.answering import in_pieces, lets_others_try, whole
 from api_server.inference.handlers.base import InferenceHandler, LoadedModel
 from api_server.inference.model_manager import LLMModelManager
@@ -83,7 +85,7 @@ class LLMInferenceService:
                             handler, loaded, asked, drops_oldest=_drops(loaded, drops_oldest)
                         )
                         return tracked.finished(response)
-                except ApiError as exc:
+                except (ApiError, ConfigurationError) as exc:
                     candidates.failed(exc)
 
     async def stream(
@@ -120,7 +122,7 @@ class LLMInferenceService:
                                     yield piece
                                 else:
                                     summary = piece
-                except ApiError as exc:
+                except (ApiError, ConfigurationError) as exc:
                     candidates.failed(exc)
             yield tracked.finished(summary)
 
@@ -147,7 +149,14 @@ class LLMInferenceService:
             error = InferenceError(f"{tracked.handler} failed ({type(exc).__name__}: {exc}).")
             tracked.failed(error)
             raise error from exc
-        except BaseException:  # cancelled, or its generator was closed
+        except asyncio.CancelledError as exc:
+            if cancelling.is_wanted():
+                tracked.was_left()
+                raise
+            error = InferenceError(f"{tracked.handler} cancelled the request itself.")
+            tracked.failed(error)
+            raise error from exc
+        except BaseException:  # its generator was closed
             tracked.was_left()
             raise
         finally:
@@ -162,7 +171,9 @@ class _Candidates:
         self._models = models
         self._tracked = tracked
         asked = models.catalogue.find(tracked.request.model_id)
-        self._left = [asked.id, *asked.fallbacks]
+        # One that does not exist was told of in the log when the manager was made.
+        known = (name for name in asked.fallbacks if name in models.catalogue)
+        self._left = [asked.id, *known]
         self._first_error: ApiError | None = None
 
     @asynccontextmanager
@@ -177,15 +188,16 @@ class _Candidates:
             request = self._tracked.request.model_copy(update={"model_id": model_id})
             yield handler, _in_a_hurry(loaded) if self._left else loaded, request
 
-    def failed(self, error: ApiError) -> None:
+    def failed(self, error: ApiError | ConfigurationError) -> None:
         """One could not answer. Raises where that is the end: the first error, if all failed."""
         is_fallback = self._first_error is not None
-        self._first_error = self._first_error or error
         if self._tracked.has_text or not lets_others_try(error, is_fallback=is_fallback):
             raise error
+        if isinstance(error, ApiError):  # which the first is, or it would have been the end
+            self._first_error = self._first_error or error
         if not self._left:
             self._tracked.asks(self._tracked.request.model_id, None)
-            raise self._first_error
+            raise self._first_error or error
 
 
 def _in_a_hurry(loaded: LoadedModel) -> LoadedModel:

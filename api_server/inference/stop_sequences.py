@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
+from api_server.errors import InferenceError
 from api_server.inference.schemas import FinishReason, InferenceRequest, InferenceResponse
 
 
@@ -67,15 +68,18 @@ async def until_stop(
 ) -> AsyncGenerator[str | InferenceResponse, None]:
     """A handler's pieces up to the first stop sequence of the request; then the handler is ended.
 
-    Always ends with a summary. Closes `pieces` in any case.
+    Always ends with a summary. Closes `pieces` in any case. Raises `InferenceError` for a piece
+    that is neither text nor a summary.
     """
     scanner = StopScanner(request.stop_sequences or ())
     summary: InferenceResponse | None = None
     async with aclosing(pieces):
         async for piece in pieces:
-            if not isinstance(piece, str):
+            if isinstance(piece, InferenceResponse):
                 summary = piece
                 continue
+            if not isinstance(piece, str):  # the edge to handlers that are not ours
+                raise InferenceError(no_answer(piece))
             if text := scanner.feed(piece):
                 yield text
             if scanner.matched is not None:
@@ -86,6 +90,14 @@ async def until_stop(
         yield summary_of(request, "stop_sequence")
     else:
         yield summary or summary_of(request, "stop")
+
+
+def no_answer(piece: object) -> str:
+    """What a handler did that gave something else than it may."""
+    return (
+        f"The handler gave a {type(piece).__name__} where an answer is text (str) or an "
+        "InferenceResponse."
+    )
 
 
 def summary_of(request: InferenceRequest, finish_reason: FinishReason) -> InferenceResponse:

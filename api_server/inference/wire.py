@@ -4,6 +4,7 @@ One protocol for engines behind HTTP (`replicas/replica_set.py`) and models in t
 (`in_process.py`), so that nobody above needs to know which it is.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -22,8 +23,9 @@ class Call:
     `path` is OpenAI's (`/v1/chat/completions`), `body` its JSON; `request_id` is free of line
     breaks. `weight` is how many answers it wants at the same time. `prefix` is what the requests of
     one conversation have in common, b"" where nothing is known. While no engine can take it, it
-    waits until `deadline` (in the loop's time; 0: not at all). `on_retry` hears of each failed
-    try. `replica` is where it went in the end.
+    waits until `deadline` (in the loop's time; 0: not at all). Who cancels it after `gives_up_at`
+    does so because the engine took too long, not because nobody waits. `on_retry` hears of each
+    failed try. `replica` is where it went in the end.
     """
 
     path: str
@@ -33,6 +35,7 @@ class Call:
     prefix: bytes = b""
     deadline: float = 0.0
     on_retry: Callable[[ApiError], None] = _nothing
+    gives_up_at: float = math.inf
     replica: str | None = None
 
 

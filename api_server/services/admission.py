@@ -111,7 +111,7 @@ class Gate:
         Raises `OverloadedError` at once when the queue is full or too slow for the deadline, and
         `QueueTimeoutError` when the deadline passed in the queue.
         """
-        if not self._waiting and self.running + weight <= self.capacity:
+        if not self._waiting and self._has_room(weight):
             now = self._take(weight)
             if is_retry is not False:
                 self._bookings.claim(now)
@@ -188,6 +188,10 @@ class Gate:
     def _book(self, weight: int) -> float:
         return self._bookings.book(self._clock(), weight * self._seconds_per_booking())
 
+    def _has_room(self, weight: int) -> bool:
+        """Who weighs more than there is, since there was more when it came, enters alone."""
+        return self.running + weight <= self.capacity or not self.running
+
     def _take(self, weight: int) -> float:
         now = self._clock()
         self.running += weight
@@ -200,7 +204,7 @@ class Gate:
         self._admit()
 
     def _admit(self) -> None:
-        while self._waiting and self.running + self._waiting[0].weight <= self.capacity:
+        while self._waiting and self._has_room(self._waiting[0].weight):
             ticket = self._waiting.popleft()
             if not ticket.admitted.done():
                 ticket.admitted.set_result(self._take(ticket.weight))

@@ -132,7 +132,8 @@ async def _stream(
 ) -> bytes | None:
     """The engine streams: relay that, or return one answer folded from it where one is wanted."""
     try:
-        async with asyncio.timeout(lane.model.timeouts.total_seconds):
+        async with asyncio.timeout(lane.model.timeouts.total_seconds) as limit:
+            place.gives_up_at = limit.when() or place.gives_up_at
             open_stream = lane.wire.open_stream
             stream = await _first(open_stream, generation, lane, place, record, as_stream=True)
             try:

@@ -1,6 +1,7 @@
 """One model's way to its engines: who may use them now, and what is counted of it."""
 
 import asyncio
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -27,12 +28,16 @@ _ROUTES = {
 
 @dataclass(eq=False, slots=True)
 class Place:
-    """A request's room in an engine, from `Lane.enter` to `Lane.leave`."""
+    """A request's room in an engine, from `Lane.enter` to `Lane.leave`.
+
+    `deadline` is until when it waits for one that is away, `gives_up_at` when its time is over.
+    """
 
     weight: int
     deadline: float
     entered: float
     phase: Literal["connecting", "generating"] = "connecting"
+    gives_up_at: float = math.inf
 
 
 class Lane:
@@ -46,10 +51,11 @@ class Lane:
         self.gate = gate
         self._metrics = metrics
         self._wants_prefix = wants_prefix
+        self._most_choices = gate.capacity  # as long as all engines are in order
 
     def check_choices(self, generation: Generation) -> int:
         """How many answers a request wants at the same time; no more than can be given."""
-        most = min(self.model.slots, self.gate.capacity)
+        most = min(self.model.slots, self._most_choices)
         choices = generation.choices_per_prompt * generation.prompts
         if choices > most:
             what = "prompt" if generation.prompts > 1 else "n"
@@ -106,7 +112,16 @@ class Lane:
             self._metrics.retried(self.model.id, error.code)
 
         prefix = prefix_of(generation) if generation is not None and self._wants_prefix else b""
-        return Call(path, body, record.request_id, place.weight, prefix, place.deadline, note)
+        return Call(
+            path,
+            body,
+            record.request_id,
+            place.weight,
+            prefix,
+            place.deadline,
+            note,
+            place.gives_up_at,
+        )
 
     def answered(self, place: Place) -> None:
         """An engine has begun to answer, or has answered a part of the request."""

@@ -14,8 +14,12 @@ def suggestion(key: str, known: list[str]) -> str:
 
 
 def reason(error: Any, *, is_secret: bool = False) -> str:
-    """What pydantic says is wrong, and with which value; never the value of a secret."""
+    """What pydantic says is wrong, and with which value; never the value of a secret.
+
+    A text with an @ or a ? may be a URL with a password or a key in it.
+    """
     value = error["input"]
+    is_secret = is_secret or (isinstance(value, str) and not {"@", "?"}.isdisjoint(value))
     shown = "" if is_secret or isinstance(value, dict | list) else f", not {value!r}"
     sentence = str(error["msg"]).removeprefix("Value error, ").removesuffix(".")
     return sentence[:1].lower() + sentence[1:] + shown + "."

@@ -2,10 +2,10 @@
 
 import re
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 
+from api_server.inference import addresses
 from api_server.inference.engines import ENGINES
 from api_server.settings.explaining import suggestion
 
@@ -14,9 +14,12 @@ KEY_NAME = re.compile(r"^[A-Z][A-Z0-9_]{0,95}_(KEY|TOKEN)$")
 
 
 class Strict(BaseModel):
-    """A section of settings: an unknown key is an error, and nothing changes later."""
+    """A section of settings: an unknown key is an error, and nothing changes later.
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    Errors leave it to us which values they show (`explaining.reason`), in tracebacks too.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
 def _are_defaults(fields: dict[str, bool | int | float | str]) -> dict[str, Any]:
@@ -30,20 +33,13 @@ def _are_defaults(fields: dict[str, bool | int | float | str]) -> dict[str, Any]
 
 
 def _is_base_url(url: str) -> str:
-    try:
-        parts = urlsplit(url)
-        is_usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        is_usable = False
-    if not is_usable or "@" in url or any(mark in url for mark in "?# \t\n"):
-        raise ValueError("must be a base URL such as http://127.0.0.1:8080")
-    if url.rstrip("/").endswith("/v1"):
-        raise ValueError("must be the base URL without /v1, which is put behind it")
+    if fault := addresses.fault_of(url):
+        raise ValueError(fault)
     return url
 
 
 def _are_different(urls: list[str]) -> list[str]:
-    plain = [url.rstrip("/").lower() for url in urls]
+    plain = [addresses.normalised(url) for url in urls]
     doubled = [url for number, url in enumerate(plain) if url in plain[:number]]
     if doubled:
         raise ValueError(f"{doubled[0]} stands twice")

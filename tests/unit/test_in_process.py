@@ -300,6 +300,7 @@ async def test_the_total_time_bounds_a_whole_answer() -> None:
         (ContextLengthError(9, 8), ContextLengthError, "8 tokens"),
         (ConfigurationError("no beams here"), InvalidRequestError, "no beams here"),
         (ZeroDivisionError("secret"), InferenceError, r"failed \(ZeroDivisionError\)\.$"),
+        (asyncio.CancelledError(), InferenceError, "cancelled the request itself"),
     ],
 )
 async def test_faults_before_the_first_piece_are_errors_of_the_request(
@@ -325,6 +326,14 @@ async def test_a_summary_that_is_an_error_is_one() -> None:
     async with wire_of(FakeHandler(pieces=pieces)) as wire:
         with pytest.raises(InferenceError, match="the model is ill"):
             await wire.open_stream(call())
+
+
+@pytest.mark.parametrize("piece", [None, 5, b"bytes", ["text"]])
+async def test_a_piece_that_is_no_answer_is_told(piece: Any) -> None:
+    async with wire_of(FakeHandler(pieces=(piece,))) as wire:
+        for ask in (wire.ask, wire.open_stream):
+            with pytest.raises(InferenceError, match=f"gave a {type(piece).__name__} where"):
+                await ask(call())
 
 
 async def test_a_model_that_is_set_up_wrongly_does_not_tell_clients_why() -> None:
@@ -364,6 +373,13 @@ async def test_tokens_are_counted_where_the_handler_can() -> None:
         async def count_tokens(self, _loaded: LoadedModel, request: InferenceRequest) -> int:
             return len(request.messages or ())
 
+    class Cancels(FakeHandler):
+        async def count_tokens(self, *_: object) -> int:
+            raise asyncio.CancelledError
+
+    async with wire_of(Cancels()) as wire:
+        with pytest.raises(InferenceError, match="cancelled the request itself"):
+            await wire.count_tokens(call())
     async with wire_of(FakeHandler()) as wire:
         assert await wire.count_tokens(call()) is None
     async with wire_of(Counts()) as wire:

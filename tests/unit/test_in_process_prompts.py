@@ -119,6 +119,14 @@ def test_a_default_that_cannot_be_is_a_configuration_error(defaults: dict[str, f
         completed(request, Model("m", TRANSFORMERS, defaults=defaults))
 
 
+@pytest.mark.parametrize(
+    "fields", [{"prompt": "\ud800"}, {"messages": [{"role": "user", "content": "\ud800"}]}]
+)
+def test_half_a_surrogate_pair_is_the_callers_error(fields: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequestError, match=r"UTF-8: '\\ud800' is no letter"):
+        completed(InferenceRequest(model_id="m", **fields), Model("m", TRANSFORMERS))
+
+
 def test_options_are_known_by_name_and_type() -> None:
     known: dict[str, Option] = {"device": "cpu", "threads": 0}
     assert read_options(Model("m", TRANSFORMERS, options={"threads": 3}), known) == {

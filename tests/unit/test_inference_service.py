@@ -121,9 +121,10 @@ async def test_a_handlers_own_infer_is_trimmed_too() -> None:
         (ResourceNotAvailableError("away"), "Resource not available: away"),
         (EngineTimeoutError("slow"), "Time-out: slow"),
         (ZeroDivisionError("oops"), "FakeHandler failed (ZeroDivisionError: oops)."),
+        (asyncio.CancelledError(), "Inference error: FakeHandler cancelled the request itself."),
     ],
 )
-async def test_errors_are_told_or_raised(fault: Exception, told: str) -> None:
+async def test_errors_are_told_or_raised(fault: BaseException, told: str) -> None:
     service = service_of(FakeHandler(pieces=["one "], fault=fault))
     response = await plain(service)
     assert response.error_message is not None
@@ -139,6 +140,21 @@ async def test_errors_are_told_or_raised(fault: Exception, told: str) -> None:
         await service.infer(request())
     with pytest.raises(type(last.error)):
         _ = [chunk async for chunk in service.stream(request())]
+
+
+@pytest.mark.parametrize("piece", [None, 5, b"bytes", ["text"]])
+async def test_a_piece_that_is_no_answer_is_told(piece: Any) -> None:
+    class Whole(FakeHandler):
+        async def infer(self, *_: object) -> Any:
+            return piece
+
+    told = f"Inference error: The handler gave a {type(piece).__name__} where an answer is text"
+    service = service_of(FakeHandler(pieces=["one ", piece]))
+    assert told in ((await plain(service)).error_message or "")
+    text, last = await streamed(service)
+    assert text == "one "
+    assert told in last
+    assert told in ((await plain(service_of(Whole()))).error_message or "")
 
 
 async def test_an_unknown_model() -> None:

@@ -7,14 +7,15 @@ import pytest
 
 from api_server.errors import (
     ApiError,
+    ConfigurationError,
     ContextLengthError,
     EngineTimeoutError,
     InferenceError,
     InvalidRequestError,
-    ModelNotFoundError,
     OverloadedError,
     QueueTimeoutError,
     ResourceNotAvailableError,
+    StackError,
 )
 from api_server.inference.handlers.base import LoadedModel
 from api_server.inference.model_manager import LLMModelManager
@@ -32,7 +33,7 @@ AWAY = ResourceNotAvailableError("away")
 class Failing(FakeHandler):
     """Models fail as `faults` say, after `first` if that is not empty; the others give their id."""
 
-    faults: Mapping[str, ApiError] = field(default_factory=dict)
+    faults: Mapping[str, StackError] = field(default_factory=dict)
     first: str = ""
     patience: list[float] = field(default_factory=list)
 
@@ -49,7 +50,7 @@ class Failing(FakeHandler):
 
 
 def service_of(
-    faults: Mapping[str, ApiError], *, first: str = "", metrics: Metrics | None = None
+    faults: Mapping[str, StackError], *, first: str = "", metrics: Metrics | None = None
 ) -> tuple[LLMInferenceService, Failing]:
     handler = Failing(faults=faults, first=first)
     models = [fake_model("a", fallbacks=("b", "c")), fake_model("b"), fake_model("c")]
@@ -124,11 +125,35 @@ async def test_a_model_that_cannot_be_loaded_has_fallbacks_too() -> None:
     assert handler.diary == ["load a", "load b", "load c"]
 
 
-async def test_a_fallback_that_nobody_knows_is_an_error() -> None:
+@pytest.mark.parametrize("others", [("gone",), ("gone", "b")])
+async def test_a_fallback_that_nobody_knows_is_passed_over(
+    others: tuple[str, ...], caplog: pytest.LogCaptureFixture
+) -> None:
     handler = Failing(faults={"a": AWAY})
-    manager = LLMModelManager([fake_model("a", fallbacks=("gone",))], [handler])
-    with pytest.raises(ModelNotFoundError, match="'gone'"):
-        await LLMInferenceService(manager).infer(REQUEST)
+    models = [fake_model("a", fallbacks=others), fake_model("b")]
+    service = LLMInferenceService(LLMModelManager(models, [handler]))
+    assert "fallbacks that do not exist" in caplog.text
+    if others == ("gone",):
+        with pytest.raises(ResourceNotAvailableError, match="away"):
+            await service.infer(REQUEST)
+        assert handler.patience == [10.0], "nobody else can answer, so that it is worth waiting"
+    else:
+        assert (await service.infer(REQUEST)).model_id == "b"
+        assert [chunk async for chunk in service.stream(REQUEST)] == ["b"]
+
+
+async def test_a_parameter_that_a_fallback_lacks_is_no_reason_to_end() -> None:
+    lacks = ConfigurationError("top_k is 3, and b has no such parameter")
+    service, _ = service_of({"a": AWAY, "b": lacks})
+    assert (await service.infer(REQUEST)).model_id == "c"
+    assert [chunk async for chunk in service.stream(REQUEST)] == ["c"]
+    service, _ = service_of({"a": AWAY, "b": lacks, "c": lacks})
+    with pytest.raises(ResourceNotAvailableError, match="away"):
+        await service.infer(REQUEST)
+    service, handler = service_of({"a": lacks})
+    with pytest.raises(ConfigurationError):
+        await service.infer(REQUEST)
+    assert len(handler.requests) == 1
 
 
 async def test_it_is_logged_and_counted(caplog: pytest.LogCaptureFixture) -> None:

@@ -191,9 +191,23 @@ async def test_a_failed_load_can_be_tried_again_after_a_while(clock: Clock) -> N
 
 
 async def test_a_defect_of_a_handler_is_an_inference_error() -> None:
-    manager = manager_of(FakeHandler(load_fault=ZeroDivisionError("oops")))
-    with pytest.raises(InferenceError, match="ZeroDivisionError: oops"):
-        await manager.load("fake")
+    manager = manager_of(FakeHandler(load_fault=ZeroDivisionError("secret")))
+    for _ in range(2):
+        with pytest.raises(
+            InferenceError, match=r"failed to load it \(ZeroDivisionError\)"
+        ) as told:
+            await manager.load("fake")
+        assert "secret" not in str(told.value)
+        assert str(told.value.__cause__) == "secret", "whoever calls it may know more"
+    assert "secret" not in (status(manager).error or "")
+
+
+async def test_a_handler_that_cancels_its_loading_itself() -> None:
+    manager = manager_of(FakeHandler(load_fault=asyncio.CancelledError()))
+    for _ in range(2):
+        with pytest.raises(InferenceError, match="'fake' cancelled its loading itself"):
+            await manager.load("fake")
+    assert status(manager).state == "failed"
 
 
 async def test_a_load_that_takes_too_long_is_given_up() -> None:
@@ -249,7 +263,7 @@ async def test_closing_ends_a_load_that_took_too_long() -> None:
 
 async def test_a_time_out_of_the_handlers_own_is_told_as_what_it_is() -> None:
     manager = manager_of(FakeHandler(load_fault=TimeoutError("the hub did not answer in 10 s")))
-    with pytest.raises(InferenceError, match="TimeoutError: the hub did not answer in 10 s"):
+    with pytest.raises(InferenceError, match="TimeoutError"):
         await manager.load("fake")
 
 

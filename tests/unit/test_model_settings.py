@@ -1,5 +1,6 @@
 """What a model's entry may say, what must go together, and which key goes where."""
 
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -152,6 +153,36 @@ def test_our_own_key_never_goes_to_the_cloud(
     assert model_of(tmp_path, env=KEYS, **entry).api_key == expected
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://user:hush@h:1",
+        "user:hush@h:1",
+        "http://user:hu/sh@h:1",
+        "http://h:1?key=hush",
+        "http:// user:hush@h",
+    ],
+)
+def test_a_password_in_a_url_is_an_error_that_does_not_show_it(tmp_path: Path, url: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"models\[0\]\.replicas\[0\]: ") as in_file:
+        model_of(tmp_path, replicas=[url])
+    with pytest.raises(ConfigurationError, match=r"models\[0\]\.replicas: ") as no_list:
+        model_of(tmp_path, replicas=url)
+    with pytest.raises(ConfigurationError, match="AI_SERVICE_URL in the environment: ") as variable:
+        load_environment({"AI_SERVICE_URL": url})
+    for caught in (in_file, no_list, variable):
+        shown = "".join(traceback.format_exception(caught.value))
+        assert "hush" not in shown
+        assert "hu/sh" not in shown
+    if "@" in url:
+        assert "api_key" in str(variable.value)
+
+
+def test_ports_and_paths_tell_replicas_apart(tmp_path: Path) -> None:
+    urls = ["http://a", "https://a", "http://a:443", "http://a/x", "http://a.b"]
+    assert model_of(tmp_path, replicas=urls).replicas == tuple(urls)
+
+
 @pytest.mark.parametrize("value", [None, ""])
 def test_a_missing_key_is_named_with_its_model(tmp_path: Path, value: str | None) -> None:
     env = {} if value is None else {"SOME_API_KEY": value}
@@ -197,7 +228,10 @@ def test_mistyped_settings_do_not_hide_as_keys_in_the_env_file(
     ("entry", "fragment"),
     [
         ({"replicas": [HERE, HERE + "/"]}, "models[0].replicas: http://127.0.0.1:1 stands twice"),
+        ({"replicas": ["http://a", "HTTP://A:80"]}, "models[0].replicas: http://a:80 stands twice"),
+        ({"replicas": ["https://a:443/x", "https://a/x/"]}, "https://a:443/x stands twice"),
         ({"replicas": ["https://api.example/v1"]}, "without /v1"),
+        ({"replicas": ["http://a..b:1"]}, "models[0].replicas[0]: has a host that is no name"),
         ({"replicas": []}, "needs replicas"),
         ({"engine": "llama-serve"}, "Did you mean 'llama-server'?"),
         ({"idle_seconds": 5}, "idle_seconds is for engines in the gateway's process"),

@@ -1,9 +1,11 @@
 """What an engine is asked for, from a request of the library."""
 
 import json
+import math
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from api_server.errors import ConfigurationError, InvalidRequestError
 from api_server.inference.catalogue import Model
@@ -139,6 +141,14 @@ def test_what_is_no_json_is_the_callers_error() -> None:
         written(model(), messages=[{"role": "user", "content": object()}])
 
 
+@pytest.mark.parametrize(
+    "fields", [{"prompt": "a \ud800"}, {"messages": [{"role": "user", "content": "a \ud800"}]}]
+)
+def test_half_a_surrogate_pair_is_the_callers_error(fields: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequestError, match=r"UTF-8: '\\ud800' is no letter"):
+        written(model(), **fields)
+
+
 def test_requests_of_one_conversation_share_a_prefix() -> None:
     def prefix(**fields: Any) -> bytes:
         return prefix_of(InferenceRequest(model_id="m", **fields))
@@ -148,3 +158,10 @@ def test_requests_of_one_conversation_share_a_prefix() -> None:
     assert prefix(messages=[{"role": "user", "content": "other"}]) != prefix(messages=MESSAGES)
     assert prefix(prompt="a" * 300) == prefix(prompt="a" * 400) != prefix(prompt="b" * 300)
     assert prefix(messages=[{"content": "no role"}])
+
+
+@pytest.mark.parametrize("name", ["temperature", "top_p", "repetition_penalty"])
+@pytest.mark.parametrize("value", [math.inf, math.nan])
+def test_numbers_that_json_does_not_have_are_refused(name: str, value: float) -> None:
+    with pytest.raises(ValidationError, match=name):
+        GenerationParams(**{name: value})

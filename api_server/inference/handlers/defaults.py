@@ -2,10 +2,12 @@
 
 from typing import Any
 
+import msgspec
 from pydantic import ValidationError
 
 from api_server.errors import ConfigurationError
 from api_server.inference.catalogue import Model
+from api_server.inference.handlers.prompts import not_unicode
 from api_server.inference.schemas import GenerationParams, InferenceRequest
 
 _NAMES = {
@@ -19,8 +21,13 @@ def completed(request: InferenceRequest, model: Model) -> InferenceRequest:
     """A request for a model in this process with all its parameters.
 
     From below to above: our own defaults, the model's, what the request sets itself; then the
-    model's limit. Raises `ConfigurationError` for a default that no such model has.
+    model's limit. Raises `ConfigurationError` for a default that no such model has, and
+    `InvalidRequestError` for a text that is none, which each library would fail at in its own way.
     """
+    try:
+        msgspec.json.encode((request.prompt, request.messages), enc_hook=str)
+    except UnicodeEncodeError as exc:
+        raise not_unicode(exc) from exc
     return request.model_copy(update={"params": _parameters(request.params, model)})
 
 

@@ -14,6 +14,7 @@ import msgspec
 from api_server.errors import ApiError, EngineTimeoutError, InferenceError
 from api_server.inference import sse
 from api_server.inference.catalogue import Model
+from api_server.inference.chunks import decode
 from api_server.inference.handlers.event_stream import EventStream, OnEnd, feed, until_error
 from api_server.inference.handlers.faults import connection_failure, translate_error
 from api_server.inference.handlers.http1 import (
@@ -34,8 +35,23 @@ QUESTION_TIMEOUT_SECONDS = 10.0
 log = logging.getLogger(__name__)
 
 
+OnSent = Callable[[], None]
+
+
 class _Count(msgspec.Struct):
     input_tokens: int
+
+
+class _Whole(msgspec.Struct):
+    """What every answer with status 200 has: one of these, and no error."""
+
+    error: Any = None
+    choices: list[msgspec.Raw] | None = None
+    data: list[msgspec.Raw] | None = None
+    input_tokens: int | None = None
+
+
+_WHOLE = msgspec.json.Decoder(_Whole)
 
 
 def _nothing(*, is_whole: bool, error: ApiError | None) -> None:  # noqa: ARG001 - an OnEnd
@@ -58,15 +74,18 @@ class EngineClient:
             self._headers["authorization"] = f"Bearer {model.api_key}"
         self._heads: dict[str, bytes] = {}
 
-    async def ask(self, path: str, body: bytes, request_id: str) -> bytes:
+    async def ask(
+        self, path: str, body: bytes, request_id: str, on_sent: OnSent | None = None
+    ) -> bytes:
         """The body of one plain answer, within `total_seconds`.
 
         For generations, only where the engine notices when a client leaves. Cancelling it drops the
-        connection. `request_id` must be free of line breaks.
+        connection. `request_id` must be free of line breaks. `on_sent` hears that an engine was
+        reached, before it has answered.
         """
         deadline = asyncio.get_running_loop().time() + self.model.timeouts.total_seconds
         request = self._request(path, body, request_id)
-        connection = await self._exchange(request, deadline, self._no_answer)
+        connection = await self._exchange(request, deadline, self._no_answer, on_sent)
         try:
             if connection.status != 200:
                 raise await self._error(connection, request_id)
@@ -75,16 +94,21 @@ class EngineClient:
             self._pool.release(connection)
 
     async def open_stream(
-        self, path: str, body: bytes, request_id: str, on_end: OnEnd = _nothing
+        self,
+        path: str,
+        body: bytes,
+        request_id: str,
+        on_end: OnEnd = _nothing,
+        on_sent: OnSent | None = None,
     ) -> EventStream:
         """Start a generation and wait for its first event. Whoever gets the stream closes it.
 
         Cancelling it drops the connection. `request_id` must be free of line breaks. `on_end` hears
-        of the end of a stream that was given out.
+        of the end of a stream that was given out, `on_sent` as for `ask`.
         """
         deadline = asyncio.get_running_loop().time() + self.model.timeouts.first_token_seconds
         request = self._request(path, body, request_id)
-        connection = await self._exchange(request, deadline, self._no_first_token)
+        connection = await self._exchange(request, deadline, self._no_first_token, on_sent)
         stream = None
         try:
             if connection.status != 200:
@@ -170,7 +194,11 @@ class EngineClient:
         )
 
     async def _exchange(
-        self, request: bytes, deadline: float, too_late: Callable[[], ApiError]
+        self,
+        request: bytes,
+        deadline: float,
+        too_late: Callable[[], ApiError],
+        on_sent: OnSent | None,
     ) -> Connection:
         """Send a request and wait for headers; a kept connection that proves dead is replaced."""
         fresh = False
@@ -180,6 +208,8 @@ class EngineClient:
             try:
                 connection, was_used = await self._pool.acquire(fresh=fresh)
                 connection.send(request)
+                if on_sent is not None:
+                    on_sent()
                 await connection.headers(deadline - asyncio.get_running_loop().time())
                 has_answered = True
                 return connection
@@ -197,13 +227,21 @@ class EngineClient:
     async def _first_block(
         self, connection: Connection, events: sse.EventBuffer, deadline: float, request_id: str
     ) -> tuple[bytes, ApiError | None]:
-        """The first events, and an error that followed them at once. Raises one that did not."""
+        """The first events, and an error that followed them at once. Raises one that did not.
+
+        What is no chunk of an answer is an error here, when another engine can still be asked.
+        """
         loop = asyncio.get_running_loop()
+        begun = b""
         try:
             while data := await connection.read(deadline - loop.time()):
                 block, failure = until_error(feed(events, data), request_id)
-                if any(True for _ in sse.payloads(block)):
-                    return block, failure
+                begun += block
+                has_begun = False
+                for payload in sse.payloads(block):  # each of them is looked at
+                    has_begun = _is_chunk(payload, has_begun=has_begun) or has_begun
+                if has_begun:
+                    return begun, failure
                 if failure is not None:
                     raise failure
         except EngineSilenceError as exc:
@@ -258,9 +296,32 @@ class EngineClient:
 
 
 def _checked(body: bytes) -> bytes:
-    """An answer with status 200, unless it says that it is none."""
-    if not body.lstrip().startswith(b"{"):
-        raise InferenceError("The model's engine answered with something that is no answer.")
-    if body.startswith(b'{"error"'):
+    """An answer with status 200, unless it is none, or says so."""
+    try:
+        whole = _WHOLE.decode(body)
+    except (msgspec.DecodeError, RecursionError) as exc:
+        raise InferenceError(
+            "The model's engine answered with something that is no answer."
+        ) from exc
+    if whole.error:
         raise translate_error(500, body)
+    if whole.choices is None and whole.data is None and whole.input_tokens is None:
+        raise InferenceError("The model's engine answered with something that is no answer.")
     return body
+
+
+def _is_chunk(payload: bytes, *, has_begun: bool) -> bool:
+    """Whether an answer has begun with it; false for the `null` that llama-server sends at times.
+
+    Raises `InferenceError` for what is no part of an answer, and for an end before its beginning.
+    """
+    if payload == sse.DONE:
+        if has_begun:
+            return False
+        raise InferenceError("The model's engine ended its answer without having begun it.")
+    chunk = decode(payload)
+    if chunk is None:
+        return False
+    if not isinstance(chunk.get("choices"), list):
+        raise InferenceError("The model's engine sent something that is no event.")
+    return True

@@ -1,6 +1,8 @@
 """What an engine's error answers mean for a client. Pure; the engine's own text stays out."""
 
 import re
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 
 import msgspec
 
@@ -20,6 +22,12 @@ from api_server.inference.handlers.http1 import EngineConnectionError
 RETRY_AFTER_SECONDS = 2
 """What a client is told while an engine is down: about what a restart of a small one takes."""
 
+LONGEST_REST_SECONDS = 60.0
+"""The longest that an engine is left in peace when it asks for that; also OpenAI's clients ignore
+a longer Retry-After.
+"""
+
+_SECONDS = re.compile(r"\d{1,12}(\.\d{1,12})?")
 _UNREADABLE = re.compile(r"Failed to parse (messages|tools)\b")
 _CONTEXT = re.compile(r"(?:maximum context length is|context holds) (\d+) tokens")
 _PROMPT = re.compile(r"(?:resulted in|requested|input has|prompt contains) (?:at least )?(\d+)")
@@ -65,7 +73,7 @@ def translate_error(status: int, body: bytes, retry_after: str | None = None) ->
             "gateway's log has the engine's reason under this request's x-request-id."
         )
     if status in (429, 503):
-        seconds = int(retry_after) if retry_after and retry_after.isdecimal() else None
+        seconds = seconds_of(retry_after, datetime.now(UTC)) if retry_after else None
         return EngineBusyError(
             "The model is loading or its engine is busy. Try again shortly.",
             retry_after_seconds=RETRY_AFTER_SECONDS,
@@ -76,6 +84,22 @@ def translate_error(status: int, body: bytes, retry_after: str | None = None) ->
     return InferenceError(
         _FAILURES.get(status, "The model's engine failed to answer this request.")
     )
+
+
+def seconds_of(retry_after: str, now: datetime) -> float | None:
+    """What a Retry-After asks for, a number or a date; None where it is neither. Pure.
+
+    No more than `LONGEST_REST_SECONDS`: an engine is not lost for a number that it sent once.
+    """
+    if _SECONDS.fullmatch(retry_after):
+        return min(float(retry_after), LONGEST_REST_SECONDS)
+    try:
+        until = parsedate_to_datetime(retry_after)
+    except ValueError:
+        return None
+    if until.tzinfo is None:
+        until = until.replace(tzinfo=UTC)
+    return min(max((until - now).total_seconds(), 0.0), LONGEST_REST_SECONDS)
 
 
 def _too_long(error: _EngineErrorBody) -> ContextLengthError | None:

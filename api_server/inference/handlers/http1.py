@@ -254,7 +254,7 @@ class Pool:
                 )
         except TimeoutError as exc:
             raise EngineConnectionError("connecting took too long", sent=False) from exc
-        except OSError as exc:
+        except (OSError, UnicodeError) as exc:  # the latter for a name that cannot be one
             raise EngineConnectionError("the connection was refused", sent=False) from exc
         return connection, False
 

@@ -7,6 +7,7 @@ import msgspec
 from api_server.errors import ConfigurationError, InvalidRequestError
 from api_server.inference.affinity import chat_prefix, text_prefix
 from api_server.inference.catalogue import Model
+from api_server.inference.handlers.prompts import not_unicode
 from api_server.inference.schemas import GenerationParams, InferenceRequest
 
 CHAT_PATH = "/v1/chat/completions"
@@ -25,7 +26,8 @@ def body_of(request: InferenceRequest, model: Model) -> bytes:
     """The JSON body of a stream.
 
     From below to above: the engine's sampling, our own defaults, the model's, what the request sets
-    itself. Raises `ConfigurationError` for a parameter that the engine does not have.
+    itself. Raises `ConfigurationError` for a parameter that the engine does not have, and
+    `InvalidRequestError` for what is no JSON.
     """
     engine = model.engine
     is_chat = request.messages is not None
@@ -56,6 +58,8 @@ def body_of(request: InferenceRequest, model: Model) -> bytes:
         body |= engine.running_usage.ask  # we shall end it, before it tells its usage
     try:
         return msgspec.json.encode(body)
+    except UnicodeEncodeError as exc:
+        raise not_unicode(exc) from exc
     except (TypeError, msgspec.MsgspecError, RecursionError) as exc:
         raise InvalidRequestError(
             f"The messages or tools of this request cannot be written as JSON: {exc}.",

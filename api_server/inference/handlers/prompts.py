@@ -53,6 +53,14 @@ def unreadable_chat(reason: object) -> InvalidRequestError:
     )
 
 
+def not_unicode(error: UnicodeEncodeError) -> InvalidRequestError:
+    """Half of a surrogate pair, which some way of reading a file leaves in a text."""
+    wrong = ascii(error.object[error.start])
+    return InvalidRequestError(
+        f"The text of this request cannot be written in UTF-8: {wrong} is no letter by itself."
+    )
+
+
 def no_template() -> InvalidRequestError:
     """The model is none for chats."""
     return InvalidRequestError(

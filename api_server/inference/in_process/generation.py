@@ -12,6 +12,7 @@ from api_server.errors import (
     InferenceError,
     InvalidRequestError,
 )
+from api_server.inference import cancelling
 from api_server.inference.catalogue import Model
 from api_server.inference.handlers.base import InferenceHandler, LoadedModel
 from api_server.inference.in_process.events import AnswerEvents
@@ -112,6 +113,12 @@ class Generation:
             error = exc
         except ConfigurationError as exc:
             error = InvalidRequestError(str(exc)) if is_loaded else misconfigured(self._model, exc)
+        except asyncio.CancelledError:
+            if cancelling.is_wanted():
+                raise
+            error = InferenceError(
+                f"The handler of '{self._model.id}' cancelled the request itself."
+            )
         except Exception as exc:  # the edge to handlers that are not ours
             fields = {"request_id": self._request.request_id, "model": self._model.id}
             log.exception("a handler failed", extra=fields)

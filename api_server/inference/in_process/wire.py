@@ -6,7 +6,13 @@ import uuid
 from collections.abc import Awaitable, Callable
 from typing import Literal, Protocol, TypeVar
 
-from api_server.errors import ConfigurationError, EngineTimeoutError, ResourceNotAvailableError
+from api_server.errors import (
+    ConfigurationError,
+    EngineTimeoutError,
+    InferenceError,
+    ResourceNotAvailableError,
+)
+from api_server.inference import cancelling
 from api_server.inference.catalogue import Model
 from api_server.inference.in_process.body import read_body
 from api_server.inference.in_process.events import AnswerEvents
@@ -97,6 +103,12 @@ class InProcessWire:
                 return await handler.count_tokens(loaded, request)
         except ConfigurationError as exc:
             raise misconfigured(self.model, exc) from exc
+        except asyncio.CancelledError as exc:
+            if cancelling.is_wanted():
+                raise
+            raise InferenceError(
+                f"The handler of '{self.model.id}' cancelled the request itself."
+            ) from exc
 
     async def is_ready(self) -> bool:
         """Whether it is loaded, or would be on demand; not before its first load where it should be

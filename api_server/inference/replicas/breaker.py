@@ -13,8 +13,8 @@ from api_server.errors import (
 )
 from api_server.inference.catalogue import Balancing
 
-Fault = Literal["unreachable", "silent", "broken"]
-"""Not reached, or gone before it answered; nothing heard in time; answers that are errors."""
+Fault = Literal["unreachable", "dropped", "silent", "broken"]
+"""Not reached; gone before it had answered; nothing heard in time; answers that are errors."""
 
 
 def fault_of(error: ApiError) -> Fault | None:
@@ -22,7 +22,7 @@ def fault_of(error: ApiError) -> Fault | None:
     if isinstance(error, EngineTimeoutError):
         return "silent"
     if isinstance(error, NoAnswerError | TruncatedAnswerError):
-        return "unreachable"
+        return "dropped"
     if isinstance(error, EngineBusyError):
         return None
     if isinstance(error, ResourceNotAvailableError):
@@ -33,16 +33,18 @@ def fault_of(error: ApiError) -> Fault | None:
 class Breaker:
     """Closed; open after so many failures in a row; half-open, when a trial may be made.
 
-    A failed trial opens it for twice as long, unless the replica could not even be reached: to
-    knock costs nobody anything, so that is done every `open_seconds`. Times are the caller's, in
-    seconds of any clock. Who passes (`begin`) must tell how it went, with what `begin` returned.
+    One that opens again before an answer came to its end stays open for twice as long, unless the
+    replica could not even be reached: to knock costs nobody anything, so that is done every
+    `open_seconds`. Times are the caller's, in seconds of any clock. Who passes (`begin`) must tell
+    how it went, with the number that `begin` returned.
     """
 
     def __init__(self, settings: Balancing) -> None:
         self._settings = settings
         self._failures = 0
         self._open_seconds = 0.0
-        self._has_trial = False
+        self._trials = 0
+        self._trial = 0
         self.open_until: float | None = None
         self.fault: Fault | None = None
 
@@ -52,46 +54,53 @@ class Breaker:
 
     def permits(self, now: float) -> bool:
         """Whether a request may pass."""
-        return self.open_until is None or (now >= self.open_until and not self._has_trial)
+        return self.open_until is None or (now >= self.open_until and not self._trial)
 
     def state(self, now: float) -> Literal["closed", "open", "half-open"]:
         if self.open_until is None:
             return "closed"
         return "open" if now < self.open_until else "half-open"
 
-    def begin(self) -> bool:
-        """A request passes; returns whether it is the trial of an open breaker."""
-        if self.open_until is None or self._has_trial:
-            return False
-        self._has_trial = True
-        return True
+    def begin(self) -> int:
+        """A request passes; returns a number if it is the trial of an open breaker, else 0."""
+        if self.open_until is None or self._trial:
+            return 0
+        self._trials += 1
+        self._trial = self._trials
+        return self._trial
 
     def completed(self) -> None:
-        """An answer came to its end: the failures before it are forgotten."""
+        """An answer came to its end: what was before it is forgotten."""
         self._failures = 0
+        self._open_seconds = 0.0
 
-    def abandoned(self, *, is_trial: bool) -> None:
+    def abandoned(self, trial: int) -> None:
         """The request ended without telling anything of the replica."""
-        if is_trial:
-            self._has_trial = False
+        if trial == self._trial:
+            self._trial = 0
 
-    def failed(self, fault: Fault, now: float, *, is_trial: bool) -> None:
-        """The replica failed a request."""
+    def failed(self, fault: Fault, now: float, trial: int) -> None:
+        """The replica failed a request. Those from before it opened tell nothing new."""
         self._failures += 1
-        self.fault = fault
         if self.open_until is None:
             if self._failures >= self._settings.failures:
-                self._open(now, self._settings.open_seconds)
-        elif is_trial:
-            longer = self._open_seconds * (1 if fault == "unreachable" else 2)
-            self._open(now, min(longer, self._settings.max_open_seconds))
+                self._open(fault, now)
+        elif trial and trial == self._trial:
+            self._open(fault, now)
+        elif fault == "unreachable":
+            self.fault = fault
 
     def close(self) -> None:
-        """Let all pass again."""
+        """Let all pass again; the next failure opens it, unless an answer is completed before."""
+        self._failures = self._settings.failures - 1
         self.open_until = None
-        self._has_trial = False
+        self._trial = 0
 
-    def _open(self, now: float, seconds: float) -> None:
-        self._open_seconds = seconds
-        self._has_trial = False
-        self.open_until = now + seconds
+    def _open(self, fault: Fault, now: float) -> None:
+        if fault == "unreachable" or not self._open_seconds:
+            self._open_seconds = self._settings.open_seconds
+        else:
+            self._open_seconds = min(2 * self._open_seconds, self._settings.max_open_seconds)
+        self.fault = fault
+        self._trial = 0
+        self.open_until = now + self._open_seconds

@@ -39,10 +39,11 @@ class Replica:
         """Whether nothing speaks against it: what a replica counts for in the model's capacity."""
         return self.is_up and self.breaker.is_closed
 
-    @property
-    def answers_errors(self) -> bool:
-        """Whether it is left out, but only because its answers were errors."""
-        return not self.breaker.is_closed and self.breaker.fault == "broken"
+    def is_within_reach(self, now: float) -> bool:
+        """Whether it is left out, but only for how it answered: it could be reached."""
+        return not (
+            self.breaker.is_closed or self.breaker.fault == "unreachable" or now < self._aside_until
+        )
 
     def room(self, now: float) -> float:
         """How many answers it can give at the same time now; 0 when it must not be asked."""
@@ -73,10 +74,15 @@ class Replica:
             return "aside"
         return "up" if self._warm_since is None else "warming"
 
-    def begin(self, weight: int) -> bool:
-        """A request goes there; returns what `ended` wants to know as `is_trial`."""
+    def begin(self, weight: int) -> int:
+        """A request goes there; returns what `ended` wants to know as `trial`."""
         self.in_flight += weight
         return self.breaker.begin()
+
+    def reached(self) -> None:
+        """A request was handed over: whatever becomes of it, something listens there again."""
+        if self.breaker.fault == "unreachable":
+            self.breaker.fault = "dropped"
 
     def answered(self, now: float) -> None:
         """It has begun an answer, so that it is in order."""
@@ -86,19 +92,19 @@ class Replica:
             self._warm_since = now
 
     def ended(
-        self, weight: int, now: float, *, is_trial: bool, is_whole: bool, error: Exception | None
+        self, weight: int, now: float, trial: int, *, is_whole: bool, error: Exception | None
     ) -> None:
         """A request is over: with a whole answer, with an error, or with neither."""
         self.in_flight -= weight
         fault = fault_of(error) if isinstance(error, ApiError) else None
-        if isinstance(error, EngineBusyError):
-            self._step_aside(error, now)
         if fault is not None:
-            self.breaker.failed(fault, now, is_trial=is_trial)
+            self.breaker.failed(fault, now, trial)
         else:
-            self.breaker.abandoned(is_trial=is_trial)
+            self.breaker.abandoned(trial)
             if is_whole:
                 self.breaker.completed()
+        if isinstance(error, EngineBusyError):
+            self._step_aside(error, now)
 
     def probed(self, now: float, *, is_well: bool) -> None:
         """What its health route said. One that comes back is taken in slowly."""
@@ -109,6 +115,7 @@ class Replica:
         self._failed_probes = 0
         if not self.is_up or (not self.breaker.is_closed and self.breaker.fault == "unreachable"):
             self.is_up = True
+            self._aside_until = 0.0
             self.answered(now)
             self._warm_since = now
 

@@ -105,14 +105,15 @@ class ReplicaSet:
     # one try
 
     async def _ask(self, replica: Replica, call: Call) -> bytes:
-        return await self._at(replica, call, replica.client.ask(*_request(call)))
+        on_sent = self._on_sent(replica)
+        return await self._at(replica, call, replica.client.ask(*_request(call), on_sent))
 
     async def _count_tokens(self, replica: Replica, call: Call) -> int | None:
         counting = replica.client.count_tokens(call.body, call.request_id)
         return await self._at(replica, call, counting)
 
     async def _at(self, replica: Replica, call: Call, asking: Awaitable[T]) -> T:
-        is_trial = replica.begin(call.weight)
+        trial = replica.begin(call.weight)
         error: ApiError | None = None
         is_whole = False
         try:
@@ -123,23 +124,50 @@ class ReplicaSet:
             error = exc
             raise
         finally:
-            self._ended(replica, call.weight, is_trial, is_whole=is_whole, error=error)
+            self._ended(replica, call.weight, trial, is_whole=is_whole, error=error)
 
     async def _open_stream(self, replica: Replica, call: Call) -> EventStream:
-        is_trial = replica.begin(call.weight)
-        on_end = partial(self._ended, replica, call.weight, is_trial)
+        trial = replica.begin(call.weight)
+        on_end = partial(self._stream_ended, replica, call.weight, trial)
         error: ApiError | None = None
         stream: EventStream | None = None
         try:
-            stream = await replica.client.open_stream(*_request(call), on_end)
+            on_sent = self._on_sent(replica)
+            stream = await replica.client.open_stream(*_request(call), on_end, on_sent)
         except ApiError as exc:
             error = exc
             raise
         finally:
+            if stream is None and error is None and _now() >= call.gives_up_at:
+                error = EngineTimeoutError("The engine had not begun when the time was over.")
             if stream is None:
-                on_end(is_whole=False, error=error)
+                self._ended(replica, call.weight, trial, is_whole=False, error=error)
         self._answered(replica)
         return stream
+
+    def _on_sent(self, replica: Replica) -> Callable[[], None] | None:
+        """Others need not wait for the whole answer of the one that tries whether it is back."""
+        if replica.breaker.is_closed:
+            return None
+
+        def reached() -> None:
+            replica.reached()
+            self._wake()
+
+        return reached
+
+    def _stream_ended(
+        self,
+        replica: Replica,
+        weight: int,
+        trial: int,
+        *,
+        is_whole: bool,
+        error: ApiError | None,
+    ) -> None:
+        """A stream that nobody wants more of says nothing bad of its engine."""
+        is_whole = is_whole or error is None
+        self._ended(replica, weight, trial, is_whole=is_whole, error=error)
 
     def _answered(self, replica: Replica) -> None:
         if not replica.is_sound or replica.refusals:
@@ -150,7 +178,7 @@ class ReplicaSet:
         self,
         replica: Replica,
         weight: int,
-        is_trial: bool,
+        trial: int,
         *,
         is_whole: bool,
         error: ApiError | None,
@@ -158,7 +186,7 @@ class ReplicaSet:
         if is_whole or isinstance(error, InvalidRequestError):  # it answered, if only to refuse
             is_whole = True
             self._answered(replica)
-        replica.ended(weight, _now(), is_trial=is_trial, is_whole=is_whole, error=error)
+        replica.ended(weight, _now(), trial, is_whole=is_whole, error=error)
         if error is not None:
             self._look_around()
 
@@ -190,8 +218,10 @@ class ReplicaSet:
                     was_seen = True
                     resends += 1
                     tried.add(replica)
-                    may_go_on = isinstance(exc, NoAnswerError) or self._has_more(tried)
-                    if resends > retries.resends or not may_go_on or not self._budget.withdraw():
+                    may_go_on = resends <= retries.resends and (
+                        isinstance(exc, NoAnswerError) or self._has_more(tried)
+                    )
+                    if not may_go_on or not self._budget.withdraw():
                         raise
                 tried.add(replica)
             pause = pause_seconds(retries, failures, random.random())  # noqa: S311 - jitter
@@ -203,7 +233,8 @@ class ReplicaSet:
                     raise error or self._all_away(pause)
             elif not was_seen:
                 pause = 0.0
-            call.on_retry(error or self._all_away(pause))
+            if replica is not None and error is not None:
+                call.on_retry(error)
             await self._pause(pause)
 
     def choose(self, call: Call, tried: Set[Replica] = frozenset()) -> Replica | None:
@@ -220,8 +251,8 @@ class ReplicaSet:
 
     def _standings(self, tried: Set[Replica]) -> list[Standing]:
         """What may be chosen: what is sound; where nothing is, what a health route alone calls
-        down; else what answers, if only with errors. A model's last replica is not taken away
-        because of requests that it cannot serve.
+        down; else what can be reached, however badly it answered. A model's last replica is not
+        taken away because of requests that it cannot serve.
         """
         now = _now()
         rooms = [0.0 if each in tried else each.room(now) for each in self.replicas]
@@ -229,7 +260,10 @@ class ReplicaSet:
         if any(up):
             rooms = up
         elif not any(rooms):
-            rooms = [float(each.answers_errors and each not in tried) for each in self.replicas]
+            rooms = [
+                float(self.model.slots) if each.is_within_reach(now) and each not in tried else 0.0
+                for each in self.replicas
+            ]
         return [
             Standing(each.seed, each.in_flight, room)
             for each, room in zip(self.replicas, rooms, strict=True)
@@ -264,11 +298,19 @@ class ReplicaSet:
         interval = self.model.balancing.health_interval_seconds
         while True:
             await asyncio.sleep(interval * random.uniform(0.9, 1.1))  # noqa: S311 - jitter
-            await asyncio.gather(*(self._probe(replica) for replica in self.replicas))
+            try:
+                await asyncio.gather(*(self._probe(replica) for replica in self.replicas))
+            except Exception:  # at the top of a background task: a defect must not end the watch
+                log.exception("a health probe failed", extra={"model": self.model.id})
 
     async def _probe(self, replica: Replica) -> None:
         replica.probed(_now(), is_well=await replica.client.is_ready())
         self._look_around()
+
+    def _wake(self) -> None:
+        """Let those try again who wait for a replica."""
+        self._came_back.set()
+        self._came_back.clear()
 
     def _look_around(self) -> None:
         """Tell who waits, and whom it concerns, when another number of replicas is sound."""
@@ -282,8 +324,7 @@ class ReplicaSet:
             | {"replicas": {each.name: each.state(now) for each in self.replicas}},
         )
         if sound > self._sound:
-            self._came_back.set()
-            self._came_back.clear()
+            self._wake()
         self._sound = sound
         self.notice(self)
 
