@@ -15,9 +15,10 @@ from api_server.inference.handlers import engine_client
 from api_server.inference.handlers.engine_client import EngineClient
 from api_server.inference.handlers.http1 import Connection, Origin, Pool
 
-PLAIN = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"
+BODY, OTHER_BODY = b'{"data":[]}', b'{"data":[1]'
+PLAIN = b"HTTP/1.1 200 OK\r\ncontent-length: 11\r\n\r\n" + BODY
 STREAM = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
-DONE = b"e\r\ndata: [DONE]\n\n\r\n"
+DONE = b'24\r\ndata: {"choices":[]}\n\ndata: [DONE]\n\n\r\n'
 LAST_CHUNK = b"0\r\n\r\n"
 
 Answer = Callable[[int, asyncio.StreamWriter], Awaitable[None]]
@@ -96,7 +97,7 @@ async def test_a_kept_connection_that_breaks_in_an_answer_is_not_asked_again() -
             writer.close()
 
     async with engine_that(answer) as (engine, handler):
-        assert await ask(handler) == b"{}"
+        assert await ask(handler) == BODY
         with pytest.raises(NoAnswerError):
             await ask(handler)
         assert engine.requests == 2
@@ -108,22 +109,22 @@ async def test_a_connection_on_which_the_engine_speaks_out_of_turn_is_dropped() 
         await writer.drain()
         await asyncio.sleep(0.01)
         if number == 1:
-            writer.write(PLAIN.replace(b"{}", b"[]"))
+            writer.write(PLAIN.replace(BODY, OTHER_BODY))
 
     async with engine_that(answer) as (engine, handler):
-        assert await ask(handler) == b"{}"
+        assert await ask(handler) == BODY
         await asyncio.sleep(0.05)
-        assert await ask(handler) == b"{}", "what was said unasked is nobody's answer"
+        assert await ask(handler) == BODY, "what was said unasked is nobody's answer"
         assert engine.connections == 2
 
 
 async def test_a_second_answer_in_the_same_breath_is_nobodys() -> None:
     async def answer(_number: int, writer: asyncio.StreamWriter) -> None:
-        writer.write(PLAIN + PLAIN.replace(b"{}", b"[]"))
+        writer.write(PLAIN + PLAIN.replace(BODY, OTHER_BODY))
 
     async with engine_that(answer) as (engine, handler):
-        assert await ask(handler) == b"{}"
-        assert await ask(handler) == b"{}"
+        assert await ask(handler) == BODY
+        assert await ask(handler) == BODY
         assert engine.connections == 2
 
 
