@@ -41,6 +41,7 @@ def main() -> int:
 
 def run_gateway(settings: Settings) -> int:
     """`serve`: until a signal."""
+    settings.check_can_serve()
     configure_logging(settings.environment.log_level)
     for warning in settings.warnings():
         log.warning(warning)

@@ -9,6 +9,7 @@
         │   └── ContextLengthError      400  context_length_exceeded
         ├── InvalidKeyError             401  invalid_api_key
         ├── AdminClosedError            403  admin_closed
+        ├── NotAllowedError             403  not_allowed
         ├── ModelNotFoundError          404  model_not_found
         ├── RouteNotFoundError          404  route_not_found
         ├── MethodNotAllowedError       405  method_not_allowed
@@ -16,6 +17,7 @@
         ├── ModelBusyError              409  model_busy
         ├── BodyTooLargeError           413  request_too_large
         ├── OverloadedError             429  overloaded
+        ├── RateLimitedError            429  rate_limit_exceeded
         ├── HeadTooLargeError           431  request_headers_too_large
         ├── InternalError               500  internal_error
         ├── ModelMisconfiguredError     500  model_misconfigured
@@ -26,6 +28,7 @@
         ├── ResourceNotAvailableError   503  engine_unavailable
         │   ├── EngineBusyError         503  engine_unavailable
         │   └── QueueTimeoutError       503  queue_timeout
+        ├── DependencyDownError         503  dependency_down
         ├── ShuttingDownError           503  shutting_down
         └── EngineTimeoutError          504  engine_timeout
 
@@ -136,6 +139,14 @@ class AdminClosedError(ApiError):
     code = "admin_closed"
 
 
+class NotAllowedError(ApiError):
+    """The key is right, and its app may not do this; the message says what it may."""
+
+    status = 403
+    type = "invalid_request_error"
+    code = "not_allowed"
+
+
 class ModelNotFoundError(ApiError):
     """No model of that name; the message lists those there are."""
 
@@ -190,6 +201,14 @@ class OverloadedError(ApiError):
     status = 429
     type = "rate_limit_error"
     code = "overloaded"
+
+
+class RateLimitedError(ApiError):
+    """The app has used up one of its limits; the message says which, Retry-After until when."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "rate_limit_exceeded"
 
 
 class HeadTooLargeError(ApiError):
@@ -267,6 +286,21 @@ class QueueTimeoutError(ResourceNotAvailableError):
 
     code = "queue_timeout"
     log_level = logging.INFO
+
+
+class DependencyDownError(ApiError):
+    """A backing service that this request cannot do without is away, hangs or is too slow."""
+
+    status = 503
+    code = "dependency_down"
+    log_level = logging.WARNING
+
+    def __init__(self, dependency: str, *, retry_after_seconds: float = 1.0) -> None:
+        super().__init__(
+            f"This needs {dependency}, which does not answer now. Try again later.",
+            retry_after_seconds=retry_after_seconds,
+        )
+        self.dependency = dependency
 
 
 class ShuttingDownError(ApiError):

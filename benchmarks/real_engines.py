@@ -53,7 +53,11 @@ async def gateway(
     with listen() as listener:
         port: int = listener.getsockname()[1]
         environment = clean_environment(
-            STACK_CONFIG=str(path), LISTEN_FD=str(listener.fileno()), DATA_DIR=str(folder)
+            ENVIRONMENT="development",
+            AUTH="off",
+            STACK_CONFIG=str(path),
+            LISTEN_FD=str(listener.fileno()),
+            DATA_DIR=str(folder),
         )
         argv = [sys.executable, "-m", "api_server", "serve"]
         command = Command("gateway", argv, environment, log_path, (listener.fileno(),))

@@ -78,7 +78,11 @@ async def gateway(place: Place, replicas: int = 1) -> AsyncIterator[Endpoint]:
     with listen() as listener:
         port: int = listener.getsockname()[1]
         environment = clean_environment(
-            STACK_CONFIG=str(path), LISTEN_FD=str(listener.fileno()), DATA_DIR=str(place.folder)
+            ENVIRONMENT="development",
+            AUTH="off",
+            STACK_CONFIG=str(path),
+            LISTEN_FD=str(listener.fileno()),
+            DATA_DIR=str(place.folder),
         )
         argv = [sys.executable, "-m", "api_server", "serve"]
         log_path = place.folder / "gateway.log"

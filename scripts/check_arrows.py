@@ -21,9 +21,9 @@ ROOMS: dict[str, set[str]] = {
     "inference": {"errors", "observability"},
     "stores": {"errors", "schemas", "observability"},
     "services": {"inference", "stores", "errors", "schemas", "observability"},
-    "middleware": {"errors", "observability"},
+    "middleware": {"errors", "observability", "schemas"},
     "routes": {"services", "inference.catalogue", "errors", "schemas", "observability"},
-    "settings": {"inference", "errors"},
+    "settings": {"inference", "errors", "schemas"},
     "library": {"inference", "settings", "errors"},
     "main": {
         *("routes", "middleware", "services", "inference", "stores"),
@@ -35,7 +35,8 @@ ROOMS: dict[str, set[str]] = {
         *("local.plan", "local.tether"),
     },
     "local": {"server", "settings", "inference", "errors"},
-    "__main__": {"server", "workers", "local", "settings", "errors", "observability"},
+    "commands": {"services", "stores", "settings", "errors", "schemas", "observability"},
+    "__main__": {"commands", "server", "workers", "local", "settings", "errors", "observability"},
     "__init__": set(),
 }
 

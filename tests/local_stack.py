@@ -26,6 +26,15 @@ NEUTRAL = {
     "LOG_LEVEL": "",
     "AI_SERVICE_URL": "",
     "ADMIN_API_KEY": "",
+    "ENVIRONMENT": "development",
+    "AUTH": "off",
+    "POSTGRES_URL": "",
+    "REDIS_URL": "",
+    "JWT_SECRET": "",
+    "JWT_JWKS_URL": "",
+    "JWT_ISSUER": "",
+    "JWT_AUDIENCE": "",
+    "JWT_APP": "",
 }
 """So that the settings of whoever runs the tests do not change them."""
 

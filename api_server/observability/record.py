@@ -21,7 +21,10 @@ class RequestRecord:
     `engine_ms` is how long the engine took until its first event, or its whole answer where that
     comes in one piece (then there is no `first_token_ms`); `own_ms` is what the gateway itself took
     until then. `replica` is where the answer came from; `fallback_for` is the model that was asked
-    for when another one answers.
+    for when another one answers. `app_id` and `app` name the app that asks, `user` the end user it
+    speaks for, as far as its token says. `cached_tokens` are those of the prompt that the engine
+    had computed before; `cache` is what our own cache of answers had: hit, miss or bypass.
+    `ledger_id` is the request's row in the ledger, where it has one.
     """
 
     request_id: str
@@ -44,6 +47,12 @@ class RequestRecord:
     replica: str | None = None
     fallback_for: str | None = None
     dropped_messages: int = 0
+    app_id: str | None = None
+    app: str | None = None
+    user: str | None = None
+    cache: str | None = None
+    ledger_id: str | None = None
+    cached_tokens: int | None = None
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     finish_reason: str | None = None
@@ -119,7 +128,10 @@ _LOGGED_IF_KNOWN = (
     "fallback_for",
     "retries",
     "dropped_messages",
+    "app",
+    "cache",
     "prompt_tokens",
+    "cached_tokens",
     "completion_tokens",
     "finish_reason",
     "error_code",

@@ -17,6 +17,7 @@ from api_server.errors import (
     MethodNotAllowedError,
 )
 from api_server.observability.record import RequestRecord, record_of
+from api_server.schemas.apps import ANYONE, CALLER, Caller
 from api_server.services.client import Client, Headers
 
 CONNECTION = "llm_serving_stack.connection"
@@ -96,6 +97,12 @@ class AsgiClient:
         self.has_begun = False
         self.has_ended = False
         self.has_left = False
+
+    @property
+    def caller(self) -> Caller:
+        """Which app it is, as the authentication found."""
+        caller: Caller = self._scope.get(CALLER, ANYONE)
+        return caller
 
     @property
     def is_retry(self) -> bool | None:

@@ -3,11 +3,17 @@
 from collections.abc import Sequence
 from typing import Protocol
 
+from api_server.schemas.apps import Caller
+
 Headers = Sequence[tuple[bytes, bytes]]
 
 
 class Client(Protocol):
     """Every method may be cancelled when the client leaves."""
+
+    @property
+    def caller(self) -> Caller:
+        """Which app it is, and for whom."""
 
     @property
     def is_retry(self) -> bool | None:

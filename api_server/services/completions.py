@@ -325,6 +325,7 @@ def _account(record: RequestRecord, tally: UsageTally, finish_reason: str | None
     record.finish_reason = finish_reason
     if tally.total() is not None:
         record.prompt_tokens = tally.prompt_tokens
+        record.cached_tokens = tally.cached_tokens
         record.completion_tokens = tally.completion_tokens
 
 
@@ -334,3 +335,4 @@ def _account_plain(body: bytes, record: RequestRecord) -> None:
     if answer.usage is not None:
         record.prompt_tokens = answer.usage.prompt_tokens
         record.completion_tokens = answer.usage.completion_tokens
+        record.cached_tokens = answer.usage.cached_tokens

@@ -34,14 +34,17 @@ class UsageTally:
     def completion_tokens(self) -> int:
         return self._completion
 
+    @property
+    def cached_tokens(self) -> int:
+        return round(self._cached / min(self._n, max(1, self._reports)))
+
     def total(self) -> Json | None:
         """OpenAI's usage object, None when the engine reported nothing."""
         if not self._reports:
             return None
-        cached = round(self._cached / min(self._n, self._reports))
         return {
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self._completion,
             "total_tokens": self.prompt_tokens + self._completion,
-            "prompt_tokens_details": {"cached_tokens": cached},
+            "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
         }

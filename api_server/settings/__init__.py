@@ -67,6 +67,37 @@ class Settings:
         key = self.environment.admin_api_key
         return key.get_secret_value() if key is not None else None
 
+    @property
+    def postgres_url(self) -> str | None:
+        """Where the tables are; None where there is no database."""
+        url = self.environment.postgres_url
+        return url.get_secret_value() if url is not None else None
+
+    @property
+    def redis_url(self) -> str | None:
+        """What the gateway's processes share; None where there is none."""
+        url = self.environment.redis_url
+        return url.get_secret_value() if url is not None else None
+
+    @property
+    def is_development(self) -> bool:
+        """Whether nobody but the developer is meant to reach this."""
+        return self.environment.environment == "development"
+
+    def check_can_serve(self) -> None:
+        """Raises `ConfigurationError` for what must not face clients, whatever it is configured."""
+        environment = self.environment
+        if not environment.auth and not self.is_development:
+            raise ConfigurationError(
+                "AUTH is off, and that is for development alone: set ENVIRONMENT=development, or "
+                "leave AUTH out."
+            )
+        if environment.auth and environment.postgres_url is None:
+            raise ConfigurationError(
+                "Apps and their keys are kept in PostgreSQL: set POSTGRES_URL. `make local` brings "
+                "its own; ENVIRONMENT=development with AUTH=off does without."
+            )
+
     def models(self) -> list[Model]:
         """The catalogue's entries for the engine room."""
         return catalogue_models(self.environment, self.stack, self.keys, REPOSITORY)

@@ -17,10 +17,13 @@ from api_server.settings.explaining import read_text, reason, suggestion
 from api_server.settings.values import (
     KEY_NAME,
     BaseUrl,
+    HttpUrl,
     Key,
     ModelId,
     OwnKey,
     Positive,
+    PostgresUrl,
+    RedisUrl,
     Strict,
     Tokens,
 )
@@ -41,6 +44,15 @@ class Environment(Strict):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     engine_api_key: Key | None = None
     admin_api_key: OwnKey | None = None
+    environment: Literal["production", "development"] = "production"
+    auth: bool = True
+    postgres_url: PostgresUrl | None = None
+    redis_url: RedisUrl | None = None
+    jwt_secret: OwnKey | None = None
+    jwt_jwks_url: HttpUrl | None = None
+    jwt_issuer: str | None = None
+    jwt_audience: str | None = None
+    jwt_app: str | None = None
     ai_service_url: BaseUrl | None = None
     ai_service_api_key: Key | None = None
     ai_service_model: ModelId = "mistral-7b"

@@ -1,7 +1,9 @@
 """Kinds of values that settings have: numbers with bounds, names, addresses, keys."""
 
 import re
+from collections.abc import Callable
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 
@@ -67,6 +69,18 @@ def _cannot_be_guessed(key: SecretStr) -> SecretStr:
     return key
 
 
+def _has_scheme(*schemes: str) -> Callable[[SecretStr], SecretStr]:
+    """An address that may hold a password, so that it is never shown."""
+
+    def check(url: SecretStr) -> SecretStr:
+        parts = urlsplit(url.get_secret_value())
+        if parts.scheme not in schemes:
+            raise ValueError(f"must begin with {' or '.join(f'{each}://' for each in schemes)}")
+        return url
+
+    return check
+
+
 Positive = Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False)]
 Tokens = Annotated[int, Field(ge=1)]
 ModelId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}$")]
@@ -80,3 +94,6 @@ KeyName = Annotated[str, Field(pattern=KEY_NAME.pattern)]
 ImportPath = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
 Key = Annotated[SecretStr, AfterValidator(_can_be_sent)]
 OwnKey = Annotated[Key, AfterValidator(_cannot_be_guessed)]
+PostgresUrl = Annotated[SecretStr, AfterValidator(_has_scheme("postgresql", "postgres"))]
+RedisUrl = Annotated[SecretStr, AfterValidator(_has_scheme("redis", "rediss", "unix"))]
+HttpUrl = Annotated[str, Field(pattern=r"^https?://[^\s]+$")]

@@ -18,7 +18,7 @@ import yaml
 
 from api_server.local.process import free_port
 from tests.fake_engine import running_engine
-from tests.local_stack import REPOSITORY, run_command
+from tests.local_stack import NEUTRAL, REPOSITORY, run_command
 
 MESSAGES: Any = [{"role": "user", "content": "hi"}]
 
@@ -35,7 +35,7 @@ async def serving(tmp_path: Path) -> AsyncIterator[tuple[subprocess.Popen[str], 
             process = subprocess.Popen(
                 [sys.executable, "-m", "api_server", "serve"],
                 cwd=REPOSITORY,
-                env=os.environ | environment,
+                env=os.environ | NEUTRAL | environment,
                 stdout=log,
                 stderr=log,
                 text=True,

@@ -23,7 +23,7 @@ from api_server.server import listen
 from api_server.workers import SILENT_LOOKS, STOP_MARGIN_SECONDS
 from tests.integration.test_metrics import scrape
 from tests.integration.test_serve import collect, exit_code, until_ready
-from tests.local_stack import REPOSITORY
+from tests.local_stack import NEUTRAL, REPOSITORY
 from tests.samples import samples
 
 CHAT = "/v1/chat/completions"
@@ -97,6 +97,7 @@ async def serving(
                 [sys.executable, "-m", "api_server", "serve"],
                 cwd=REPOSITORY,
                 env=os.environ
+                | NEUTRAL
                 | {"STACK_CONFIG": str(config), "HOST": "127.0.0.1", "LOG_LEVEL": "info"}
                 | environment,
                 stdout=log,

@@ -1,0 +1,162 @@
+"""PostgreSQL through asyncpg: a pool behind a `Dependency`, named queries, notifications."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TypeAlias, TypeVar
+
+import asyncpg
+from asyncpg.pool import PoolConnectionProxy
+
+from api_server.stores.dependency import Dependency
+
+T = TypeVar("T")
+Row = asyncpg.Record
+Connection: TypeAlias = "PoolConnectionProxy[Row]"
+"""What work is given: a connection of the pool, lent."""
+
+
+SQL = Path(__file__).parent / "sql"
+BUDGET_SECONDS = 2.0
+CONNECT_SECONDS = 2.0
+CLOSE_SECONDS = 1.0
+FAULTS: tuple[type[BaseException], ...] = (
+    OSError,
+    TimeoutError,
+    asyncpg.InterfaceError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.TooManyConnectionsError,
+    asyncpg.DiskFullError,
+    asyncpg.ReadOnlySQLTransactionError,
+)
+
+
+def queries(name: str) -> Mapping[str, str]:
+    """The named queries of `sql/NAME.sql`: each begins with a line `-- name: find_app`."""
+    found: dict[str, str] = {}
+    for part in (SQL / f"{name}.sql").read_text(encoding="utf-8").split("-- name: ")[1:]:
+        title, _, text = part.partition("\n")
+        found[title.strip()] = text.strip()
+    return found
+
+
+class Postgres:
+    """A pool of connections. Nothing connects before the first call; each has a time budget.
+
+    Raises `DependencyDownError` where the server is away; other errors are asyncpg's own, for the
+    store that knows what its query may run into.
+    """
+
+    def __init__(self, url: str, *, pool_size: int = 8) -> None:
+        self.dependency = Dependency("postgres", FAULTS)
+        self._url = url
+        self._pool_size = pool_size
+        self._pool: asyncpg.Pool[Row] | None = None
+        self._opening = asyncio.Lock()
+
+    async def fetch(
+        self, query: str, *values: object, budget_seconds: float = BUDGET_SECONDS
+    ) -> list[Row]:
+        async def run(connection: Connection) -> list[Row]:
+            return await connection.fetch(query, *values)
+
+        return await self.use(run, budget_seconds=budget_seconds)
+
+    async def fetchrow(
+        self, query: str, *values: object, budget_seconds: float = BUDGET_SECONDS
+    ) -> Row | None:
+        async def run(connection: Connection) -> Row | None:
+            return await connection.fetchrow(query, *values)
+
+        return await self.use(run, budget_seconds=budget_seconds)
+
+    async def execute(
+        self, query: str, *values: object, budget_seconds: float = BUDGET_SECONDS
+    ) -> str:
+        async def run(connection: Connection) -> str:
+            return await connection.execute(query, *values)
+
+        return await self.use(run, budget_seconds=budget_seconds)
+
+    async def executemany(
+        self,
+        query: str,
+        rows: Sequence[Sequence[object]],
+        *,
+        budget_seconds: float = BUDGET_SECONDS,
+    ) -> None:
+        async def run(connection: Connection) -> None:
+            await connection.executemany(query, rows)
+
+        await self.use(run, budget_seconds=budget_seconds)
+
+    async def transaction(
+        self,
+        work: Callable[[Connection], Awaitable[T]],
+        *,
+        budget_seconds: float = BUDGET_SECONDS,
+    ) -> T:
+        """Do it all or nothing. After a `DependencyDownError` it may have happened all the same."""
+
+        async def run(connection: Connection) -> T:
+            async with connection.transaction():
+                return await work(connection)
+
+        return await self.use(run, budget_seconds=budget_seconds)
+
+    async def use(
+        self,
+        work: Callable[[Connection], Awaitable[T]],
+        *,
+        budget_seconds: float = BUDGET_SECONDS,
+    ) -> T:
+        """Lend a connection for as long as the work takes."""
+
+        async def run() -> T:
+            pool = await self._opened()
+            async with pool.acquire(timeout=budget_seconds) as connection:
+                return await work(connection)
+
+        return await self.dependency.call(run, budget_seconds=budget_seconds)
+
+    async def listen(self, channel: str, heard: Callable[[str], None]) -> None:
+        """Call `heard` with each notification, on a connection of its own, until it is lost.
+
+        Returns then; raises what connecting raises. The caller goes on by asking now and then.
+        """
+        connection = await asyncpg.connect(self._url, timeout=CONNECT_SECONDS)
+        lost = asyncio.Event()
+        connection.add_termination_listener(lambda _: lost.set())
+        try:
+            await connection.add_listener(channel, lambda *told: heard(str(told[-1])))
+            await lost.wait()
+        finally:
+            connection.terminate()
+
+    async def aclose(self) -> None:
+        """Close the connections, in order where the server answers."""
+        await self.dependency.aclose()
+        if self._pool is None:
+            return
+        try:
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await self._pool.close()
+        except TimeoutError:
+            self._pool.terminate()
+            await asyncio.sleep(0)  # so that the loop closes the sockets
+
+    async def _opened(self) -> "asyncpg.Pool[Row]":
+        if self._pool is None:
+            async with self._opening:
+                if self._pool is None:
+                    self._pool = await asyncpg.create_pool(
+                        self._url,
+                        min_size=0,
+                        max_size=self._pool_size,
+                        timeout=CONNECT_SECONDS,
+                        max_inactive_connection_lifetime=60.0,
+                    )
+        return self._pool
