@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
 
 import httpx
@@ -107,8 +107,8 @@ async def test_models_that_an_app_may_not_use_are_not_shown(
     assert "may use: other" in refused.json()["error"]["message"]
 
 
-async def _is(answer, status: int) -> bool:  # type: ignore[no-untyped-def]
-    return bool((await answer).status_code == status)
+async def _is(answer: Awaitable[httpx.Response], status: int) -> bool:
+    return (await answer).status_code == status
 
 
 async def test_the_life_of_an_app_through_admin(
