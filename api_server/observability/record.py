@@ -3,7 +3,7 @@
 import logging
 import secrets
 import time
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -24,7 +24,8 @@ class RequestRecord:
     for when another one answers. `app_id` and `app` name the app that asks, `user` the end user it
     speaks for, as far as its token says. `cached_tokens` are those of the prompt that the engine
     had computed before; `cache` is what our own cache of answers had: hit, miss or bypass.
-    `ledger_id` is the request's row in the ledger, where it has one.
+    `ledger_id` is the request's row in the ledger, where it has one. `headers` go out with whatever
+    answer there will be.
     """
 
     request_id: str
@@ -52,6 +53,7 @@ class RequestRecord:
     user: str | None = None
     cache: str | None = None
     ledger_id: str | None = None
+    headers: Sequence[tuple[bytes, bytes]] = ()
     cached_tokens: int | None = None
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
