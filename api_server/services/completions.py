@@ -108,7 +108,9 @@ class Completions:
         """Answer with one model; only one that `waits` does so while its engines are away."""
         record.model = lane.model.id
         choices = lane.check_choices(generation)
-        place = await lane.enter(choices, record, is_retry=client.is_retry, waits=waits)
+        place = await lane.enter(
+            choices, record, is_retry=client.is_retry, caller=client.caller, waits=waits
+        )
         answer: bytes | None
         try:
             if not generation.is_stream and lane.model.engine.gets_plain_requests:

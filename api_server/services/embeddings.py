@@ -56,7 +56,7 @@ class Embeddings:
         lane = find_lane(self._catalogue, self._lanes, job.model, "embeddings")
         record.model = lane.model.id
         total_seconds = lane.model.timeouts.total_seconds
-        place = await lane.enter(job.inputs, record, is_retry=client.is_retry)
+        place = await lane.enter(job.inputs, record, is_retry=client.is_retry, caller=client.caller)
         try:
             async with asyncio.timeout(total_seconds):
                 answer = await _ask(job, lane, place, record)
