@@ -32,6 +32,7 @@ from api_server.inference.wire import Wire
 from api_server.middleware.authentication import Authenticated
 from api_server.middleware.error_edge import ErrorEdge
 from api_server.middleware.request_log import RequestLog
+from api_server.observability.degradation import Degradation
 from api_server.observability.metrics import Metrics
 from api_server.observability.numbers import Numbers
 from api_server.observability.record import record_of
@@ -53,6 +54,7 @@ from api_server.services.completions import Completions
 from api_server.services.embeddings import Embeddings
 from api_server.services.health import Health
 from api_server.services.lane import Lane
+from api_server.services.ledger.ledger import Ledger
 from api_server.services.models import ManagedModels
 from api_server.services.requests import Kind
 from api_server.services.schema import Schema
@@ -61,6 +63,8 @@ from api_server.stores.app_seeds import AppSeeds
 from api_server.stores.apps import AppStore
 from api_server.stores.postgres import Postgres
 from api_server.stores.published_keys import KeyServer
+from api_server.stores.redis import Redis
+from api_server.stores.usage import UsageStore
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,8 @@ class Worker:
 
 
 ALONE = Worker()
+
+ROUTES = (model_routes, health_routes, metrics_routes, admin_routes, admin_app_routes)
 
 OTHER_KEYS = ("/admin", "/ai_request", "/get_request", "/requests", "/ws/requests")
 """Paths that, with all below them, look at the caller's key themselves."""
@@ -112,11 +118,18 @@ def create_app(settings: Settings, worker: Worker = ALONE) -> Gateway:
         model.id: _lane(model, manager.wire(model.id), settings, worker, metrics)
         for model in catalogue
     }
-    completions = Completions(catalogue, lanes)
-    embeddings = Embeddings(catalogue, lanes)
-    postgres = Postgres(settings.postgres_url) if settings.postgres_url else None
+    postgres, redis = _postgres(settings), _redis(settings)
+    degradation = Degradation(
+        [each.dependency.name for each in (postgres, redis) if each is not None], metrics
+    )
+    for each in (postgres, redis):
+        if each is not None:
+            each.dependency.notice = partial(degradation.changed, each.dependency.name)
     access = _access(settings, worker, postgres)
-    dependencies = [postgres.dependency] if postgres is not None else []
+    ledger = _ledger(postgres, settings, metrics)
+    completions = Completions(catalogue, lanes, ledger)
+    embeddings = Embeddings(catalogue, lanes, ledger)
+    dependencies = [each.dependency for each in (postgres, redis) if each is not None]
     health = Health(lanes, __version__, dependencies=dependencies, access=access)
 
     @asynccontextmanager
@@ -125,15 +138,20 @@ def create_app(settings: Settings, worker: Worker = ALONE) -> Gateway:
         try:
             await access.start()
             await manager.start()
+            if ledger is not None:
+                await ledger.start()
             tasks.append(asyncio.create_task(manager.load_configured_models()))  # for minutes
             yield
         finally:  # a server that is hurried cancels us instead
             for task in tasks:
                 task.cancel()
             await manager.aclose()
+            if ledger is not None:
+                await ledger.aclose()
             await access.aclose()
-            if postgres is not None:
-                await postgres.aclose()
+            for each in (postgres, redis):
+                if each is not None:
+                    await each.aclose()
 
     app = FastAPI(title="llm-serving-stack", version=__version__, lifespan=lifespan)
     app.openapi = partial(document, app)  # type: ignore[method-assign]
@@ -143,15 +161,10 @@ def create_app(settings: Settings, worker: Worker = ALONE) -> Gateway:
     app.state.models = ManagedModels(manager)
     app.state.admin_key = settings.admin_key
     app.state.apps = ManagedApps(AppStore(postgres), by="/admin") if postgres else None
-    app.include_router(model_routes.router)
-    app.include_router(health_routes.router)
-    app.include_router(metrics_routes.router)
-    app.include_router(admin_routes.router)
-    app.include_router(admin_app_routes.router)
-    app.add_exception_handler(ApiError, _render)
-    app.add_exception_handler(HTTPException, _render)
-    app.add_exception_handler(RequestValidationError, _render)
-    app.add_exception_handler(Exception, _render)
+    for routes in ROUTES:
+        app.include_router(routes.router)
+    for error in (ApiError, HTTPException, RequestValidationError, Exception):
+        app.add_exception_handler(error, _render)
 
     stack = settings.stack
     verbs: dict[Kind, Serve] = {
@@ -170,7 +183,9 @@ def create_app(settings: Settings, worker: Worker = ALONE) -> Gateway:
     }
     inside = TokenPath(endpoints, app)
     known = Authenticated(inside, access.authentication, *OTHER_KEYS)
-    return Gateway(RequestLog(_with_cors(ErrorEdge(known), settings), metrics), health)
+    edge = _with_cors(ErrorEdge(known), settings)
+    close = ledger.close if ledger is not None else None
+    return Gateway(RequestLog(edge, metrics, degradation, close), health)
 
 
 def _access(settings: Settings, worker: Worker, postgres: Postgres | None) -> Access:
@@ -217,6 +232,30 @@ def _with_cors(app: ASGIApp, settings: Settings) -> ASGIApp:
         expose_headers=list(EXPOSED_HEADERS),
         max_age=cors.max_age_seconds,
     )
+
+
+def _postgres(settings: Settings) -> Postgres | None:
+    url = settings.postgres_url
+    return Postgres(url) if url is not None else None
+
+
+def _ledger(postgres: Postgres | None, settings: Settings, metrics: Metrics) -> Ledger | None:
+    """Without a database there is none."""
+    if postgres is None:
+        return None
+    section = settings.stack.ledger
+    return Ledger(
+        settings.spool,
+        UsageStore(postgres),
+        metrics,
+        most_bytes=section.spool_mib * 1024 * 1024,
+        retention_days=section.retention_days,
+    )
+
+
+def _redis(settings: Settings) -> Redis | None:
+    url = settings.redis_url
+    return Redis(url) if url is not None else None
 
 
 def _lane(model: Model, wire: Wire, settings: Settings, worker: Worker, metrics: Metrics) -> Lane:

@@ -13,6 +13,7 @@ from api_server.settings.sections import (
     BreakerConfig,
     GatewayConfig,
     HealthConfig,
+    LedgerConfig,
     LocalConfig,
     RetryConfig,
     TimeoutConfig,
@@ -175,6 +176,7 @@ class Stack(Strict):
     breaker: BreakerConfig = BreakerConfig()
     health: HealthConfig = HealthConfig()
     balancing: BalancingConfig = BalancingConfig()
+    ledger: LedgerConfig = LedgerConfig()
     apps: AppsConfig = AppsConfig()
     models: list[ModelConfig] = Field(min_length=1)
     local: LocalConfig = LocalConfig()
