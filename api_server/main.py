@@ -181,8 +181,7 @@ def create_app(settings: Settings, worker: Worker = ALONE) -> Gateway:
         )
         for kind, serve in verbs.items()
     }
-    inside = TokenPath(endpoints, app)
-    known = Authenticated(inside, access.authentication, *OTHER_KEYS)
+    known = Authenticated(TokenPath(endpoints, app), access.authentication, *OTHER_KEYS)
     edge = _with_cors(ErrorEdge(known), settings)
     close = ledger.close if ledger is not None else None
     return Gateway(RequestLog(edge, metrics, degradation, close), health)
