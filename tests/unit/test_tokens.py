@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import json
 import time
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from api_server.stores.apps import AppRow, Changes
 SECRET = "a-secret-of-more-than-32-characters-for-tests"
 RSA_KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
 OTHER_RSA_KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-SHORT_RSA_KEY = rsa.generate_private_key(public_exponent=65537, key_size=1024)  # noqa: S505
+SHORT_RSA_KEY = rsa.generate_private_key(public_exponent=65537, key_size=1024)
 EC_KEY = ec.generate_private_key(ec.SECP256R1())
 PUBLIC_PEM = RSA_KEY.public_key().public_bytes(
     serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
@@ -72,6 +73,13 @@ def signed(
 ) -> bytes:
     headers = {"kid": kid} if kid is not None else None
     return jwt.encode(claims(**own), key, algorithm=algorithm, headers=headers).encode()
+
+
+def with_short_key() -> bytes:
+    """RSA with 1024 bits, which can be broken."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return signed(SHORT_RSA_KEY, "RS256", "short")
 
 
 def part(value: object) -> str:
@@ -198,7 +206,7 @@ async def test_a_huge_expiry_is_taken_as_never(directory: Directory) -> None:
 
 async def test_issuer_and_audience_must_be_right_where_they_are_set(directory: Directory) -> None:
     tokens = Tokens(TokenRules(SECRET, issuer="https://id.test", audience="llm"), directory)
-    right = {"iss": "https://id.test", "aud": ["x", "llm"]}
+    right: dict[str, Any] = {"iss": "https://id.test", "aud": ["x", "llm"]}
     assert tokens.caller_of(signed(**right)).user == "ada"
     assert "audience" in refusal(tokens, signed(**right | {"aud": "x"}))
     assert "issuer" in refusal(tokens, signed(**right | {"iss": "https://id.test.evil"}))
@@ -244,6 +252,7 @@ async def test_published_keys_sign_with_their_own_algorithm_alone(directory: Dir
     assert tokens.caller_of(signed(EC_KEY, "ES256", "e")).user == "ada"
     assert tokens.caller_of(signed()).user == "ada", "HS256 with our own secret"
     assert "signature" in refusal(tokens, signed(OTHER_RSA_KEY, "RS256", "r"))
+    assert "too short" in refusal(tokens, with_short_key())
     assert "alg" in refusal(tokens, signed(RSA_KEY, "RS512", "r"))
     assert "alg" in refusal(tokens, signed(RSA_KEY, "PS256", "r"))
     assert "signature" in refusal(tokens, by_hand(HS | {"kid": "r"}, GOOD, PUBLIC_PEM))
