@@ -2,6 +2,7 @@
 
     StackError
     ├── ClientLeftError                 nobody waits for the answer any more; never sent to anyone
+    ├── RowsRefusedError                a database will not take these rows, however often they come
     ├── SetupError                      the operator must change something; one sentence says what
     │   └── ConfigurationError          a key or a value in a file or in the environment is wrong
     └── ApiError                        a request cannot be answered; has a status and a code
@@ -47,6 +48,10 @@ class StackError(Exception):
 
 class ClientLeftError(StackError):
     """The client closed its connection before the answer was complete."""
+
+
+class RowsRefusedError(StackError):
+    """A database cannot take rows as they are; to send them again would not help."""
 
 
 class SetupError(StackError):

@@ -45,11 +45,13 @@ from api_server.services.completions import Completions
 from api_server.services.embeddings import Embeddings
 from api_server.services.health import Health
 from api_server.services.lane import Lane
+from api_server.services.ledger.ledger import Ledger
 from api_server.services.models import ManagedModels
 from api_server.services.requests import Kind
 from api_server.settings import Settings
 from api_server.stores.postgres import Postgres
 from api_server.stores.redis import Redis
+from api_server.stores.usage import UsageStore
 
 
 @dataclass(frozen=True)
@@ -97,19 +99,24 @@ def create_app(settings: Settings, worker: Worker = ALONE) -> Gateway:
     for each in (postgres, redis):
         if each is not None:
             each.dependency.notice = partial(degradation.changed, each.dependency.name)
-    completions = Completions(catalogue, lanes)
-    embeddings = Embeddings(catalogue, lanes)
+    ledger = _ledger(postgres, settings, metrics)
+    completions = Completions(catalogue, lanes, ledger)
+    embeddings = Embeddings(catalogue, lanes, ledger)
     health = Health(lanes, __version__)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         beating = asyncio.create_task(numbers[worker.index].beat())
         await manager.start()
+        if ledger is not None:
+            await ledger.start()
         loading = asyncio.create_task(manager.load_configured_models())  # may take minutes
         yield
         beating.cancel()
         loading.cancel()
         await manager.aclose()
+        if ledger is not None:
+            await ledger.aclose()
         for each in (postgres, redis):
             if each is not None:
                 await each.aclose()
@@ -145,13 +152,29 @@ def create_app(settings: Settings, worker: Worker = ALONE) -> Gateway:
         )
         for kind, serve in verbs.items()
     }
-    app_in_layers = RequestLog(ErrorEdge(TokenPath(endpoints, app)), metrics, degradation)
+    app_in_layers = RequestLog(
+        ErrorEdge(TokenPath(endpoints, app)), metrics, degradation, ledger.close if ledger else None
+    )
     return Gateway(app_in_layers, health)
 
 
 def _postgres(settings: Settings) -> Postgres | None:
     url = settings.postgres_url
     return Postgres(url) if url is not None else None
+
+
+def _ledger(postgres: Postgres | None, settings: Settings, metrics: Metrics) -> Ledger | None:
+    """Without a database there is none."""
+    if postgres is None:
+        return None
+    section = settings.stack.ledger
+    return Ledger(
+        settings.spool,
+        UsageStore(postgres),
+        metrics,
+        most_bytes=section.spool_mib * 1024 * 1024,
+        retention_days=section.retention_days,
+    )
 
 
 def _redis(settings: Settings) -> Redis | None:

@@ -153,12 +153,27 @@ DEPENDENCY = Family(
     "Workers that find a backing service in this state: up or down.",
     ("dependency", "state"),
 )
+SPOOL_ROWS = Family(
+    "llm_gateway_spool_rows",
+    "gauge",
+    "Rows of the ledger that are on this machine's disk and not in PostgreSQL yet.",
+)
+LEDGER_SHIPPED = Family(
+    "llm_gateway_ledger_shipped_total", "counter", "Rows of the ledger that PostgreSQL has taken."
+)
+LEDGER_LOST = Family(
+    "llm_gateway_ledger_lost_total",
+    "counter",
+    "Rows that are not in the ledger: disk, spool_full, closed, torn, or put aside as refused.",
+    ("reason",),
+)
 WORKERS = Family("llm_gateway_workers", "gauge", "Processes that serve now.")
 
 FAMILIES = (
     *(FIRST_TOKEN, PER_TOKEN, DURATION, TOKENS),
     *(REQUESTS, QUEUE_WAIT, OVERHEAD, IN_FLIGHT),
-    *(SHED, CANCELLED, RETRIES, FALLBACKS, DROPPED_MESSAGES, REPLICA_SOUND, DEPENDENCY, WORKERS),
+    *(SHED, CANCELLED, RETRIES, FALLBACKS, DROPPED_MESSAGES, REPLICA_SOUND, DEPENDENCY),
+    *(SPOOL_ROWS, LEDGER_SHIPPED, LEDGER_LOST, WORKERS),
 )
 _BY_NAME = {family.name: family for family in FAMILIES}
 
@@ -218,9 +233,10 @@ class Metrics:
         observe(cells, ended.duration, _WHOLE, seconds)
         if record.queue_ms is not None:
             observe(cells, ended.queue_wait, _QUEUE, record.queue_ms / 1000)
-        if record.prompt_tokens is not None:
+        counted = not record.tokens_estimated
+        if record.prompt_tokens is not None and counted:
             cells[ended.input_tokens] += record.prompt_tokens
-        tokens = record.completion_tokens
+        tokens = record.completion_tokens if counted else None
         if tokens is not None:
             cells[ended.output_tokens] += tokens
         if record.first_token_ms is not None:
@@ -260,6 +276,18 @@ class Metrics:
     def in_flight(self, model: str, phase: Phase, delta: int) -> None:
         """A request entered (+1) or left (-1) a phase of a model of the catalogue."""
         self._cells[self._in_flight[model, phase]] += delta
+
+    def ledger_waiting(self, rows: int) -> None:
+        """So many rows of this process' ledger wait to be shipped."""
+        self._cells[self._place(SPOOL_ROWS)] = float(rows)
+
+    def ledger_shipped(self, rows: int) -> None:
+        """So many more are in the database."""
+        self._add(LEDGER_SHIPPED, by=rows)
+
+    def ledger_lost(self, reason: str, rows: int) -> None:
+        """So many more will not be there; `reason` is a word of ours."""
+        self._add(LEDGER_LOST, reason, by=rows)
 
     def render(self) -> bytes:
         """All metrics over all workers, in Prometheus' text format."""

@@ -14,6 +14,7 @@ from api_server.observability.record import RequestRecord
 from api_server.services.answers import read_answer
 from api_server.services.client import Client
 from api_server.services.lane import Lane, Place, find_lane
+from api_server.services.ledger.ledger import Ledger
 from api_server.services.requests import EmbeddingJob, Kind, parse_embeddings
 from api_server.services.upstream import embeddings_bodies
 
@@ -46,17 +47,22 @@ _embeddings = msgspec.json.Decoder(list[float] | str)
 class Embeddings:
     """Serves embeddings; the same lanes as completions use, for other models."""
 
-    def __init__(self, catalogue: Catalogue, lanes: Mapping[str, Lane]) -> None:
+    def __init__(
+        self, catalogue: Catalogue, lanes: Mapping[str, Lane], ledger: Ledger | None = None
+    ) -> None:
         self._catalogue = catalogue
         self._lanes = lanes
+        self._ledger = ledger
 
     async def embed(self, body: bytes, client: Client, record: RequestRecord) -> None:
         """Answer one request. Raises `ApiError` only as long as nothing was sent."""
         job = parse_embeddings(body)
         lane = find_lane(self._catalogue, self._lanes, job.model, "embeddings")
         record.model = lane.model.id
+        if self._ledger is not None:
+            self._ledger.open(record)
         total_seconds = lane.model.timeouts.total_seconds
-        place = await lane.enter(job.inputs, record, is_retry=client.is_retry)
+        place = await lane.enter(job.inputs, record, is_retry=client.is_retry, caller=client.caller)
         try:
             async with asyncio.timeout(total_seconds):
                 answer = await _ask(job, lane, place, record)

@@ -80,6 +80,11 @@ class Settings:
         return url.get_secret_value() if url is not None else None
 
     @property
+    def spool(self) -> Path:
+        """Where the ledger keeps rows until PostgreSQL has them."""
+        return self.environment.data_dir / "spool"
+
+    @property
     def is_development(self) -> bool:
         """Whether nobody but the developer is meant to reach this."""
         return self.environment.environment == "development"

@@ -101,6 +101,17 @@ class BalancingConfig(Strict):
     )
 
 
+class LedgerConfig(Strict):
+    """How long it is known who used what; where there is a database."""
+
+    retention_days: int = Field(
+        400, ge=1, le=36_500, description="Months that ended so long ago are dropped."
+    )
+    spool_mib: int = Field(
+        1024, ge=1, description="Rows that wait for PostgreSQL may take so much of the disk."
+    )
+
+
 class LocalConfig(Strict):
     """The engines that `make local` starts."""
 
