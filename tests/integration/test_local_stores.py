@@ -143,7 +143,9 @@ async def test_a_wheel_that_cannot_be_read_is_downloaded_anew(tmp_path: Path) ->
 async def test_what_cannot_be_downloaded_says_what_to_do(tmp_path: Path) -> None:
     entry = seeded(tmp_path)
     entry.python.write_text("#!/bin/sh\necho 'ERROR: No matching distribution found'; exit 1\n")
-    with pytest.raises(SetupError, match="finds no Redis for this machine in .*: install redis-server"):
+    with pytest.raises(
+        SetupError, match="finds no Redis for this machine in .*: install redis-server"
+    ):
         await build_store(REDIS, cache=tmp_path, say=Said())
 
 
