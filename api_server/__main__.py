@@ -11,7 +11,8 @@ import sys
 from collections.abc import Callable, Coroutine
 
 from api_server.errors import SetupError
-from api_server.local.stack import engine_binary, reset, run_local, stop_on_signals
+from api_server.local.data_dir import reset
+from api_server.local.stack import engine_binary, run_local, stop_on_signals
 from api_server.local.terminal import TerminalSay
 from api_server.observability.logging import configure_logging
 from api_server.server import serve

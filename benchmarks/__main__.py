@@ -31,7 +31,7 @@ from benchmarks.bench import (
 from benchmarks.figures import Row, beside, median_of, table
 from benchmarks.peers import peers
 from benchmarks.processes import TargetError
-from benchmarks.targets import DIRECT, GATEWAY, GATEWAY_OF_FOUR, Target
+from benchmarks.targets import DIRECT, GATEWAY, GATEWAY_OF_FOUR, WITHOUT_STATE, Target
 
 INTERRUPTED = 130
 
@@ -86,14 +86,14 @@ async def until_signal(work: Coroutine[None, None, int]) -> int:
 async def run(plan: Plan, *, with_peers: bool) -> int:
     """Measure and print."""
     cores = choose_cores(sorted(os.sched_getaffinity(0)))
-    targets: list[Target] = [DIRECT, GATEWAY, GATEWAY_OF_FOUR]
+    targets: list[Target] = [DIRECT, GATEWAY, GATEWAY_OF_FOUR, WITHOUT_STATE]
     if with_peers:
         targets += await peers(load_environment().cache_home, progress)
     watch = machine.LoadWatch.begin()
     async with workplace(cores) as place:
         rows = await run_rounds(targets, plan, place, progress)
         report(rows, plan)
-        ours = rows[1:3]
+        ours = rows[1:4]
         is_good = not any(row.failure for row in ours) and not any(row.is_wrong for row in rows)
         if not rows[1].failure:
             progress(f"memory: {plan.memory_streams} streams of {plan.memory_tokens} tokens")
@@ -140,9 +140,10 @@ def report(rows: Sequence[Row], plan: Plan) -> None:
     for row in rows:
         if row.failure:
             print(f"\n{row.name} was not measured: {row.failure}")
-    one, four = rows[1:3]
-    if one.rounds and four.rounds:
-        print(f"\n{beside(four, one)}")
+    one, *others = rows[1:4]
+    for row in others:
+        if one.rounds and row.rounds:
+            print(f"\n{beside(row, one)}")
     print(flush=True)
 
 

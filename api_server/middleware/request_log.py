@@ -52,6 +52,7 @@ class RequestLog:
                     *message.get("headers", ()),
                     (b"x-request-id", record.request_id.encode("latin-1")),
                     (b"server-timing", record.server_timing()),
+                    *record.headers,
                 ]
                 if self._degradation.header is not None:
                     message["headers"].append(self._degradation.header)

@@ -3,7 +3,7 @@
 import logging
 import secrets
 import time
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -26,6 +26,7 @@ class RequestRecord:
     had computed before; `cache` is what our own cache of answers had: hit, miss or bypass.
     `ledger_id` is the request's row in the ledger, where it has one. With `tokens_estimated` the
     tokens are our guess, for the engine did not get to say: its client left, or it broke off.
+    `headers` go out with whatever answer there will be.
     """
 
     request_id: str
@@ -53,6 +54,7 @@ class RequestRecord:
     user: str | None = None
     cache: str | None = None
     ledger_id: str | None = None
+    headers: Sequence[tuple[bytes, bytes]] = ()
     cached_tokens: int | None = None
     prompt_tokens: int | None = None
     completion_tokens: int | None = None

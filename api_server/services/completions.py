@@ -114,7 +114,9 @@ class Completions:
         if self._ledger is not None:
             self._ledger.open(record)
         choices = lane.check_choices(generation)
-        place = await lane.enter(choices, record, is_retry=client.is_retry, waits=waits)
+        place = await lane.enter(
+            choices, record, is_retry=client.is_retry, caller=client.caller, waits=waits
+        )
         answer: bytes | None
         try:
             if not generation.is_stream and lane.model.engine.gets_plain_requests:

@@ -62,7 +62,7 @@ class Embeddings:
         if self._ledger is not None:
             self._ledger.open(record)
         total_seconds = lane.model.timeouts.total_seconds
-        place = await lane.enter(job.inputs, record, is_retry=client.is_retry)
+        place = await lane.enter(job.inputs, record, is_retry=client.is_retry, caller=client.caller)
         try:
             async with asyncio.timeout(total_seconds):
                 answer = await _ask(job, lane, place, record)

@@ -60,6 +60,7 @@ class Environment(Strict):
     ai_service_max_input_tokens: Tokens = 4096
     ai_service_max_output_tokens: Tokens = 2048
     model: Path | None = None
+    development_key: OwnKey | None = None
     embeddings: bool | None = None
     embedding_model: Path | None = None
     llama_server: str | None = None
