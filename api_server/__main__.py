@@ -42,7 +42,7 @@ def main() -> int:
 def run_gateway(settings: Settings) -> int:
     """`serve`: until a signal."""
     settings.check_can_serve()
-    configure_logging(settings.environment.log_level)
+    configure_logging(settings.environment.least_logged)
     for warning in settings.warnings():
         log.warning(warning)
     if settings.stack.gateway.workers == 1:

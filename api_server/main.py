@@ -23,6 +23,7 @@ from api_server.errors import (
     InvalidRequestError,
     MethodNotAllowedError,
     RouteNotFoundError,
+    envelope_for,
 )
 from api_server.inference.catalogue import Catalogue, Model
 from api_server.inference.model_manager import LLMModelManager
@@ -180,4 +181,5 @@ async def _render(request: Request, exc: Exception) -> JSONResponse:
         request_id = record_of(request.scope).request_id
         error = InternalError(f"The server failed; its log has the reason under {request_id}.")
     record_of(request.scope).fail("error", error.code, error.message, error.log_level)
-    return JSONResponse(error.envelope(), status_code=error.status, headers=error.headers)
+    content = envelope_for(request.url.path, error)
+    return JSONResponse(content, status_code=error.status, headers=error.headers)

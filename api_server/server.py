@@ -30,7 +30,12 @@ MAX_HEAD_BYTES = 64 * 1024
 MAX_PIPELINED = 16
 """With more requests waiting on one connection, no more is read of it."""
 
+MAX_SOCKET_BYTES = 64 * 1024
+"""Of a message that a client sends over a WebSocket; ours have nothing to hear."""
+
 _UPGRADE = re.compile(rb"(?i)\r\nupgrade:[^\r\n]*")
+_WEBSOCKET = re.compile(rb"(?i)GET /ws/requests/[^\r]*\r\n(?:[^\r]+\r\n)*upgrade: *websocket *\r\n")
+"""The head of the one request that may change the protocol."""
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +104,7 @@ class _Protocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._refusal is not None:
             return
-        if not self._is_in_message and b"pgrade:" in data:
+        if not self._is_in_message and b"pgrade:" in data and not _WEBSOCKET.match(data):
             data = without_upgrade(data)
         self._unheard_bytes += len(data)
         super().data_received(data)
@@ -270,6 +275,12 @@ def configuration(gateway: Gateway, settings: Settings) -> uvicorn.Config:
         gateway,
         loop="uvloop",
         http=_Protocol,
+        ws="websockets-sansio",
+        ws_max_size=MAX_SOCKET_BYTES,
+        ws_max_queue=4,
+        ws_ping_interval=20.0,
+        ws_ping_timeout=20.0,
+        ws_per_message_deflate=False,
         lifespan="on",
         log_config=None,
         access_log=False,

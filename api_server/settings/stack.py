@@ -12,6 +12,7 @@ from api_server.settings.sections import (
     BreakerConfig,
     GatewayConfig,
     HealthConfig,
+    JobsConfig,
     LocalConfig,
     RetryConfig,
     TimeoutConfig,
@@ -174,6 +175,7 @@ class Stack(Strict):
     breaker: BreakerConfig = BreakerConfig()
     health: HealthConfig = HealthConfig()
     balancing: BalancingConfig = BalancingConfig()
+    jobs: JobsConfig = JobsConfig()
     models: list[ModelConfig] = Field(min_length=1)
     local: LocalConfig = LocalConfig()
 
