@@ -31,6 +31,7 @@ from api_server.inference.replicas.replica_set import ReplicaSet
 from api_server.inference.wire import Wire
 from api_server.middleware.error_edge import ErrorEdge
 from api_server.middleware.request_log import RequestLog
+from api_server.observability.degradation import Degradation
 from api_server.observability.metrics import Metrics
 from api_server.observability.numbers import Numbers
 from api_server.observability.record import record_of
@@ -48,6 +49,8 @@ from api_server.services.lane import Lane
 from api_server.services.models import ManagedModels
 from api_server.services.requests import Kind
 from api_server.settings import Settings
+from api_server.stores.postgres import Postgres
+from api_server.stores.redis import Redis
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,13 @@ def create_app(settings: Settings, worker: Worker = ALONE) -> Gateway:
         model.id: _lane(model, manager.wire(model.id), settings, worker, metrics)
         for model in catalogue
     }
+    postgres, redis = _postgres(settings), _redis(settings)
+    degradation = Degradation(
+        [each.dependency.name for each in (postgres, redis) if each is not None], metrics
+    )
+    for each in (postgres, redis):
+        if each is not None:
+            each.dependency.notice = partial(degradation.changed, each.dependency.name)
     completions = Completions(catalogue, lanes)
     embeddings = Embeddings(catalogue, lanes)
     health = Health(lanes, __version__)
@@ -101,6 +111,9 @@ def create_app(settings: Settings, worker: Worker = ALONE) -> Gateway:
         beating.cancel()
         loading.cancel()
         await manager.aclose()
+        for each in (postgres, redis):
+            if each is not None:
+                await each.aclose()
 
     app = FastAPI(title="llm-serving-stack", version=__version__, lifespan=lifespan)
     app.openapi = partial(document, app)  # type: ignore[method-assign]
@@ -133,7 +146,18 @@ def create_app(settings: Settings, worker: Worker = ALONE) -> Gateway:
         )
         for kind, serve in verbs.items()
     }
-    return Gateway(RequestLog(ErrorEdge(TokenPath(endpoints, app)), metrics), health)
+    app_in_layers = RequestLog(ErrorEdge(TokenPath(endpoints, app)), metrics, degradation)
+    return Gateway(app_in_layers, health)
+
+
+def _postgres(settings: Settings) -> Postgres | None:
+    url = settings.postgres_url
+    return Postgres(url) if url is not None else None
+
+
+def _redis(settings: Settings) -> Redis | None:
+    url = settings.redis_url
+    return Redis(url) if url is not None else None
 
 
 def _lane(model: Model, wire: Wire, settings: Settings, worker: Worker, metrics: Metrics) -> Lane:

@@ -4,12 +4,26 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.stores import PostgresServer, RedisServer, running_postgres, running_redis
+from api_server.local.store_programs import NOWHERE
+from tests.stores import PostgresServer, Programs, RedisServer, running_postgres, running_redis
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--installed-stores",
+        action="store_true",
+        help="run the PostgreSQL and the Redis that are installed where a machine has none",
+    )
 
 
 @pytest.fixture(scope="session")
-def postgres_server() -> Iterator[PostgresServer]:
-    with running_postgres() as server:
+def store_programs(request: pytest.FixtureRequest) -> Programs:
+    return Programs(NOWHERE) if request.config.getoption("--installed-stores") else Programs()
+
+
+@pytest.fixture(scope="session")
+def postgres_server(store_programs: Programs) -> Iterator[PostgresServer]:
+    with running_postgres(store_programs) as server:
         yield server
 
 
@@ -21,8 +35,8 @@ def postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def redis_server() -> Iterator[RedisServer]:
-    with running_redis() as server:
+def redis_server(store_programs: Programs) -> Iterator[RedisServer]:
+    with running_redis(store_programs) as server:
         yield server
 
 

@@ -1,5 +1,6 @@
 """Real PostgreSQL and Redis for the tests, started once for a test session, each test alone in it.
 
+The programs are those that `make local` would run, the machine's or the installed ones.
 A test gets a database of its own, copied from one to which all migrations were applied, and a Redis
 that is empty.
 """
@@ -7,25 +8,38 @@ that is empty.
 import asyncio
 import contextlib
 import os
-import pwd
 import secrets
-import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import asyncpg
 import redis
 
-from api_server.local.process import free_port
+from api_server.local import redis_server
+from api_server.local.postgres_cluster import Cluster, make_cluster, server_arguments
+from api_server.local.process import free_port, tether_command
+from api_server.local.store_programs import (
+    Places,
+    PostgresPrograms,
+    find_postgres,
+    find_redis,
+)
+from api_server.local.terminal import TerminalSay
+from api_server.local.unprivileged import User, unprivileged_user
+from api_server.settings import load_environment
 from api_server.stores.migrations import migrate
 
 START_SECONDS = 30
 TEMPLATE = "stack_template"
+Result = TypeVar("Result")
 
 
 @dataclass
@@ -64,47 +78,50 @@ class Server:
             self.process = None
 
 
+def _run(work: Coroutine[None, None, Result]) -> Result:
+    """To its end, in a loop of its own: whoever calls may be in one already."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, work).result()
+
+
 def _children(pid: int) -> list[int]:
     return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def _postgres_program(name: str) -> str:
-    found = shutil.which(name)
-    if found:
-        return found
-    for folder in sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True):
-        if (folder / name).exists():
-            return str(folder / name)
-    raise RuntimeError(f"{name} is not on this machine: install PostgreSQL")
+@dataclass(frozen=True)
+class Programs:
+    """What the tests run, chosen as `make local` chooses; `places` is where it may look."""
+
+    places: Places = field(default_factory=Places)
+    cache_home: Path = field(default_factory=lambda: load_environment().cache_home)
+
+    def postgres(self, user: User | None) -> PostgresPrograms:
+        say = TerminalSay(sys.stderr)
+        return _run(
+            find_postgres(cache_home=self.cache_home, say=say, user=user, places=self.places)
+        )
+
+    def redis(self) -> Path:
+        say = TerminalSay(sys.stderr)
+        return _run(find_redis(cache_home=self.cache_home, say=say, places=self.places))
 
 
 class PostgresServer(Server):
     """A cluster in a folder of its own. When root, it runs as another user: PostgreSQL insists."""
 
-    def __init__(self, folder: Path) -> None:
-        as_user: list[str] = []
-        if os.geteuid() == 0:
-            user = pwd.getpwnam("postgres")
-            os.chown(folder, user.pw_uid, user.pw_gid)
-            as_user = ["runuser", "-u", "postgres", "--"]
-        data = folder / "data"
-        subprocess.run(
-            [*as_user, _postgres_program("initdb"), "-D", str(data), "-U", "stack", "-A", "trust"],
-            check=True,
-            capture_output=True,
-        )
+    def __init__(self, folder: Path, programs: Programs) -> None:
+        user = unprivileged_user()
+        found = programs.postgres(user)
+        self.cluster = Cluster(folder / "data", user, secrets.token_hex(16))
+        # The file system is not waited for; fsync of the server stays on: what survives a kill -9
+        # of it is one of the claims.
+        _run(make_cluster(found, self.cluster, is_synced=False))
         port = free_port()
-        # fsync stays on: what survives a kill -9 of a server is one of the claims.
-        options = f"-p {port} -h 127.0.0.1 -k {folder} -c max_connections=200".split()
-        if as_user:  # not runuser, which would stand between us and the server
-            user = pwd.getpwnam("postgres")
-            as_user = ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}"]
-            as_user += ["--clear-groups"]
-        argv = [*as_user, _postgres_program("postgres"), "-D", str(data), *options]
-        super().__init__(argv, port, Path(tempfile.gettempdir()) / f"postgres-{port}.log")
+        argv = server_arguments(found, self.cluster.folder, port)
+        super().__init__(tether_command(argv, user), port, folder / "postgres.log")
 
     def url(self, database: str) -> str:
-        return f"postgresql://stack@127.0.0.1:{self.port}/{database}"
+        return self.cluster.url(self.port, database)
 
     def wait(self) -> None:
         """Until it takes connections."""
@@ -116,7 +133,7 @@ class PostgresServer(Server):
         deadline = time.monotonic() + START_SECONDS
         while True:
             try:
-                asyncio.run(connect())
+                _run(connect())
                 return
             except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
                 if time.monotonic() > deadline:
@@ -130,11 +147,11 @@ class PostgresServer(Server):
                 await connection.execute(statement)
             await connection.close()
 
-        asyncio.run(run())
+        _run(run())
 
     def make_template(self) -> None:
         self.command(f"create database {TEMPLATE}")
-        asyncio.run(migrate(self.url(TEMPLATE)))
+        _run(migrate(self.url(TEMPLATE)))
 
     @contextlib.contextmanager
     def database(self) -> Iterator[str]:
@@ -151,17 +168,16 @@ class PostgresServer(Server):
 class RedisServer(Server):
     """A Redis without persistence."""
 
-    def __init__(self, log_folder: Path) -> None:
-        program = shutil.which("redis-server")
-        assert program is not None, "redis-server is not on this machine"
-        port = free_port()
-        argv = [program, "--port", str(port), "--bind", "127.0.0.1", "--save", ""]
-        argv += ["--appendonly", "no"]
-        super().__init__(argv, port, log_folder / "redis.log")
+    def __init__(self, folder: Path, programs: Programs) -> None:
+        port, self.password = free_port(), secrets.token_hex(16)
+        path = folder / "redis.conf"
+        path.write_text(redis_server.configuration(port, self.password))
+        argv = redis_server.server_arguments(programs.redis(), path)
+        super().__init__(tether_command(argv), port, folder / "redis.log")
 
     @property
     def url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}/0"
+        return redis_server.url(self.port, self.password)
 
     def wait(self) -> None:
         deadline = time.monotonic() + START_SECONDS
@@ -175,16 +191,16 @@ class RedisServer(Server):
                 time.sleep(0.02)
 
     def empty(self) -> None:
-        with redis.Redis(port=self.port) as client:
+        with redis.Redis.from_url(self.url) as client:
             client.flushall()
 
 
 @contextlib.contextmanager
-def running_postgres() -> Iterator[PostgresServer]:
+def running_postgres(programs: Programs | None = None) -> Iterator[PostgresServer]:
     """A server of one's own, for tests that kill or pause it; its template has all tables."""
     with tempfile.TemporaryDirectory(prefix="stack-pg-") as folder:
         Path(folder).chmod(0o755)
-        server = PostgresServer(Path(folder))
+        server = PostgresServer(Path(folder), programs or Programs())
         server.start()
         try:
             server.wait()
@@ -193,14 +209,13 @@ def running_postgres() -> Iterator[PostgresServer]:
         finally:
             server.resume() if server.process is not None else None
             server.kill()
-            server.log_path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
-def running_redis() -> Iterator[RedisServer]:
+def running_redis(programs: Programs | None = None) -> Iterator[RedisServer]:
     """A server of one's own, for tests that kill or pause it."""
     with tempfile.TemporaryDirectory(prefix="stack-redis-") as folder:
-        server = RedisServer(Path(folder))
+        server = RedisServer(Path(folder), programs or Programs())
         server.start()
         try:
             server.wait()

@@ -12,33 +12,43 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from api_server.errors import SetupError
+from api_server.local.unprivileged import User
 
 _TETHER = Path(__file__).with_name("tether.py")
 SECOND_TERM_SECONDS = 1.0
 MAX_LOG_BYTES = 20 * 1024 * 1024
 
 
-def tether_command(argv: Sequence[str]) -> list[str]:
-    """The command that runs `argv` so that it dies with this process."""
-    return [sys.executable, "-S", "-I", str(_TETHER), str(os.getpid()), *argv]
+def tether_command(argv: Sequence[str], user: User | None = None) -> list[str]:
+    """The command that runs `argv` so that it dies with this process; as that user, if root."""
+    other = ["--as", f"{user.uid}:{user.gid}"] if user else []
+    return [sys.executable, "-S", "-I", str(_TETHER), str(os.getpid()), *other, *argv]
 
 
 @dataclass(frozen=True)
 class Command:
-    """What to run. Standard output and error go to the end of `log_path`."""
+    """What to run. Standard output and error go to the end of `log_path`.
+
+    `user` is who runs it, None for ourselves; `stop_signal` is what ends it in order.
+    """
 
     name: str
     argv: Sequence[str]
     environment: Mapping[str, str]
     log_path: Path
     inherited_fds: tuple[int, ...] = ()
+    user: User | None = None
+    stop_signal: signal.Signals = signal.SIGTERM
 
 
 class Child:
     """One running child process."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(
+        self, process: asyncio.subprocess.Process, stop_signal: signal.Signals = signal.SIGTERM
+    ) -> None:
         self._process = process
+        self._stop_signal = stop_signal
 
     @classmethod
     async def start(cls, command: Command) -> "Child":
@@ -48,7 +58,7 @@ class Child:
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("ab") as log:
                 process = await asyncio.create_subprocess_exec(
-                    *tether_command(command.argv),
+                    *tether_command(command.argv, command.user),
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
@@ -58,7 +68,7 @@ class Child:
                 )
         except OSError as exc:
             raise SetupError(f"{command.name} cannot be started: {exc}.") from exc
-        return cls(process)
+        return cls(process, command.stop_signal)
 
     @property
     def returncode(self) -> int | None:
@@ -68,13 +78,13 @@ class Child:
         return await self._process.wait()
 
     async def stop(self, grace_seconds: float) -> None:
-        """TERM, after the grace TERM again, then KILL. llama-server needs the second one."""
+        """What stops it (TERM), after the grace again, then KILL. llama-server needs the second."""
         # asyncio.wait and not asyncio.timeout: before Python 3.11.4 the latter does not work in a
         # task that is already cancelled, which is where this runs.
         end = asyncio.create_task(self._process.wait())
         try:
             for seconds in (grace_seconds, SECOND_TERM_SECONDS):
-                self._send(signal.SIGTERM)
+                self._send(self._stop_signal)
                 await asyncio.wait({end}, timeout=seconds)
                 if end.done():
                     return

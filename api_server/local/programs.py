@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from api_server.local.process import tether_command
+from api_server.local.unprivileged import User
 
 TICK_SECONDS = 1.0
 END_GRACE_SECONDS = 3.0
@@ -30,15 +31,18 @@ async def run_program(
     *,
     on_lines: Callable[[list[str]], None] | None = None,
     keep_open: Sequence[int] = (),
+    stdin: int = asyncio.subprocess.DEVNULL,
+    user: User | None = None,
 ) -> Outcome:
     """Run a program in a session of its own until it ends; no process of it outlives the call.
 
     `on_lines` gets new whole lines as they come, and an empty list after each quiet second. On
     cancellation the session gets SIGTERM, then SIGKILL. What cannot be started ends with status 1.
+    stdin: a descriptor that it reads; user: who runs it, None for ourselves.
     """
     process = await asyncio.create_subprocess_exec(
-        *tether_command(list(argv)),
-        stdin=asyncio.subprocess.DEVNULL,
+        *tether_command(list(argv), user),
+        stdin=stdin,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
         start_new_session=True,

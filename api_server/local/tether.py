@@ -1,7 +1,7 @@
 """Ties a program to the life of whoever started it, then becomes that program.
 
-`python -S -I tether.py PARENT_PID COMMAND...`: if the parent dies, even by kill -9, the kernel
-kills the command too (Linux's PR_SET_PDEATHSIG), so that no engine is ever left alone.
+`python -S -I tether.py PARENT_PID [--as UID:GID] COMMAND...`: if the parent dies, even by kill -9,
+the kernel kills the command too (Linux's PR_SET_PDEATHSIG), so that no engine is ever left alone.
 """
 
 import ctypes
@@ -20,8 +20,20 @@ def die_with(parent: int) -> None:
         sys.exit(1)
 
 
+def become(user: str) -> None:
+    """Go on as another user, `UID:GID`, without any right of root; in a folder open to all."""
+    uid, gid = map(int, user.split(":"))
+    os.chdir("/")
+    os.setgroups([])
+    os.setgid(gid)
+    os.setuid(uid)
+
+
 def main() -> None:
     parent, *command = sys.argv[1:]
+    if command[0] == "--as":
+        become(command[1])  # before the tie, which the kernel undoes when the user changes
+        command = command[2:]
     die_with(int(parent))
     try:
         os.execvp(command[0], command)  # noqa: S606 - becoming the command is the point

@@ -1,7 +1,7 @@
 """Makes a product once per user and keeps only what is finished: lock, tools, downloads, log.
 
 Owns what a cache folder looks like: KEY/ (finished), KEY.building/ (work in progress, resumed by
-the next call) and KEY.lock. The steps are those of engine_build and embedding_build.
+the next call) and KEY.lock. The steps are those of engine_build, embedding_build, store_build.
 """
 
 import asyncio
@@ -197,16 +197,17 @@ class Workshop:
     variables: Sequence[str]
 
     async def install_tools(self, recipe: Recipe) -> None:
-        """A virtual environment with the tools, complete or not at all."""
+        """A virtual environment with the tools (pip, if no more), complete or not at all."""
         entry = self.entry
         if entry.tools_stamp.exists() and entry.tools_stamp.read_text() == recipe.tools:
             return
         step = f"installing the build tools ({self.product.tools})"
         shutil.rmtree(entry.tools, ignore_errors=True)
         await self.program(step, [sys.executable, "-m", "venv", str(entry.tools)])
-        wanted = entry.scratch / "tools.txt"
-        wanted.write_text(recipe.tools)
-        await self._pip(step, ["install", "--require-hashes", "-r", str(wanted)])
+        if recipe.tools:
+            wanted = entry.scratch / "tools.txt"
+            wanted.write_text(recipe.tools)
+            await self._pip(step, ["install", "--require-hashes", "-r", str(wanted)])
         entry.tools_stamp.write_text(recipe.tools)
 
     async def download(
@@ -230,7 +231,7 @@ class Workshop:
         archive.rename(entry.archive)
 
     def keep(self, files: Iterable[Path]) -> int:
-        """Move the finished files to their place in one rename; their bytes."""
+        """Move the finished files and folders to their place in one rename; their bytes."""
         keep = self.entry.scratch / "finished"
         keep.mkdir()
         for file in files:

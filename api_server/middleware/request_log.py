@@ -5,6 +5,7 @@ import re
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api_server.observability.degradation import Degradation
 from api_server.observability.metrics import Metrics
 from api_server.observability.record import RequestRecord, attach_record, new_request_id
 
@@ -17,9 +18,12 @@ log = logging.getLogger("api_server.request")
 class RequestLog:
     """Outermost wrapper. A client's own `x-request-id` is kept if it is short and harmless."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(
+        self, app: ASGIApp, metrics: Metrics, degradation: Degradation | None = None
+    ) -> None:
         self._app = app
         self._metrics = metrics
+        self._degradation = degradation or Degradation((), metrics)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -36,6 +40,8 @@ class RequestLog:
                     (b"x-request-id", record.request_id.encode("latin-1")),
                     (b"server-timing", record.server_timing()),
                 ]
+                if self._degradation.header is not None:
+                    message["headers"].append(self._degradation.header)
             await send(message)
 
         try:

@@ -147,12 +147,18 @@ REPLICA_SOUND = Family(
     "1 for a replica with nothing against it, 0 for one that fails or is down; the sum of workers.",
     ("model", "replica"),
 )
+DEPENDENCY = Family(
+    "llm_gateway_dependency_state",
+    "gauge",
+    "Workers that find a backing service in this state: up or down.",
+    ("dependency", "state"),
+)
 WORKERS = Family("llm_gateway_workers", "gauge", "Processes that serve now.")
 
 FAMILIES = (
     *(FIRST_TOKEN, PER_TOKEN, DURATION, TOKENS),
     *(REQUESTS, QUEUE_WAIT, OVERHEAD, IN_FLIGHT),
-    *(SHED, CANCELLED, RETRIES, FALLBACKS, DROPPED_MESSAGES, REPLICA_SOUND, WORKERS),
+    *(SHED, CANCELLED, RETRIES, FALLBACKS, DROPPED_MESSAGES, REPLICA_SOUND, DEPENDENCY, WORKERS),
 )
 _BY_NAME = {family.name: family for family in FAMILIES}
 
@@ -241,6 +247,11 @@ class Metrics:
     def replica_sound(self, model: str, replica: str, *, is_sound: bool) -> None:
         """A replica of the catalogue is in order, or is not."""
         self._cells[self._place(REPLICA_SOUND, model, replica)] = float(is_sound)
+
+    def dependency(self, name: str, *, is_up: bool) -> None:
+        """A backing service answers, or does not."""
+        self._cells[self._place(DEPENDENCY, name, "up")] = float(is_up)
+        self._cells[self._place(DEPENDENCY, name, "down")] = float(not is_up)
 
     def dropped_messages(self, model: str, count: int) -> None:
         """So many messages of one chat were left out."""

@@ -1,0 +1,44 @@
+"""One Redis: its configuration, its command line, whether it answers.
+
+It holds limits and cached answers, so nothing of it is written to disk. When its memory is full
+it forgets what has an end anyway, and never what has none.
+"""
+
+import asyncio
+from pathlib import Path
+
+MAX_MEMORY = "256mb"
+PROBE_SECONDS = 1.0
+
+
+def url(port: int, password: str) -> str:
+    """The password is made of letters and digits, so that nothing needs to be escaped."""
+    return f"redis://:{password}@127.0.0.1:{port}/0"
+
+
+def configuration(port: int, password: str) -> str:
+    """The text of redis.conf. The password stands there, where `ps` does not show it."""
+    return (
+        f"bind 127.0.0.1\nport {port}\nrequirepass {password}\nprotected-mode yes\n"
+        f'save ""\nappendonly no\nmaxmemory {MAX_MEMORY}\nmaxmemory-policy volatile-lru\n'
+        "daemonize no\n"
+    )
+
+
+def server_arguments(program: Path, configuration_path: Path) -> list[str]:
+    """The command that runs it."""
+    return [str(program), str(configuration_path)]
+
+
+async def answers(port: int, password: str) -> bool:
+    """Whether it takes the password and commands now. Never raises."""
+    try:
+        async with asyncio.timeout(PROBE_SECONDS):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            try:
+                writer.write(f"AUTH {password}\r\nPING\r\n".encode())
+                return await reader.readexactly(12) == b"+OK\r\n+PONG\r\n"
+            finally:
+                writer.close()
+    except (OSError, TimeoutError, asyncio.IncompleteReadError):
+        return False
