@@ -1,4 +1,4 @@
-"""The command line: `python -m api_server serve | local | reset | engine | check`."""
+"""The command line: `python -m api_server serve | worker | local | reset | engine | check`."""
 
 import signal
 
@@ -10,6 +10,7 @@ import logging
 import sys
 from collections.abc import Callable, Coroutine
 
+from api_server.commands.worker import work
 from api_server.errors import SetupError
 from api_server.local.stack import engine_binary, reset, run_local, stop_on_signals
 from api_server.local.terminal import TerminalSay
@@ -49,6 +50,13 @@ def run_gateway(settings: Settings) -> int:
         serve(settings)
     else:
         serve_with_workers(settings)
+    return 0
+
+
+def run_worker(settings: Settings) -> int:
+    """`worker`: until a signal."""
+    configure_logging(settings.environment.least_logged)
+    work(settings)
     return 0
 
 
@@ -106,6 +114,7 @@ def until_done(work: Coroutine[None, None, None], *, end: int) -> int:
 Command = Callable[[Settings], int]
 COMMANDS: dict[str, tuple[str, Command]] = {
     "serve": ("run the gateway against the engines of the stack file", run_gateway),
+    "worker": ("do jobs, serve nothing", run_worker),
     "local": ("start an engine and the gateway on this machine", run_stack),
     "reset": ("remove what `local` wrote into the data directory", remove),
     "engine": ("find or compile llama-server and print its path", find_or_build),

@@ -372,7 +372,10 @@ _JOB_CODES = {
     500: "INTERNAL_ERROR",
     503: "SERVICE_UNAVAILABLE",
 }
-_OWN_JOB_CODES = {"unsupported_request_type": "UNSUPPORTED_REQUEST_TYPE", "queue_full": "QUEUE_FULL"}
+_OWN_JOB_CODES = {
+    "unsupported_request_type": "UNSUPPORTED_REQUEST_TYPE",
+    "queue_full": "QUEUE_FULL",
+}
 
 
 def envelope_for(path: str, error: ApiError) -> Mapping[str, object]:

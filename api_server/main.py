@@ -5,8 +5,9 @@ lifespan closes them.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -34,9 +35,11 @@ from api_server.middleware.request_log import RequestLog
 from api_server.observability.degradation import Degradation
 from api_server.observability.metrics import Metrics
 from api_server.observability.numbers import Numbers
-from api_server.observability.record import record_of
+from api_server.observability.record import RequestRecord, record_of
 from api_server.routes import admin as admin_routes
 from api_server.routes import health as health_routes
+from api_server.routes import job_socket as job_socket_routes
+from api_server.routes import jobs as job_routes
 from api_server.routes import metrics as metrics_routes
 from api_server.routes import models as model_routes
 from api_server.routes.openapi import document
@@ -45,6 +48,9 @@ from api_server.services.admission import Gate
 from api_server.services.completions import Completions
 from api_server.services.embeddings import Embeddings
 from api_server.services.health import Health
+from api_server.services.jobs.owners import ClosedToAll, OpenToAll, Owners
+from api_server.services.jobs.room import Jobs, furnish
+from api_server.services.jobs.rules import Rules
 from api_server.services.lane import Lane
 from api_server.services.models import ManagedModels
 from api_server.services.requests import Kind
@@ -69,20 +75,47 @@ class Worker:
 
 ALONE = Worker()
 
+ROUTES = (
+    *(model_routes, health_routes, metrics_routes),
+    *(admin_routes, job_routes, job_socket_routes),
+)
+
+
+log = logging.getLogger("api_server.request")
+
+Lifespan = Callable[[], AbstractAsyncContextManager[object]]
+
 
 class Gateway:
-    """The ASGI application: the token path first, FastAPI for everything else."""
+    """The ASGI application: the token path first, FastAPI for everything else.
 
-    def __init__(self, app: ASGIApp, health: Health) -> None:
+    `lifespan` is what runs beside requests, for a process that serves none; `begin_drain` says that
+    the end is near.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        health: Health,
+        lifespan: Lifespan,
+        begin_drain: Callable[[], None],
+    ) -> None:
         self._app = app
         self.health = health
+        self.lifespan = lifespan
+        self.begin_drain = begin_drain
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._app(scope, receive, send)
 
 
-def create_app(settings: Settings, worker: Worker = ALONE) -> Gateway:
-    """The gateway for these settings, ready to be served."""
+def create_app(
+    settings: Settings, worker: Worker = ALONE, *, job_slots: int | None = None
+) -> Gateway:
+    """The gateway for these settings, ready to be served.
+
+    `job_slots` is how many jobs it does at once, else what the settings say for a gateway.
+    """
     catalogue = Catalogue(settings.models())
     numbers = worker.numbers or [Numbers() for _ in range(worker.count)]
     metrics = Metrics((model.id for model in catalogue), numbers[worker.index], numbers)
@@ -101,13 +134,19 @@ def create_app(settings: Settings, worker: Worker = ALONE) -> Gateway:
     completions = Completions(catalogue, lanes)
     embeddings = Embeddings(catalogue, lanes)
     health = Health(lanes, __version__)
+    slots = settings.jobs.workers if job_slots is None else job_slots
+    jobs = _jobs(settings, worker, postgres, catalogue, completions, metrics, slots)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         beating = asyncio.create_task(numbers[worker.index].beat())
         await manager.start()
         loading = asyncio.create_task(manager.load_configured_models())  # may take minutes
+        if jobs is not None:
+            jobs.room.start()
         yield
+        if jobs is not None:
+            await jobs.aclose()
         beating.cancel()
         loading.cancel()
         await manager.aclose()
@@ -122,14 +161,12 @@ def create_app(settings: Settings, worker: Worker = ALONE) -> Gateway:
     app.state.metrics = metrics
     app.state.models = ManagedModels(manager)
     app.state.admin_key = settings.admin_key
-    app.include_router(model_routes.router)
-    app.include_router(health_routes.router)
-    app.include_router(metrics_routes.router)
-    app.include_router(admin_routes.router)
-    app.add_exception_handler(ApiError, _render)
-    app.add_exception_handler(HTTPException, _render)
-    app.add_exception_handler(RequestValidationError, _render)
-    app.add_exception_handler(Exception, _render)
+    app.state.jobs = jobs
+    app.state.bounds = settings.stack.gateway
+    for routes in ROUTES:
+        app.include_router(routes.router)
+    for kind_of_error in (ApiError, HTTPException, RequestValidationError, Exception):
+        app.add_exception_handler(kind_of_error, _render)
 
     stack = settings.stack
     verbs: dict[Kind, Serve] = {
@@ -147,7 +184,49 @@ def create_app(settings: Settings, worker: Worker = ALONE) -> Gateway:
         for kind, serve in verbs.items()
     }
     app_in_layers = RequestLog(ErrorEdge(TokenPath(endpoints, app)), metrics, degradation)
-    return Gateway(app_in_layers, health)
+
+    def begin_drain() -> None:
+        if jobs is not None:
+            jobs.room.begin_drain(stack.gateway.drain_seconds)
+
+    return Gateway(app_in_layers, health, partial(lifespan, app), begin_drain)
+
+
+def _jobs(
+    settings: Settings,
+    worker: Worker,
+    postgres: Postgres | None,
+    catalogue: Catalogue,
+    completions: Completions,
+    metrics: Metrics,
+    slots: int,
+) -> Jobs | None:
+    """None where there is no database to keep them in."""
+    if postgres is None:
+        return None
+
+    def ended(record: RequestRecord) -> None:
+        metrics.request_ended(record)
+        log.log(record.log_level, "job", extra=record.as_fields())
+
+    told = settings.jobs
+    rules = Rules(
+        queue_size=told.queue_size,
+        timeout_seconds=told.timeout_seconds,
+        max_attempts=told.max_attempts,
+        lease_seconds=told.lease_seconds,
+        retention_seconds=told.retention_days * 86_400,
+        polling_needs_owner=told.polling_needs_owner,
+        default_model=told.default_model,
+        most_sockets=told.most_sockets,
+    )
+    everybody = ClosedToAll() if settings.environment.auth else OpenToAll()
+    return furnish(
+        *(postgres, catalogue, completions, Owners(everybody, everybody), rules, metrics),
+        slots=slots,
+        counts_for_metrics=worker.index == 0,
+        ended=ended,
+    )
 
 
 def _postgres(settings: Settings) -> Postgres | None:

@@ -208,6 +208,12 @@ class Server(uvicorn.Server):
                     connection.abort()
         return await super().on_tick(counter)
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Jobs drain while the answers do."""
+        if isinstance(self.config.app, Gateway):
+            self.config.app.begin_drain()
+        await super().shutdown(sockets)
+
     def handle_exit(self, _sig: int, _frame: FrameType | None) -> None:
         """First signal: finish what runs. Second: running answers end with an error event."""
         if self.should_exit:

@@ -35,7 +35,7 @@ ROOMS: dict[str, set[str]] = {
         *("local.plan", "local.tether"),
     },
     "local": {"server", "settings", "inference", "errors"},
-    "commands": {"services", "stores", "settings", "errors", "schemas", "observability"},
+    "commands": {"main", "services", "stores", "settings", "errors", "schemas", "observability"},
     "__main__": {"commands", "server", "workers", "local", "settings", "errors", "observability"},
     "__init__": set(),
 }

@@ -6,9 +6,9 @@ import msgspec
 from fastapi import APIRouter, Response, WebSocket, WebSocketDisconnect
 
 from api_server.errors import ApiError, JobNotFoundError, envelope_for
-from api_server.routes.jobs import credentials_of
+from api_server.routes.jobs import credentials_of, jobs_of
 from api_server.services.jobs.service import JobService
-from api_server.services.jobs.watching import Watcher, Watching, is_final
+from api_server.services.jobs.watching import Watcher, is_final
 
 SEND_SECONDS = 10.0
 """A client that reads nothing for so long is cut off."""
@@ -21,13 +21,13 @@ router = APIRouter()
 @router.websocket("/ws/requests/{request_id}")
 async def watch(socket: WebSocket, request_id: str) -> None:
     """Refused before the handshake with the status and the body that HTTP would have."""
-    service: JobService = socket.app.state.jobs
-    watching: Watching = socket.app.state.watching
     try:
+        jobs = jobs_of(socket)
+        service = jobs.service
         if request_id.startswith("batch_"):
             raise JobNotFoundError("Request ID not found")
         await service.find(request_id, credentials_of(socket))
-        with watching.watch(request_id) as watcher:
+        with jobs.room.watching.watch(request_id) as watcher:
             await socket.accept()
             await _until_either_ends(socket, service, watcher)
     except ApiError as exc:

@@ -4,11 +4,14 @@ from typing import Annotated, Any
 
 import msgspec
 from fastapi import APIRouter, Query, Request, Response
+from starlette.requests import HTTPConnection
 
+from api_server.errors import DependencyDownError
 from api_server.routes.token_path import read_body
 from api_server.schemas.jobs import AiBatch, AiRequest
 from api_server.services.jobs.owners import Credentials
 from api_server.services.jobs.reading import check_key, read_batch, read_request
+from api_server.services.jobs.room import Jobs
 from api_server.services.jobs.service import JobService
 
 router = APIRouter(tags=["jobs"])
@@ -16,20 +19,28 @@ router = APIRouter(tags=["jobs"])
 Json = dict[str, Any]
 
 
+def jobs_of(connection: HTTPConnection) -> Jobs:
+    """Raises `DependencyDownError` where there is no database to keep jobs in."""
+    jobs: Jobs | None = connection.app.state.jobs
+    if jobs is None:
+        raise DependencyDownError("PostgreSQL (POSTGRES_URL)", retry_after_seconds=60)
+    return jobs
+
+
 def _service(request: Request) -> JobService:
-    service: JobService = request.app.state.jobs
-    return service
+    return jobs_of(request).service
 
 
-def credentials_of(request: Any, app_code: str | None = None) -> Credentials:
+def credentials_of(request: HTTPConnection, app_code: str | None = None) -> Credentials:
     """What a request, or a WebSocket, shows of who sends it."""
     headers = request.headers
     return Credentials(app_code or headers.get("x-app-code"), headers.get("authorization"))
 
 
 async def _body(request: Request) -> bytes:
-    bounds = request.app.state.body_bounds
-    return await read_body(request.scope, request.receive, bounds[0], bounds[1])
+    bounds = request.app.state.bounds
+    size, seconds = bounds.max_body_bytes, bounds.body_timeout_seconds
+    return await read_body(request.scope, request.receive, size, seconds)
 
 
 def _answer(content: Any) -> Response:
@@ -44,9 +55,7 @@ def _takes(schema: type) -> Json:
             b'{"$ref":"#/components/Item"}', msgspec.json.encode(parts.get("Item", {}))
         )
     )
-    return {
-        "requestBody": {"required": True, "content": {"application/json": {"schema": inlined}}}
-    }
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": inlined}}}}
 
 
 def _is_accepted(ids: list[str], batch_id: str | None) -> Json:

@@ -34,11 +34,9 @@ class Credentials:
 
 
 class Owners:
-    """Tells who it is. Without `apps` and `authentication` (AUTH=off) everybody is `ANYONE`."""
+    """Tells who it is."""
 
-    def __init__(
-        self, apps: FindsApps | None = None, authentication: Authenticates | None = None
-    ) -> None:
+    def __init__(self, apps: FindsApps, authentication: Authenticates) -> None:
         self._apps = apps
         self._authentication = authentication
 
@@ -47,9 +45,7 @@ class Owners:
 
         Where both a code and a key are shown, they must be of the same app.
         """
-        if self._apps is None or self._authentication is None:
-            return ANYONE
-        by_code = self._by_code(self._apps, shown.app_code) if shown.app_code is not None else None
+        by_code = self._by_code(shown.app_code) if shown.app_code is not None else None
         if shown.authorization is None:
             if by_code is None:
                 raise AppCodeError(
@@ -65,8 +61,28 @@ class Owners:
             raise NotAllowedError("The app code and the key are not of the same app.")
         return caller
 
-    def _by_code(self, apps: FindsApps, code: str) -> Caller:
-        app = apps.find_app_code(code)
+    def _by_code(self, code: str) -> Caller:
+        app = self._apps.find_app_code(code)
         if app is None:
             raise AppCodeError("This app code is not valid: it is wrong, or was revoked.")
         return Caller(app)
+
+
+class OpenToAll:
+    """AUTH=off: every code and every key is `ANYONE`'s. Both sides of `Owners`."""
+
+    def find_app_code(self, code: str) -> App | None:  # noqa: ARG002
+        return ANYONE.app
+
+    def caller_of(self, authorization: bytes | None) -> Caller:  # noqa: ARG002
+        return ANYONE
+
+
+class ClosedToAll:
+    """There are no apps: nobody is let in."""
+
+    def find_app_code(self, code: str) -> App | None:  # noqa: ARG002
+        return None
+
+    def caller_of(self, authorization: bytes | None) -> Caller:  # noqa: ARG002
+        raise InvalidKeyError("There are no apps here.")

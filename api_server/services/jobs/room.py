@@ -4,13 +4,21 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
 from api_server.errors import DependencyDownError
+from api_server.inference.catalogue import Catalogue
+from api_server.observability.metrics import Metrics
+from api_server.observability.record import RequestRecord
+from api_server.services.jobs.asking import Chats
+from api_server.services.jobs.owners import Owners
 from api_server.services.jobs.rules import Rules
+from api_server.services.jobs.service import Admit, JobService, admit_all
 from api_server.services.jobs.tally import Tally
 from api_server.services.jobs.watching import Watching
 from api_server.services.jobs.worker import Worker
-from api_server.stores.jobs import CHANNEL, JobStore
+from api_server.stores.jobs import CHANNEL, Counts, JobStore
+from api_server.stores.postgres import Postgres
 
 KEEP_SECONDS = 1.0
 LISTEN_AGAIN_SECONDS = 1.0
@@ -35,6 +43,7 @@ class JobRoom:
         self._store = store
         self._rules = rules
         self._tasks: list[asyncio.Task[None]] = []
+        self._draining: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Begin; connects to nothing before PostgreSQL answers."""
@@ -43,15 +52,23 @@ class JobRoom:
             loops.append(self.worker.run)
         self._tasks = [asyncio.ensure_future(loop()) for loop in loops]
 
-    async def aclose(self, drain_seconds: float) -> None:
-        """Take no more jobs, let those that run come to their end, give back the rest."""
+    def begin_drain(self, seconds: float) -> None:
+        """Take no more jobs; what runs may come to its end within that time. Once is enough."""
+        if self._tasks and self._draining is None:
+            self._draining = asyncio.create_task(self._drain(seconds))
+
+    async def aclose(self) -> None:
+        """Wait for the drain, which begins now and ends at once if it has not begun yet."""
+        self.begin_drain(0.0)
+        if self._draining is not None:
+            await self._draining
+
+    async def _drain(self, seconds: float) -> None:
         for task in self._tasks:
             task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=2.0)
-        if self.worker is not None and self._tasks:
-            await self.worker.drain(drain_seconds)
-        self._tasks = []
+        await asyncio.wait(self._tasks, timeout=2.0)
+        if self.worker is not None:
+            await self.worker.drain(seconds)
 
     async def _keep(self) -> None:
         """Counts for all who ask; what is late ends, what is old goes."""
@@ -82,3 +99,43 @@ class JobRoom:
         if what == "new" and self.worker is not None:
             self.worker.wake()
         self.watching.wake()
+
+
+@dataclass(frozen=True)
+class Jobs:
+    """What routes ask, and what runs beside."""
+
+    service: JobService
+    room: JobRoom
+
+    async def aclose(self) -> None:
+        await self.room.aclose()
+        await self.service.aclose()
+
+
+def furnish(
+    postgres: Postgres,
+    catalogue: Catalogue,
+    chats: Chats,
+    owners: Owners,
+    rules: Rules,
+    metrics: Metrics,
+    *,
+    slots: int,
+    counts_for_metrics: bool,
+    ended: Callable[[RequestRecord], None],
+    admit: Admit = admit_all,
+) -> Jobs:
+    """Everything of jobs for one process; `slots` 0: it does none itself."""
+
+    def notice(counts: Counts) -> None:
+        metrics.jobs(counts.queued, counts.processing)
+
+    store = JobStore(postgres)
+    tally = Tally(notice if counts_for_metrics else None)
+    worker = None
+    if slots:
+        worker = Worker(store, chats, rules, slots, ended=ended, observe=metrics.job_done)
+    watching = Watching(store.find, rules.most_sockets)
+    service = JobService(store, catalogue, owners, tally, rules, admit)
+    return Jobs(service, JobRoom(store, rules, tally, watching, worker))

@@ -208,9 +208,7 @@ class Worker:
         record.fail("error", code, message, logging.INFO)
         self._ended(record)
         message = message.replace("\0", "")[:2000]
-        return End(
-            *(job.id, job.fence, "error", failed.error_code, message, failed.retry_possible)
-        )
+        return End(*(job.id, job.fence, "error", failed.error_code, message, failed.retry_possible))
 
     async def _wait_for_better_times(self, job: Taken, outcome: PutOff) -> None:
         name = {"model": job.model, "app": job.app_id, "all": ""}[outcome.because_of]
