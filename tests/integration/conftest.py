@@ -84,6 +84,7 @@ async def running_gateway(
         server.should_exit = True
         server.force_exit = True
         await task
+        await server.lifespan.shutdown()  # which a server that is forced leaves out
 
 
 @pytest.fixture
