@@ -386,8 +386,10 @@ async def test_one_worker_has_no_parent(tmp_path: Path) -> None:
 async def test_a_revoked_key_is_out_in_every_worker_within_three_seconds(
     tmp_path: Path, postgres_url: str
 ) -> None:
-    settings = {"AUTH": "on", "POSTGRES_URL": postgres_url, "DATA_DIR": str(tmp_path / "data")}
-    async with serving(tmp_path, 2, **settings) as running:
+    folder = str(tmp_path / "data")
+    async with serving(
+        tmp_path, 2, AUTH="on", POSTGRES_URL=postgres_url, DATA_DIR=folder
+    ) as running:
         issued = await make_app(postgres_url)
 
         async def statuses() -> set[int]:
