@@ -144,7 +144,7 @@ async def test_what_cannot_be_downloaded_says_what_to_do(tmp_path: Path) -> None
     entry = seeded(tmp_path)
     entry.python.write_text("#!/bin/sh\necho 'ERROR: No matching distribution found'; exit 1\n")
     with pytest.raises(
-        SetupError, match="finds no Redis for this machine in .*: install redis-server"
+        SetupError, match=r"finds no Redis for this machine in .*: install redis-server"
     ):
         await build_store(REDIS, cache=tmp_path, say=Said())
 
