@@ -52,15 +52,18 @@ from api_server.services.access.tokens import TokenRules, Tokens
 from api_server.services.admission import Gate
 from api_server.services.completions import Completions
 from api_server.services.embeddings import Embeddings
+from api_server.services.entrance import Entrance
 from api_server.services.health import Health
 from api_server.services.lane import Lane
 from api_server.services.ledger.ledger import Ledger
 from api_server.services.models import ManagedModels
+from api_server.services.quotas.quotas import Quotas
 from api_server.services.requests import Kind
 from api_server.services.schema import Schema
 from api_server.settings import Settings
 from api_server.stores.app_seeds import AppSeeds
 from api_server.stores.apps import AppStore
+from api_server.stores.limits import RedisLimits
 from api_server.stores.postgres import Postgres
 from api_server.stores.published_keys import KeyServer
 from api_server.stores.redis import Redis
@@ -127,8 +130,15 @@ def create_app(settings: Settings, worker: Worker = ALONE) -> Gateway:
             each.dependency.notice = partial(degradation.changed, each.dependency.name)
     access = _access(settings, worker, postgres)
     ledger = _ledger(postgres, settings, metrics)
-    completions = Completions(catalogue, lanes, ledger)
-    embeddings = Embeddings(catalogue, lanes, ledger)
+    quotas = Quotas(
+        RedisLimits(redis) if redis is not None else None,
+        metrics,
+        processes=worker.count,
+        index=worker.index,
+    )
+    entrance = Entrance(quotas, ledger)
+    completions = Completions(catalogue, lanes, entrance)
+    embeddings = Embeddings(catalogue, lanes, entrance)
     dependencies = [each.dependency for each in (postgres, redis) if each is not None]
     health = Health(lanes, __version__, dependencies=dependencies, access=access)
 
@@ -137,6 +147,7 @@ def create_app(settings: Settings, worker: Worker = ALONE) -> Gateway:
         tasks = [asyncio.create_task(numbers[worker.index].beat())]
         try:
             await access.start()
+            await quotas.start()
             await manager.start()
             if ledger is not None:
                 await ledger.start()
@@ -146,6 +157,7 @@ def create_app(settings: Settings, worker: Worker = ALONE) -> Gateway:
             for task in tasks:
                 task.cancel()
             await manager.aclose()
+            await quotas.aclose()
             if ledger is not None:
                 await ledger.aclose()
             await access.aclose()
