@@ -21,7 +21,10 @@ POSTGRES_FOLDER, POSTGRES_URL_FILE = "postgres", "postgres.url"
 REDIS_FILE, REDIS_URL_FILE = "redis.conf", "redis.url"
 KEY_FILE = "development.key"
 FOLDERS = (LOG_FOLDER, "spool")
-FILES = (STACK_FILE, POSTGRES_URL_FILE, REDIS_FILE, REDIS_URL_FILE, KEY_FILE, LOCK_FILE)
+FILES = (
+    *(STACK_FILE, POSTGRES_URL_FILE, REDIS_FILE, REDIS_URL_FILE, KEY_FILE, "apps.snapshot"),
+    LOCK_FILE,
+)
 
 
 @contextlib.contextmanager
