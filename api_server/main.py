@@ -35,6 +35,7 @@ from api_server.observability.metrics import Metrics
 from api_server.observability.numbers import Numbers
 from api_server.observability.record import record_of
 from api_server.routes import admin as admin_routes
+from api_server.routes import admin_usage as admin_usage_routes
 from api_server.routes import health as health_routes
 from api_server.routes import metrics as metrics_routes
 from api_server.routes import models as model_routes
@@ -46,6 +47,7 @@ from api_server.services.embeddings import Embeddings
 from api_server.services.health import Health
 from api_server.services.lane import Lane
 from api_server.services.ledger.ledger import Ledger
+from api_server.services.ledger.reports import Usage
 from api_server.services.models import ManagedModels
 from api_server.services.requests import Kind
 from api_server.settings import Settings
@@ -127,11 +129,13 @@ def create_app(settings: Settings, worker: Worker = ALONE) -> Gateway:
     app.state.health = health
     app.state.metrics = metrics
     app.state.models = ManagedModels(manager)
+    app.state.usage = Usage(UsageStore(postgres), settings.spool) if postgres else None
     app.state.admin_key = settings.admin_key
     app.include_router(model_routes.router)
     app.include_router(health_routes.router)
     app.include_router(metrics_routes.router)
     app.include_router(admin_routes.router)
+    app.include_router(admin_usage_routes.router)
     app.add_exception_handler(ApiError, _render)
     app.add_exception_handler(HTTPException, _render)
     app.add_exception_handler(RequestValidationError, _render)

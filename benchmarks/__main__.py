@@ -1,4 +1,4 @@
-"""The command line: `python -m benchmarks [--peers | --choosing | --ledger | --affinity] [--quick]`."""
+"""The command line: `python -m benchmarks [--peers | --choosing | ...] [--quick]`."""
 
 import argparse
 import asyncio
