@@ -1,4 +1,4 @@
-"""The command line: `python -m api_server serve | local | usage | ...`."""
+"""The command line: `python -m api_server serve | local | apps | ...`."""
 
 import signal
 
@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Coroutine
 from typing import Protocol
 
-from api_server.commands import usage
+from api_server.commands import apps, migrate, usage
 from api_server.errors import SetupError
 from api_server.local.data_dir import reset
 from api_server.local.stack import engine_binary, run_local, stop_on_signals
@@ -134,7 +134,7 @@ class Verb(Protocol):
         """Do it; returns the exit code. Raises `SetupError`."""
 
 
-VERBS: dict[str, Verb] = {"usage": usage}
+VERBS: dict[str, Verb] = {"migrate": migrate, "apps": apps, "usage": usage}
 
 if __name__ == "__main__":
     sys.exit(main())

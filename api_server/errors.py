@@ -9,12 +9,15 @@
         ├── InvalidRequestError         400  invalid_request_error
         │   └── ContextLengthError      400  context_length_exceeded
         ├── InvalidKeyError             401  invalid_api_key
+        │   └── UnknownSignerError      401  invalid_api_key
         ├── AdminClosedError            403  admin_closed
         ├── NotAllowedError             403  not_allowed
+        ├── AppNotFoundError            404  app_not_found
         ├── ModelNotFoundError          404  model_not_found
         ├── RouteNotFoundError          404  route_not_found
         ├── MethodNotAllowedError       405  method_not_allowed
         ├── BodyTimeoutError            408  request_timeout
+        ├── AppExistsError              409  app_exists
         ├── ModelBusyError              409  model_busy
         ├── BodyTooLargeError           413  request_too_large
         ├── OverloadedError             429  overloaded
@@ -135,6 +138,13 @@ class InvalidKeyError(ApiError):
     type = "invalid_request_error"
     code = "invalid_api_key"
 
+    def __init__(self, message: str) -> None:
+        super().__init__(message, headers={"www-authenticate": "Bearer"})
+
+
+class UnknownSignerError(InvalidKeyError):
+    """A token is signed with a key that we do not have; fetching the keys again may show it."""
+
 
 class AdminClosedError(ApiError):
     """The operator has set no key for /admin; the message says how."""
@@ -150,6 +160,14 @@ class NotAllowedError(ApiError):
     status = 403
     type = "invalid_request_error"
     code = "not_allowed"
+
+
+class AppNotFoundError(ApiError):
+    """No app, or no credential of an app, of that name."""
+
+    status = 404
+    type = "invalid_request_error"
+    code = "app_not_found"
 
 
 class ModelNotFoundError(ApiError):
@@ -182,6 +200,14 @@ class BodyTimeoutError(ApiError):
     status = 408
     type = "invalid_request_error"
     code = "request_timeout"
+
+
+class AppExistsError(ApiError):
+    """The name of a new app is taken."""
+
+    status = 409
+    type = "invalid_request_error"
+    code = "app_exists"
 
 
 class ModelBusyError(ApiError):

@@ -14,6 +14,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api_server import __version__
@@ -28,6 +29,7 @@ from api_server.inference.catalogue import Catalogue, Model
 from api_server.inference.model_manager import LLMModelManager
 from api_server.inference.replicas.replica_set import ReplicaSet
 from api_server.inference.wire import Wire
+from api_server.middleware.authentication import Authenticated
 from api_server.middleware.error_edge import ErrorEdge
 from api_server.middleware.request_log import RequestLog
 from api_server.observability.degradation import Degradation
@@ -35,23 +37,37 @@ from api_server.observability.metrics import Metrics
 from api_server.observability.numbers import Numbers
 from api_server.observability.record import record_of
 from api_server.routes import admin as admin_routes
+from api_server.routes import admin_apps as admin_app_routes
 from api_server.routes import admin_usage as admin_usage_routes
 from api_server.routes import health as health_routes
 from api_server.routes import metrics as metrics_routes
 from api_server.routes import models as model_routes
 from api_server.routes.openapi import document
 from api_server.routes.token_path import Serve, TokenEndpoint, TokenPath
+from api_server.services.access.access import Access
+from api_server.services.access.authentication import Authentication, NoAuthentication
+from api_server.services.access.directory import Directory
+from api_server.services.access.managing import ManagedApps
+from api_server.services.access.published_keys import PublishedKeys
+from api_server.services.access.tokens import TokenRules, Tokens
 from api_server.services.admission import Gate
 from api_server.services.completions import Completions
 from api_server.services.embeddings import Embeddings
+from api_server.services.entrance import Entrance
 from api_server.services.health import Health
 from api_server.services.lane import Lane
 from api_server.services.ledger.ledger import Ledger
 from api_server.services.ledger.reports import Usage
 from api_server.services.models import ManagedModels
+from api_server.services.quotas.quotas import Quotas
 from api_server.services.requests import Kind
+from api_server.services.schema import Schema
 from api_server.settings import Settings
+from api_server.stores.app_seeds import AppSeeds
+from api_server.stores.apps import AppStore
+from api_server.stores.limits import RedisLimits
 from api_server.stores.postgres import Postgres
+from api_server.stores.published_keys import KeyServer
 from api_server.stores.redis import Redis
 from api_server.stores.usage import UsageStore
 
@@ -71,6 +87,22 @@ class Worker:
 
 
 ALONE = Worker()
+
+ROUTES = (
+    *(model_routes, health_routes, metrics_routes),
+    *(admin_routes, admin_app_routes, admin_usage_routes),
+)
+
+OTHER_KEYS = ("/admin", "/ai_request", "/get_request", "/requests", "/ws/requests")
+"""Paths that, with all below them, look at the caller's key themselves."""
+
+EXPOSED_HEADERS = (
+    *("x-request-id", "retry-after", "retry-after-ms", "server-timing", "x-cache", "x-degraded"),
+    *("x-fallback-model", "x-dropped-messages"),
+    *("x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests"),
+    *("x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens"),
+)
+"""What a web page may read of an answer, besides its body."""
 
 
 class Gateway:
@@ -101,27 +133,42 @@ def create_app(settings: Settings, worker: Worker = ALONE) -> Gateway:
     for each in (postgres, redis):
         if each is not None:
             each.dependency.notice = partial(degradation.changed, each.dependency.name)
+    access = _access(settings, worker, postgres)
     ledger = _ledger(postgres, settings, metrics)
-    completions = Completions(catalogue, lanes, ledger)
-    embeddings = Embeddings(catalogue, lanes, ledger)
-    health = Health(lanes, __version__)
+    quotas = Quotas(
+        RedisLimits(redis) if redis is not None else None,
+        metrics,
+        processes=worker.count,
+        index=worker.index,
+    )
+    entrance = Entrance(quotas, ledger)
+    completions = Completions(catalogue, lanes, entrance)
+    embeddings = Embeddings(catalogue, lanes, entrance)
+    dependencies = [each.dependency for each in (postgres, redis) if each is not None]
+    health = Health(lanes, __version__, dependencies=dependencies, access=access)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        beating = asyncio.create_task(numbers[worker.index].beat())
-        await manager.start()
-        if ledger is not None:
-            await ledger.start()
-        loading = asyncio.create_task(manager.load_configured_models())  # may take minutes
-        yield
-        beating.cancel()
-        loading.cancel()
-        await manager.aclose()
-        if ledger is not None:
-            await ledger.aclose()
-        for each in (postgres, redis):
-            if each is not None:
-                await each.aclose()
+        tasks = [asyncio.create_task(numbers[worker.index].beat())]
+        try:
+            await access.start()
+            await quotas.start()
+            await manager.start()
+            if ledger is not None:
+                await ledger.start()
+            tasks.append(asyncio.create_task(manager.load_configured_models()))  # for minutes
+            yield
+        finally:  # a server that is hurried cancels us instead
+            for task in tasks:
+                task.cancel()
+            await manager.aclose()
+            await quotas.aclose()
+            if ledger is not None:
+                await ledger.aclose()
+            await access.aclose()
+            for each in (postgres, redis):
+                if each is not None:
+                    await each.aclose()
 
     app = FastAPI(title="llm-serving-stack", version=__version__, lifespan=lifespan)
     app.openapi = partial(document, app)  # type: ignore[method-assign]
@@ -131,15 +178,11 @@ def create_app(settings: Settings, worker: Worker = ALONE) -> Gateway:
     app.state.models = ManagedModels(manager)
     app.state.usage = Usage(UsageStore(postgres), settings.spool) if postgres else None
     app.state.admin_key = settings.admin_key
-    app.include_router(model_routes.router)
-    app.include_router(health_routes.router)
-    app.include_router(metrics_routes.router)
-    app.include_router(admin_routes.router)
-    app.include_router(admin_usage_routes.router)
-    app.add_exception_handler(ApiError, _render)
-    app.add_exception_handler(HTTPException, _render)
-    app.add_exception_handler(RequestValidationError, _render)
-    app.add_exception_handler(Exception, _render)
+    app.state.apps = ManagedApps(AppStore(postgres), by="/admin") if postgres else None
+    for routes in ROUTES:
+        app.include_router(routes.router)
+    for error in (ApiError, HTTPException, RequestValidationError, Exception):
+        app.add_exception_handler(error, _render)
 
     stack = settings.stack
     verbs: dict[Kind, Serve] = {
@@ -156,10 +199,57 @@ def create_app(settings: Settings, worker: Worker = ALONE) -> Gateway:
         )
         for kind, serve in verbs.items()
     }
-    app_in_layers = RequestLog(
-        ErrorEdge(TokenPath(endpoints, app)), metrics, degradation, ledger.close if ledger else None
+    inside = TokenPath(endpoints, app)
+    known = Authenticated(inside, access.authentication, *OTHER_KEYS)
+    edge = _with_cors(ErrorEdge(known), settings)
+    close = ledger.close if ledger is not None else None
+    return Gateway(RequestLog(edge, metrics, degradation, close), health)
+
+
+def _access(settings: Settings, worker: Worker, postgres: Postgres | None) -> Access:
+    """Who may come in. Without PostgreSQL nobody but the developer."""
+    environment = settings.environment
+    directory = Directory(
+        AppStore(postgres) if postgres is not None else None,
+        environment.data_dir / "apps.snapshot",
+        listen=postgres.listen if postgres is not None else None,
+        is_writer=worker.index == 0,
     )
-    return Gateway(app_in_layers, health)
+    published = None
+    if environment.jwt_jwks_url is not None:
+        published = PublishedKeys(KeyServer(environment.jwt_jwks_url).fetch)
+    secret = environment.jwt_secret
+    rules = TokenRules(
+        secret=secret.get_secret_value() if secret is not None else None,
+        issuer=environment.jwt_issuer,
+        audience=environment.jwt_audience,
+        app=environment.jwt_app,
+    )
+    tokens = Tokens(rules, directory, published)
+    authentication = Authentication(directory, tokens, development_key=settings.development_key)
+    return Access(
+        authentication if environment.auth else NoAuthentication(),
+        directory,
+        schema=Schema(settings.postgres_url) if settings.postgres_url else None,
+        seeds=AppSeeds(postgres) if postgres is not None else None,
+        seeded=settings.app_codes() if settings.stack.apps.seed is not None else None,
+        published=published,
+    )
+
+
+def _with_cors(app: ASGIApp, settings: Settings) -> ASGIApp:
+    """Web pages of the configured origins may call; without any, browsers keep them all out."""
+    cors = settings.stack.gateway.cors
+    if not cors.origins:
+        return app
+    return CORSMiddleware(
+        app,
+        allow_origins=cors.origins,
+        allow_methods=["GET", "POST", "PATCH", "DELETE"],
+        allow_headers=["*"],
+        expose_headers=list(EXPOSED_HEADERS),
+        max_age=cors.max_age_seconds,
+    )
 
 
 def _postgres(settings: Settings) -> Postgres | None:

@@ -90,13 +90,13 @@ async def running(
     program: Command, core: int | None = None, user: User | None = None
 ) -> AsyncIterator[Running]:
     """Start it, on one core and as another user if one is given; it is gone at the end."""
-    argv = list(program.argv)
-    if core is not None:
+    argv = tether_command(program.argv, user)
+    if core is not None:  # first, since another user may not be able to run our Python
         argv = [sys.executable, "-S", "-I", str(_PINNED), str(core), *argv]
     try:
         with program.log_path.open("wb") as log:
             process = await asyncio.create_subprocess_exec(
-                *tether_command(argv, user),
+                *argv,
                 cwd=REPOSITORY,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,

@@ -48,7 +48,7 @@ async def stores(core: int, folder: Path) -> AsyncIterator[dict[str, str]]:
         raise TargetError(str(exc)) from exc
     port, redis_port = free_port(), free_port()
     config = folder / "redis.conf"
-    config.write_text(redis_server.configuration(redis_port, password))
+    config.write_text(redis_server.configuration(redis_port, password, folder))
     environment = clean_environment()
     arguments = postgres_cluster.server_arguments(programs, place, port)
     log = folder / "postgres.log"

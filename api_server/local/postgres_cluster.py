@@ -18,7 +18,7 @@ from api_server.local.data_dir import unfinished
 from api_server.local.programs import run_program
 from api_server.local.recipe import last_error_line
 from api_server.local.store_programs import PostgresPrograms
-from api_server.local.unprivileged import ROOTS_FOLDER, User, can_reach
+from api_server.local.unprivileged import ROOTS_FOLDER, User, can_reach, open_for_all
 
 ROLE = DATABASE = "stack"
 SUPERUSER = "postgres"
@@ -112,6 +112,9 @@ async def make_cluster(
     """
     folder, user = cluster.folder, cluster.user
     new = unfinished(folder)
+    if folder.is_relative_to(ROOTS_FOLDER):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        open_for_all(folder.parent, ROOTS_FOLDER)
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(mode=0o700)
     if user is not None:

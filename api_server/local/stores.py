@@ -24,14 +24,7 @@ from api_server.local.process import Command, free_port
 from api_server.local.store_programs import find_postgres, find_redis
 from api_server.local.supervisor import Supervisor, Watch
 from api_server.local.terminal import Say
-from api_server.local.unprivileged import (
-    ROOTS_FOLDER,
-    User,
-    can_reach,
-    open_for_all,
-    owner_of,
-    unprivileged_user,
-)
+from api_server.local.unprivileged import User, can_reach, owner_of, unprivileged_user
 from api_server.settings import Settings, engine_environment
 
 POSTGRES_START_SECONDS = 60.0
@@ -109,9 +102,6 @@ def _cluster(data_dir: Path, password: str, say: Say) -> Cluster:
     place = data_dir / POSTGRES_FOLDER
     is_there = place.exists() or place.is_symlink()
     folder = place.resolve() if is_there else postgres_cluster.cluster_folder(data_dir, user)
-    if folder.is_relative_to(ROOTS_FOLDER):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        open_for_all(folder.parent, ROOTS_FOLDER)
     if folder.exists() and user is not None:
         user = owner_of(folder) or user
     if not can_reach(user, folder):

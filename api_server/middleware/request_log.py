@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api_server.middleware.security_headers import security_headers
 from api_server.observability.degradation import Degradation
 from api_server.observability.metrics import Metrics
 from api_server.observability.record import RequestRecord, attach_record, new_request_id
@@ -48,8 +49,10 @@ class RequestLog:
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 record.status = message["status"]
+                headers = message.get("headers", ())
                 message["headers"] = [
-                    *message.get("headers", ()),
+                    *headers,
+                    *security_headers(record.path, record.status, headers),
                     (b"x-request-id", record.request_id.encode("latin-1")),
                     (b"server-timing", record.server_timing()),
                     *record.headers,

@@ -24,6 +24,7 @@ OPERATIONS: Mapping[str, str] = {
 """The routes that reach a model, with their names in OpenTelemetry's conventions."""
 
 Phase = Literal["queued", "connecting", "generating"]
+LimitKind = Literal["requests", "tokens", "concurrent"]
 
 # Fine around the latency targets of 0.5, 1 and 1.5 s.
 _ANSWER = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.75, 0.9, 1.0, 1.25, 1.5, 2.0)
@@ -141,6 +142,12 @@ FALLBACKS = Family(
     "Requests left to another model, because the engines of this one failed.",
     ("model", "fallback", "reason"),
 )
+LIMITED = Family(
+    "llm_gateway_limited_total",
+    "counter",
+    "Requests refused because their app had used up a limit: requests, tokens or concurrent.",
+    ("limit",),
+)
 REPLICA_SOUND = Family(
     "llm_gateway_replica_sound",
     "gauge",
@@ -172,8 +179,8 @@ WORKERS = Family("llm_gateway_workers", "gauge", "Processes that serve now.")
 FAMILIES = (
     *(FIRST_TOKEN, PER_TOKEN, DURATION, TOKENS),
     *(REQUESTS, QUEUE_WAIT, OVERHEAD, IN_FLIGHT),
-    *(SHED, CANCELLED, RETRIES, FALLBACKS, DROPPED_MESSAGES, REPLICA_SOUND, DEPENDENCY),
-    *(SPOOL_ROWS, LEDGER_SHIPPED, LEDGER_LOST, WORKERS),
+    *(SHED, LIMITED, CANCELLED, RETRIES, FALLBACKS, DROPPED_MESSAGES, REPLICA_SOUND),
+    *(DEPENDENCY, SPOOL_ROWS, LEDGER_SHIPPED, LEDGER_LOST, WORKERS),
 )
 _BY_NAME = {family.name: family for family in FAMILIES}
 
@@ -251,6 +258,10 @@ class Metrics:
     def shed(self, model: str, reason: str) -> None:
         """A request was refused; `reason` is a word of ours, such as queue_full."""
         self._add(SHED, self._known(model), reason)
+
+    def limited(self, limit: LimitKind) -> None:
+        """A request was refused because of a limit of its app."""
+        self._add(LIMITED, limit)
 
     def retried(self, model: str, reason: str) -> None:
         """An engine is tried once more; `reason` is a word of ours, such as an error's code."""

@@ -1,9 +1,9 @@
 """The life of a chat or completion request, from its body to its last byte, in one place.
 
-parse -> resolve the model -> wait for room in its engines -> open a stream at one of them and wait
-for its first event, before any header goes out -> relay events, or fold them into one answer ->
-account for what was used. A model that cannot answer leaves the request to its fallbacks. Later
-stages (limits, cache) take their place between the lines of `_serve_with`.
+parse -> resolve the model -> may the app use it, and has it room in its limits -> wait for room in
+the model's engines -> open a stream at one of them and wait for its first event, before any header
+goes out -> relay events, or fold them into one answer -> account for what was used. A model that
+cannot answer leaves the request to its fallbacks.
 """
 
 import asyncio
@@ -31,10 +31,10 @@ from api_server.observability.record import RequestRecord
 from api_server.services.answers import PLAIN_ANSWER, read_answer
 from api_server.services.clean_events import shape_of
 from api_server.services.client import Client, Headers
+from api_server.services.entrance import Entrance, bound_answer, tokens_of
 from api_server.services.fitting import shorten
 from api_server.services.folding import Fold
 from api_server.services.lane import Lane, Place, find_lane
-from api_server.services.ledger.ledger import Ledger
 from api_server.services.limits import keep_within_limits
 from api_server.services.relaying import OutgoingEvents
 from api_server.services.requests import Generation, Kind, parse_chat, parse_text
@@ -55,12 +55,10 @@ MAX_FOLDED_BYTES = 256 * 1024 * 1024
 class Completions:
     """Serves generations. One object for all requests; a lane for each model."""
 
-    def __init__(
-        self, catalogue: Catalogue, lanes: Mapping[str, Lane], ledger: Ledger | None = None
-    ) -> None:
+    def __init__(self, catalogue: Catalogue, lanes: Mapping[str, Lane], entrance: Entrance) -> None:
         self._catalogue = catalogue
         self._lanes = lanes
-        self._ledger = ledger
+        self._entrance = entrance
 
     async def chat(self, body: bytes, client: Client, record: RequestRecord) -> None:
         """Answer one chat. Raises `ApiError` only as long as nothing was sent."""
@@ -73,6 +71,20 @@ class Completions:
     async def _serve(self, generation: Generation, client: Client, record: RequestRecord) -> None:
         record.stream = generation.is_stream
         lane = find_lane(self._catalogue, self._lanes, generation.model, "text")
+        caller, model = client.caller, lane.model
+        bound_answer(generation, caller)
+        visit = await self._entrance.enter(
+            caller, model, record, lambda: tokens_of(generation, model)
+        )
+        try:
+            await self._serve_with_any(lane, generation, client, record)
+        finally:
+            visit.end(record)
+
+    async def _serve_with_any(
+        self, lane: Lane, generation: Generation, client: Client, record: RequestRecord
+    ) -> None:
+        """Answer with the model, or else with one of its fallbacks."""
         left = list(lane.model.fallbacks)
         mine = _copy(generation) if left else generation
         try:
@@ -111,8 +123,6 @@ class Completions:
     ) -> None:
         """Answer with one model; only one that `waits` does so while its engines are away."""
         record.model = lane.model.id
-        if self._ledger is not None:
-            self._ledger.open(record)
         choices = lane.check_choices(generation)
         place = await lane.enter(
             choices, record, is_retry=client.is_retry, caller=client.caller, waits=waits

@@ -5,7 +5,26 @@ from typing import Literal
 
 from pydantic import Field
 
-from api_server.settings.values import Positive, RequestFields, Strict
+from api_server.settings.values import Origin, Positive, RequestFields, Strict
+
+
+class CorsConfig(Strict):
+    """Which web pages may use the API from a browser. With no origins, none may."""
+
+    origins: list[Origin] = Field(
+        [], max_length=100, description="Such as https://chat.example.com, or * for all."
+    )
+    max_age_seconds: int = Field(
+        600, ge=0, le=86400, description="So long a browser remembers what it may do."
+    )
+
+
+class AppsConfig(Strict):
+    """Where apps come from, besides the command line and /admin."""
+
+    seed: Path | None = Field(
+        None, description="A file with app codes, YAML or JSON, that is applied at each start."
+    )
 
 
 class GatewayConfig(Strict):
@@ -21,6 +40,7 @@ class GatewayConfig(Strict):
         30, description="After SIGTERM, running answers may go on for this long."
     )
     workers: int = Field(1, ge=1, le=64, description="Processes that serve; each on its own core.")
+    cors: CorsConfig = CorsConfig()
 
 
 class TimeoutConfig(Strict):

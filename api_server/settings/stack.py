@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 from api_server.inference.engines import ENGINES
 from api_server.settings.sections import (
     AdmissionConfig,
+    AppsConfig,
     BalancingConfig,
     BreakerConfig,
     GatewayConfig,
@@ -176,6 +177,7 @@ class Stack(Strict):
     health: HealthConfig = HealthConfig()
     balancing: BalancingConfig = BalancingConfig()
     ledger: LedgerConfig = LedgerConfig()
+    apps: AppsConfig = AppsConfig()
     models: list[ModelConfig] = Field(min_length=1)
     local: LocalConfig = LocalConfig()
 

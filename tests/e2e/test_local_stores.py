@@ -14,6 +14,7 @@ import redis
 from api_server.local.process import free_port
 from tests.local_stack import (
     LocalStack,
+    changed_stack_file,
     eventually,
     kept_stack,
     local_stack,
