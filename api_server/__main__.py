@@ -12,6 +12,7 @@ from collections.abc import Callable, Coroutine
 from typing import Protocol
 
 from api_server.commands import apps, migrate, usage
+from api_server.commands.worker import work
 from api_server.errors import SetupError
 from api_server.local.data_dir import reset
 from api_server.local.stack import engine_binary, run_local, stop_on_signals
@@ -51,13 +52,20 @@ def main() -> int:
 def run_gateway(settings: Settings) -> int:
     """`serve`: until a signal."""
     settings.check_can_serve()
-    configure_logging(settings.environment.log_level)
+    configure_logging(settings.environment.least_logged)
     for warning in settings.warnings():
         log.warning(warning)
     if settings.stack.gateway.workers == 1:
         serve(settings)
     else:
         serve_with_workers(settings)
+    return 0
+
+
+def run_worker(settings: Settings) -> int:
+    """`worker`: until a signal."""
+    configure_logging(settings.environment.least_logged)
+    work(settings)
     return 0
 
 
@@ -115,6 +123,7 @@ def until_done(work: Coroutine[None, None, None], *, end: int) -> int:
 Command = Callable[[Settings], int]
 COMMANDS: dict[str, tuple[str, Command]] = {
     "serve": ("run the gateway against the engines of the stack file", run_gateway),
+    "worker": ("do jobs, serve nothing", run_worker),
     "local": ("start an engine and the gateway on this machine", run_stack),
     "reset": ("remove what `local` wrote into the data directory", remove),
     "engine": ("find or compile llama-server and print its path", find_or_build),

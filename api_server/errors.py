@@ -8,16 +8,20 @@
     └── ApiError                        a request cannot be answered; has a status and a code
         ├── InvalidRequestError         400  invalid_request_error
         │   └── ContextLengthError      400  context_length_exceeded
+        │   └── RequestTypeError        400  unsupported_request_type
         ├── InvalidKeyError             401  invalid_api_key
         │   └── UnknownSignerError      401  invalid_api_key
+        ├── AppCodeError                401  invalid_app_code
         ├── AdminClosedError            403  admin_closed
         ├── NotAllowedError             403  not_allowed
         ├── AppNotFoundError            404  app_not_found
         ├── ModelNotFoundError          404  model_not_found
+        ├── JobNotFoundError            404  request_not_found
         ├── RouteNotFoundError          404  route_not_found
         ├── MethodNotAllowedError       405  method_not_allowed
         ├── BodyTimeoutError            408  request_timeout
         ├── AppExistsError              409  app_exists
+        ├── JobStateError               409  invalid_request
         ├── ModelBusyError              409  model_busy
         ├── BodyTooLargeError           413  request_too_large
         ├── OverloadedError             429  overloaded
@@ -32,11 +36,13 @@
         ├── ResourceNotAvailableError   503  engine_unavailable
         │   ├── EngineBusyError         503  engine_unavailable
         │   └── QueueTimeoutError       503  queue_timeout
+        ├── QueueFullError              503  queue_full
         ├── DependencyDownError         503  dependency_down
         ├── ShuttingDownError           503  shutting_down
         └── EngineTimeoutError          504  engine_timeout
 
-`ApiError.envelope()` is the one place that renders OpenAI's error envelope.
+`ApiError.envelope()` renders OpenAI's error envelope, `envelope_for` that of the jobs API on its
+paths.
 """
 
 import logging
@@ -131,6 +137,12 @@ def _number(count: int | None) -> str:
     return "an unknown number of" if count is None else str(count)
 
 
+class RequestTypeError(InvalidRequestError):
+    """The app has no such type of request; the message lists those it has."""
+
+    code = "unsupported_request_type"
+
+
 class InvalidKeyError(ApiError):
     """No key, or not the right one."""
 
@@ -144,6 +156,14 @@ class InvalidKeyError(ApiError):
 
 class UnknownSignerError(InvalidKeyError):
     """A token is signed with a key that we do not have; fetching the keys again may show it."""
+
+
+class AppCodeError(ApiError):
+    """No app code, or none of an app."""
+
+    status = 401
+    type = "invalid_request_error"
+    code = "invalid_app_code"
 
 
 class AdminClosedError(ApiError):
@@ -178,6 +198,14 @@ class ModelNotFoundError(ApiError):
     code = "model_not_found"
 
 
+class JobNotFoundError(ApiError):
+    """No such job, or not one of whoever asks."""
+
+    status = 404
+    type = "invalid_request_error"
+    code = "request_not_found"
+
+
 class RouteNotFoundError(ApiError):
     """No such route."""
 
@@ -208,6 +236,14 @@ class AppExistsError(ApiError):
     status = 409
     type = "invalid_request_error"
     code = "app_exists"
+
+
+class JobStateError(ApiError):
+    """The job is in a state in which this cannot be done."""
+
+    status = 409
+    type = "invalid_request_error"
+    code = "invalid_request"
 
 
 class ModelBusyError(ApiError):
@@ -319,6 +355,13 @@ class QueueTimeoutError(ResourceNotAvailableError):
     log_level = logging.INFO
 
 
+class QueueFullError(ApiError):
+    """As many jobs wait as may; the client is told when some will be done."""
+
+    status = 503
+    code = "queue_full"
+
+
 class DependencyDownError(ApiError):
     """A backing service that this request cannot do without is away, hangs or is too slow."""
 
@@ -347,3 +390,35 @@ class EngineTimeoutError(ApiError):
     status = 504
     code = "engine_timeout"
     log_level = logging.WARNING
+
+
+JOB_PATHS = ("/ai_request", "/get_request", "/requests", "/ws/requests")
+
+_JOB_CODES = {
+    400: "INVALID_REQUEST",
+    401: "INVALID_APP_CODE",
+    403: "INVALID_APP_CODE",
+    404: "REQUEST_NOT_FOUND",
+    429: "RATE_LIMITED",
+    500: "INTERNAL_ERROR",
+    503: "SERVICE_UNAVAILABLE",
+}
+_OWN_JOB_CODES = {
+    "unsupported_request_type": "UNSUPPORTED_REQUEST_TYPE",
+    "queue_full": "QUEUE_FULL",
+}
+
+
+def envelope_for(path: str, error: ApiError) -> Mapping[str, object]:
+    """An error as the family of a path has it. Pure.
+
+    `{"status": "error", "error_code", "message"}` in the jobs API, else OpenAI's.
+    """
+    first = path.rstrip("/") + "/"
+    if not any(first.startswith(f"{each}/") for each in JOB_PATHS):
+        return error.envelope()
+    by_status = _JOB_CODES.get(
+        error.status, "INVALID_REQUEST" if error.status < 500 else "INTERNAL_ERROR"
+    )
+    code = _OWN_JOB_CODES.get(error.code, by_status)
+    return {"status": "error", "error_code": code, "message": error.message}

@@ -16,8 +16,9 @@ import uvicorn
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from api_server.composition import ALONE, Worker
 from api_server.errors import ApiError, HeadTooLargeError, InvalidRequestError, SetupError
-from api_server.main import ALONE, Gateway, Worker, create_app
+from api_server.main import Gateway, create_app
 from api_server.observability.record import new_request_id
 from api_server.routes.token_path import CONNECTION
 from api_server.settings import Settings
@@ -30,7 +31,12 @@ MAX_HEAD_BYTES = 64 * 1024
 MAX_PIPELINED = 16
 """With more requests waiting on one connection, no more is read of it."""
 
+MAX_SOCKET_BYTES = 64 * 1024
+"""Of a message that a client sends over a WebSocket; ours have nothing to hear."""
+
 _UPGRADE = re.compile(rb"(?i)\r\nupgrade:[^\r\n]*")
+_WEBSOCKET = re.compile(rb"(?i)GET /ws/requests/[^\r]*\r\n(?:[^\r]+\r\n)*upgrade: *websocket *\r\n")
+"""The head of the one request that may change the protocol."""
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +105,7 @@ class _Protocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._refusal is not None:
             return
-        if not self._is_in_message and b"pgrade:" in data:
+        if not self._is_in_message and b"pgrade:" in data and not _WEBSOCKET.match(data):
             data = without_upgrade(data)
         self._unheard_bytes += len(data)
         super().data_received(data)
@@ -203,6 +209,12 @@ class Server(uvicorn.Server):
                     connection.abort()
         return await super().on_tick(counter)
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Jobs drain while the answers do."""
+        if isinstance(self.config.app, Gateway):
+            self.config.app.begin_drain()
+        await super().shutdown(sockets)
+
     def handle_exit(self, _sig: int, _frame: FrameType | None) -> None:
         """First signal: finish what runs. Second: running answers end with an error event."""
         if self.should_exit:
@@ -270,6 +282,12 @@ def configuration(gateway: Gateway, settings: Settings) -> uvicorn.Config:
         gateway,
         loop="uvloop",
         http=_Protocol,
+        ws="websockets-sansio",
+        ws_max_size=MAX_SOCKET_BYTES,
+        ws_max_queue=4,
+        ws_ping_interval=20.0,
+        ws_ping_timeout=20.0,
+        ws_per_message_deflate=False,
         lifespan="on",
         log_config=None,
         access_log=False,

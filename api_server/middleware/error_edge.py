@@ -1,4 +1,4 @@
-"""The edge: every error of a request becomes OpenAI's envelope here, and nothing leaks past it."""
+"""The edge: every error of a request becomes an envelope here, and nothing leaks past it."""
 
 import asyncio
 import logging
@@ -6,7 +6,13 @@ import logging
 import msgspec
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api_server.errors import ApiError, ClientLeftError, InternalError, ShuttingDownError
+from api_server.errors import (
+    ApiError,
+    ClientLeftError,
+    InternalError,
+    ShuttingDownError,
+    envelope_for,
+)
 from api_server.observability.record import record_of
 
 log = logging.getLogger(__name__)
@@ -60,12 +66,12 @@ class ErrorEdge:
             return
         record.fail("error", error.code, error.message, error.log_level)
         if not has_begun:
-            await send_error(send, error)
+            await send_error(send, error, scope["path"])
 
 
-async def send_error(send: Send, error: ApiError) -> None:
-    """One error as a whole HTTP answer."""
-    body = msgspec.json.encode(error.envelope())
+async def send_error(send: Send, error: ApiError, path: str) -> None:
+    """One error as a whole HTTP answer, in the envelope of the path's family."""
+    body = msgspec.json.encode(envelope_for(path, error))
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),

@@ -20,8 +20,12 @@ OPERATIONS: Mapping[str, str] = {
     "/v1/chat/completions": "chat",
     "/v1/completions": "text_completion",
     "/v1/embeddings": "embeddings",
+    "/ai_request": "chat",
 }
 """The routes that reach a model, with their names in OpenTelemetry's conventions."""
+
+JOB_ROUTE = "/ai_request"
+"""Of requests that accept a job, which reach no model, and of jobs, which do."""
 
 Phase = Literal["queued", "connecting", "generating"]
 LimitKind = Literal["requests", "tokens", "concurrent"]
@@ -35,6 +39,7 @@ _TOKEN = (
     *(0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0),
 )
 _QUEUE = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 1.5, 2.0, 5.0, 10.0, 30.0, 60.0)
+_JOB = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0)
 _OVERHEAD = (
     *(25e-6, 50e-6, 100e-6, 150e-6, 200e-6, 300e-6, 450e-6, 700e-6),
     *(0.001, 0.002, 0.005, 0.01, 0.025, 0.1, 1.0),
@@ -174,13 +179,26 @@ LEDGER_LOST = Family(
     "Rows that are not in the ledger: disk, spool_full, closed, torn, or put aside as refused.",
     ("reason",),
 )
+JOBS = Family(
+    "llm_gateway_jobs",
+    "gauge",
+    "Jobs that wait (queued) or run (processing), of all gateways; each gateway says the same.",
+    ("state",),
+)
+JOB_SECONDS = Family(
+    "llm_gateway_job_seconds",
+    "histogram",
+    "How long jobs waited in the queue (wait) and ran (run), of those done in these processes.",
+    ("kind",),
+    _JOB,
+)
 WORKERS = Family("llm_gateway_workers", "gauge", "Processes that serve now.")
 
 FAMILIES = (
     *(FIRST_TOKEN, PER_TOKEN, DURATION, TOKENS),
     *(REQUESTS, QUEUE_WAIT, OVERHEAD, IN_FLIGHT),
     *(SHED, LIMITED, CANCELLED, RETRIES, FALLBACKS, DROPPED_MESSAGES, REPLICA_SOUND),
-    *(DEPENDENCY, SPOOL_ROWS, LEDGER_SHIPPED, LEDGER_LOST, WORKERS),
+    *(DEPENDENCY, SPOOL_ROWS, LEDGER_SHIPPED, LEDGER_LOST, JOBS, JOB_SECONDS, WORKERS),
 )
 _BY_NAME = {family.name: family for family in FAMILIES}
 
@@ -300,6 +318,16 @@ class Metrics:
         """So many more will not be there; `reason` is a word of ours."""
         self._add(LEDGER_LOST, reason, by=rows)
 
+    def jobs(self, queued: int, processing: int) -> None:
+        """How many jobs there are; for one process of a gateway only."""
+        self._cells[self._place(JOBS, "queued")] = float(queued)
+        self._cells[self._place(JOBS, "processing")] = float(processing)
+
+    def job_done(self, waited_seconds: float, ran_seconds: float) -> None:
+        """A job came to its end here."""
+        observe(self._cells, self._place(JOB_SECONDS, "wait"), _JOB, waited_seconds)
+        observe(self._cells, self._place(JOB_SECONDS, "run"), _JOB, ran_seconds)
+
     def render(self) -> bytes:
         """All metrics over all workers, in Prometheus' text format."""
         return render(self._all)
@@ -321,7 +349,7 @@ class Metrics:
         status = str(record.status) if record.status else "none"
         requests = self._place(REQUESTS, record.route, status, record.outcome)
         operation = OPERATIONS.get(record.route)
-        if operation is None:
+        if operation is None or (record.route == JOB_ROUTE and record.model is None):
             return _Ended(requests, is_generation=False)
         error = record.error_code or ("" if record.outcome == "ok" else record.outcome)
         return _Ended(

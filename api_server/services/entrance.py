@@ -37,7 +37,8 @@ class Entrance:
         record.model = model.id
         check_model(caller, model.id)
         wanted = tokens() if _counts_tokens(caller, model.id) else 0
-        reservation = await self._quotas.reserve(caller, model.id, wanted)
+        requests = 0 if caller.was_counted else 1
+        reservation = await self._quotas.reserve(caller, model.id, wanted, requests=requests)
         record.headers = reservation.headers()
         if self._ledger is not None:
             self._ledger.open(record)

@@ -27,7 +27,7 @@ from api_server.settings.environment import (
 from api_server.settings.explaining import reason
 from api_server.settings.models import catalogue_models, warnings
 from api_server.settings.placeholders import is_placeholder
-from api_server.settings.sections import LocalConfig
+from api_server.settings.sections import JobsConfig, LocalConfig
 from api_server.settings.stack import ModelConfig, Stack
 from api_server.settings.stack_file import load_stack
 from api_server.settings.values import Key
@@ -87,6 +87,18 @@ class Settings:
     def spool(self) -> Path:
         """Where the ledger keeps rows until PostgreSQL has them."""
         return self.environment.data_dir / "spool"
+
+    @property
+    def jobs(self) -> JobsConfig:
+        """The section `jobs`, under what the environment says of it."""
+        environment = self.environment
+        told = {
+            "queue_size": environment.queue_max_size,
+            "timeout_seconds": environment.request_timeout,
+        }
+        return self.stack.jobs.model_copy(
+            update={name: value for name, value in told.items() if value is not None}
+        )
 
     @property
     def is_development(self) -> bool:

@@ -54,6 +54,10 @@ class Environment(Strict):
     jwt_issuer: str | None = None
     jwt_audience: str | None = None
     jwt_app: str | None = None
+    server_port: int | None = Field(None, ge=1, le=65535)
+    debug_mode: bool | None = None
+    queue_max_size: int | None = Field(None, ge=1, le=1_000_000)
+    request_timeout: Positive | None = None
     ai_service_url: BaseUrl | None = None
     ai_service_api_key: Key | None = None
     ai_service_model: ModelId = "mistral-7b"
@@ -67,6 +71,11 @@ class Environment(Strict):
     llama_server: str | None = None
     cxx: str | None = None
     xdg_cache_home: Path | None = None
+
+    @property
+    def least_logged(self) -> str:
+        """`LOG_LEVEL`, or debug where `DEBUG_MODE` is on."""
+        return "debug" if self.debug_mode else self.log_level
 
     @property
     def cache_home(self) -> Path:
@@ -113,6 +122,8 @@ def environment_of(sources: Sources) -> Environment:
                 f"{ENV_FILE}: unknown key '{key}'.{suggestion(key, list(names))}"
             )
     values = {name: value for key, name in names.items() if (value := sources.value(key))}
+    if "server_port" in values and "port" not in values:
+        values["port"] = values["server_port"]
     try:
         return Environment.model_validate(values)
     except ValidationError as exc:

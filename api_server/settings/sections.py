@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from api_server.settings.values import Origin, Positive, RequestFields, Strict
+from api_server.settings.values import ModelId, Origin, Positive, RequestFields, Strict
 
 
 class CorsConfig(Strict):
@@ -161,4 +161,40 @@ class LocalConfig(Strict):
     start_seconds: Positive = Field(300, description="For an engine to load its model.")
     hang_seconds: Positive = Field(
         15, description="An engine silent on /health for this long is restarted."
+    )
+
+
+class JobsConfig(Strict):
+    """Requests that are accepted now and answered later (`POST /ai_request`)."""
+
+    queue_size: int = Field(
+        10_000, ge=1, le=1_000_000, description="Jobs that may wait; QUEUE_MAX_SIZE overrides it."
+    )
+    workers: int = Field(
+        4, ge=0, le=1024, description="Jobs that each gateway process does at once; 0: none."
+    )
+    worker_slots: int = Field(
+        16, ge=1, le=1024, description="The same of each `python -m api_server worker`."
+    )
+    timeout_seconds: Positive = Field(
+        300, description="How long a job waits, and then runs; REQUEST_TIMEOUT overrides it."
+    )
+    max_attempts: int = Field(
+        3, ge=1, le=100, description="Times a job is begun whose workers die of it."
+    )
+    lease_seconds: float = Field(
+        15, ge=1, le=3600, description="A worker silent for so long loses its jobs to others."
+    )
+    retention_days: float = Field(
+        7, gt=0, le=3650, description="Results are kept for so long, then they are a 404."
+    )
+    polling_needs_owner: bool = Field(
+        False,  # noqa: FBT003 - pydantic's way to say a default
+        description="true: the id alone is not enough to read a result.",
+    )
+    default_model: ModelId | None = Field(
+        None, description="For request types that name none; else the first that serves text."
+    )
+    most_sockets: int = Field(
+        1000, ge=0, le=100_000, description="WebSockets of a gateway process that watch jobs."
     )

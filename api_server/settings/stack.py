@@ -13,6 +13,7 @@ from api_server.settings.sections import (
     BreakerConfig,
     GatewayConfig,
     HealthConfig,
+    JobsConfig,
     LedgerConfig,
     LocalConfig,
     RetryConfig,
@@ -178,6 +179,7 @@ class Stack(Strict):
     balancing: BalancingConfig = BalancingConfig()
     ledger: LedgerConfig = LedgerConfig()
     apps: AppsConfig = AppsConfig()
+    jobs: JobsConfig = JobsConfig()
     models: list[ModelConfig] = Field(min_length=1)
     local: LocalConfig = LocalConfig()
 

@@ -109,7 +109,7 @@ class Labelled(Gateway):
     """The gateway for callers that say in a header which app they are."""
 
     def __init__(self, gateway: Gateway) -> None:
-        super().__init__(gateway, gateway.health)
+        super().__init__(gateway, gateway.health, gateway.begin_drain)
         self._callers = {
             name.encode(): Caller(App(f"app_{name}", name, Policy())) for name in ("heavy", "light")
         }

@@ -96,21 +96,29 @@ class Quotas:
                 await self._store.leave(self._process)
         self._desks.clear()
 
-    async def reserve(self, caller: Caller, model_id: str, tokens: int) -> Reservation:
+    async def reserve(
+        self, caller: Caller, model_id: str, tokens: int, *, requests: int = 1, places: int = 1
+    ) -> Reservation:
         """Take what a request needs of its app's limits, all of it or nothing.
 
-        `tokens` is the most that it will use, by estimate. Raises `RateLimitedError` with a true
+        `tokens` is the most that it will use, by estimate; `requests` and `places` are 0 for what
+        was counted before, or is not under way yet. Raises `RateLimitedError` with a true
         Retry-After, and `InvalidRequestError` for a request that no waiting would help.
         """
         app = caller.app
         desk = self._desks.get(app.id)
-        if desk is None or desk.policy is not app.policy:
+        if desk is None or (desk.policy is not app.policy and desk.policy != app.policy):
             desk = self._open(app)
         leases = desk.by_model.get(model_id, desk.leases)
         if not leases:
             return NOTHING
+        wanted = {"tokens": tokens, "requests": requests, "concurrent": places}
+        if 0 in wanted.values():
+            leases = tuple(lease for lease in leases if wanted[lease.rule.kind])
+            if not leases:
+                return NOTHING
         now = self._clock()
-        units = [tokens if lease.rule.kind == "tokens" else 1 for lease in leases]
+        units = [wanted[lease.rule.kind] for lease in leases]
         if not self._is_alone:
             if has_all(leases, units, now):
                 return Held(desk, leases, units, take_all(leases, units), now)

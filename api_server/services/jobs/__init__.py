@@ -1,0 +1,1 @@
+"""Jobs: accepted now, done later, in a fair order, each exactly once."""

@@ -1,0 +1,88 @@
+"""Who sends a job or asks for one: by app code, by key or by token."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from api_server.errors import AppCodeError, InvalidKeyError, NotAllowedError
+from api_server.schemas.apps import ANYONE, App, Caller
+
+
+class FindsApps(Protocol):
+    """Knows app codes. `services.access.directory.Directory` does."""
+
+    def find_app_code(self, code: str) -> App | None:
+        """The app of a code, None for nobody. Raises `DependencyDownError`."""
+
+
+class Authenticates(Protocol):
+    """Knows keys and tokens. `services.access.authentication.Authentication` does."""
+
+    def caller_of(self, authorization: bytes | None) -> Caller:
+        """Raises `InvalidKeyError`, `DependencyDownError`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What a request shows: a code in its body or in `X-App-Code`, an `Authorization` header."""
+
+    app_code: str | None = None
+    authorization: str | None = None
+
+    @property
+    def are_empty(self) -> bool:
+        return self.app_code is None and self.authorization is None
+
+
+class Owners:
+    """Tells who it is."""
+
+    def __init__(self, apps: FindsApps, authentication: Authenticates) -> None:
+        self._apps = apps
+        self._authentication = authentication
+
+    def caller_of(self, shown: Credentials) -> Caller:
+        """Raises `AppCodeError` (401) for nobody, `DependencyDownError` where nobody can tell.
+
+        Where both a code and a key are shown, they must be of the same app.
+        """
+        by_code = self._by_code(shown.app_code) if shown.app_code is not None else None
+        if shown.authorization is None:
+            if by_code is None:
+                raise AppCodeError(
+                    "No app code was sent: this needs app_code, the header X-App-Code, or a key as "
+                    "'Authorization: Bearer ...'."
+                )
+            return by_code
+        try:
+            caller = self._authentication.caller_of(shown.authorization.encode("latin-1"))
+        except InvalidKeyError as exc:
+            raise AppCodeError(exc.message) from exc
+        if by_code is not None and by_code.app.id != caller.app.id:
+            raise NotAllowedError("The app code and the key are not of the same app.")
+        return caller
+
+    def _by_code(self, code: str) -> Caller:
+        app = self._apps.find_app_code(code)
+        if app is None:
+            raise AppCodeError("This app code is not valid: it is wrong, or was revoked.")
+        return Caller(app)
+
+
+class OpenToAll:
+    """AUTH=off: every code and every key is `ANYONE`'s. Both sides of `Owners`."""
+
+    def find_app_code(self, code: str) -> App | None:  # noqa: ARG002
+        return ANYONE.app
+
+    def caller_of(self, authorization: bytes | None) -> Caller:  # noqa: ARG002
+        return ANYONE
+
+
+class ClosedToAll:
+    """There are no apps: nobody is let in."""
+
+    def find_app_code(self, code: str) -> App | None:  # noqa: ARG002
+        return None
+
+    def caller_of(self, authorization: bytes | None) -> Caller:  # noqa: ARG002
+        raise InvalidKeyError("There are no apps here.")

@@ -1,0 +1,141 @@
+"""Everything of jobs that runs in a process: the worker, the housekeeping, who listens for news."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from api_server.errors import DependencyDownError
+from api_server.inference.catalogue import Catalogue
+from api_server.observability.metrics import Metrics
+from api_server.observability.record import RequestRecord
+from api_server.services.jobs.asking import Chats
+from api_server.services.jobs.owners import Owners
+from api_server.services.jobs.rules import Rules
+from api_server.services.jobs.service import Admit, JobService, admit_all
+from api_server.services.jobs.tally import Tally
+from api_server.services.jobs.watching import Watching
+from api_server.services.jobs.worker import Worker
+from api_server.stores.jobs import CHANNEL, Counts, JobStore
+from api_server.stores.postgres import Postgres
+
+KEEP_SECONDS = 1.0
+LISTEN_AGAIN_SECONDS = 1.0
+
+log = logging.getLogger(__name__)
+
+
+class JobRoom:
+    """`worker` None: this process does no jobs, it only accepts them."""
+
+    def __init__(
+        self,
+        store: JobStore,
+        rules: Rules,
+        tally: Tally,
+        watching: Watching,
+        worker: Worker | None,
+    ) -> None:
+        self.tally = tally
+        self.watching = watching
+        self.worker = worker
+        self._store = store
+        self._rules = rules
+        self._tasks: list[asyncio.Task[None]] = []
+        self._draining: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin; connects to nothing before PostgreSQL answers."""
+        loops: list[Callable[[], Awaitable[None]]] = [self._keep, self._hear, self.watching.run]
+        if self.worker is not None:
+            loops.append(self.worker.run)
+        self._tasks = [asyncio.ensure_future(loop()) for loop in loops]
+
+    def begin_drain(self, seconds: float) -> None:
+        """Take no more jobs; what runs may come to its end within that time. Once is enough."""
+        if self._tasks and self._draining is None:
+            self._draining = asyncio.create_task(self._drain(seconds))
+
+    async def aclose(self) -> None:
+        """Wait for the drain, which begins now and ends at once if it has not begun yet."""
+        self.begin_drain(0.0)
+        if self._draining is not None:
+            await self._draining
+
+    async def _drain(self, seconds: float) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.wait(self._tasks, timeout=2.0)
+        if self.worker is not None:
+            await self.worker.drain(seconds)
+
+    async def _keep(self) -> None:
+        """Counts for all who ask; what is late ends, what is old goes."""
+        while True:
+            try:
+                await self._store.keep(
+                    max_attempts=self._rules.max_attempts,
+                    retention_seconds=self._rules.retention_seconds,
+                )
+                self.tally.update(await self._store.counts())
+            except DependencyDownError:
+                self.tally.update(None)
+            except Exception:  # the top of a background loop
+                log.exception("the housekeeping of jobs failed")
+            await asyncio.sleep(KEEP_SECONDS)
+
+    async def _hear(self) -> None:
+        """Whatever is not heard is seen a second later."""
+        while True:
+            with contextlib.suppress(Exception):  # the top of a background loop: it is asked too
+                await self._store.postgres.listen(CHANNEL, self._heard)
+            await asyncio.sleep(LISTEN_AGAIN_SECONDS)
+
+    def _heard(self, told: str) -> None:
+        what, _, job_id = told.partition(" ")
+        if what == "stop" and self.worker is not None:
+            self.worker.stop_job(job_id)
+        if what == "new" and self.worker is not None:
+            self.worker.wake()
+        self.watching.wake()
+
+
+@dataclass(frozen=True)
+class Jobs:
+    """What routes ask, and what runs beside."""
+
+    service: JobService
+    room: JobRoom
+
+    async def aclose(self) -> None:
+        await self.room.aclose()
+        await self.service.aclose()
+
+
+def furnish(
+    postgres: Postgres,
+    catalogue: Catalogue,
+    chats: Chats,
+    owners: Owners,
+    rules: Rules,
+    metrics: Metrics,
+    *,
+    slots: int,
+    counts_for_metrics: bool,
+    ended: Callable[[RequestRecord], None],
+    admit: Admit = admit_all,
+) -> Jobs:
+    """Everything of jobs for one process; `slots` 0: it does none itself."""
+
+    def notice(counts: Counts) -> None:
+        metrics.jobs(counts.queued, counts.processing)
+
+    store = JobStore(postgres)
+    tally = Tally(notice if counts_for_metrics else None)
+    worker = None
+    if slots:
+        worker = Worker(store, chats, rules, slots, ended=ended, observe=metrics.job_done)
+    watching = Watching(store.find, rules.most_sockets)
+    service = JobService(store, catalogue, owners, tally, rules, admit)
+    return Jobs(service, JobRoom(store, rules, tally, watching, worker))
