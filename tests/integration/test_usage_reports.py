@@ -17,6 +17,10 @@ import asyncpg
 import httpx
 import pytest
 
+from api_server.schemas.apps import Policy
+from api_server.services.access.managing import ManagedApps
+from api_server.stores.apps import AppStore
+from api_server.stores.postgres import Postgres
 from tests.fake_engine import FakeEngine, running_engine
 from tests.integration.conftest import running_gateway
 from tests.local_stack import NEUTRAL, REPOSITORY
@@ -197,3 +201,45 @@ async def test_the_row_is_on_disk_before_the_last_byte_leaves(ledger: WithLedger
         pytest.fail("no row was in the spool when its answer was complete")
     rows = await ledger.rows(number + 1)
     assert len({row["id"] for row in rows}) == number + 1
+
+
+async def test_content_is_stored_for_apps_that_want_it_and_for_no_others(
+    postgres_url: str, tmp_path: Path
+) -> None:
+    keys = {}
+    postgres = Postgres(postgres_url)
+    apps = ManagedApps(AppStore(postgres), by="a test")
+    for name in ("kept", "forgotten"):
+        issued = await apps.create(name, Policy(store_content=name == "kept"))
+        keys[name] = issued.key
+    await postgres.aclose()
+    variables = {"POSTGRES_URL": postgres_url, "DATA_DIR": str(tmp_path), "AUTH": "on"}
+    connection = await asyncpg.connect(postgres_url)
+    message = {"role": "user", "content": "my secret \0 question"}
+    async with (
+        running_engine() as engine,
+        running_gateway(tmp_path, engine, variables=variables) as (_, url),
+        httpx.AsyncClient(base_url=url, timeout=10) as http,
+    ):
+        for key in keys.values():
+            for stream in (False, True):
+                answer = await http.post(
+                    "/v1/chat/completions",
+                    json={"model": "fake", "messages": [message], "stream": stream},
+                    headers={"authorization": f"Bearer {key}"},
+                )
+                assert answer.status_code == 200, answer.text
+        async with asyncio.timeout(10):
+            while await connection.fetchval("select count(*) from usage") < 4:
+                await asyncio.sleep(0.05)
+    query = "select app, is_stream, request, answer, is_cut from usage join usage_content"
+    rows = await connection.fetch(f"{query} using (at, id) order by at")
+    everything = await connection.fetchval("select count(*) from usage_content")
+    await connection.close()
+    assert [(row["app"], row["is_stream"]) for row in rows] == [("kept", False), ("kept", True)]
+    assert everything == 2
+    for row in rows:
+        assert json.loads(row["request"])["messages"] == [message]
+        assert not row["is_cut"]
+    assert json.loads(rows[0]["answer"])["choices"][0]["message"]["content"] == "xxxxx"
+    assert rows[1]["answer"].endswith("data: [DONE]\n\n")
