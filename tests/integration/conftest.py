@@ -83,6 +83,7 @@ async def running_gateway(
         server.should_exit = True
         server.force_exit = True
         await task
+        await server.lifespan.shutdown()  # which a forced exit leaves out
 
 
 @pytest.fixture

@@ -6,6 +6,11 @@ from typing import Protocol
 from api_server.errors import AppCodeError, InvalidKeyError, NotAllowedError
 from api_server.schemas.apps import ANYONE, App, Caller
 
+_NOTHING_SENT = (
+    "No app code was sent: this needs app_code, the header X-App-Code, or a key as 'Authorization: "
+    "Bearer ...'."
+)
+
 
 class FindsApps(Protocol):
     """Knows app codes. `services.access.directory.Directory` does."""
@@ -46,17 +51,13 @@ class Owners:
         Where both a code and a key are shown, they must be of the same app.
         """
         by_code = self._by_code(shown.app_code) if shown.app_code is not None else None
-        if shown.authorization is None:
-            if by_code is None:
-                raise AppCodeError(
-                    "No app code was sent: this needs app_code, the header X-App-Code, or a key as "
-                    "'Authorization: Bearer ...'."
-                )
+        if by_code is not None and shown.authorization is None:
             return by_code
+        sent = shown.authorization.encode("latin-1") if shown.authorization is not None else None
         try:
-            caller = self._authentication.caller_of(shown.authorization.encode("latin-1"))
+            caller = self._authentication.caller_of(sent)
         except InvalidKeyError as exc:
-            raise AppCodeError(exc.message) from exc
+            raise AppCodeError(exc.message if sent is not None else _NOTHING_SENT) from exc
         if by_code is not None and by_code.app.id != caller.app.id:
             raise NotAllowedError("The app code and the key are not of the same app.")
         return caller
