@@ -1,4 +1,4 @@
-"""The command line: `python -m api_server serve | worker | local | reset | engine | check`."""
+"""The command line: `python -m api_server serve | local | apps | ...`."""
 
 import signal
 
@@ -9,10 +9,13 @@ import asyncio
 import logging
 import sys
 from collections.abc import Callable, Coroutine
+from typing import Protocol
 
+from api_server.commands import apps, migrate
 from api_server.commands.worker import work
 from api_server.errors import SetupError
-from api_server.local.stack import engine_binary, reset, run_local, stop_on_signals
+from api_server.local.data_dir import reset
+from api_server.local.stack import engine_binary, run_local, stop_on_signals
 from api_server.local.terminal import TerminalSay
 from api_server.observability.logging import configure_logging
 from api_server.server import serve
@@ -30,9 +33,15 @@ def main() -> int:
     subparsers = parser.add_subparsers(dest="command", required=True)
     for name, (explanation, _) in COMMANDS.items():
         subparsers.add_parser(name, help=explanation)
-    _, run = COMMANDS[parser.parse_args().command]
+    for name, verb in VERBS.items():
+        verb.add_arguments(subparsers.add_parser(name, help=verb.EXPLANATION))
+    arguments = parser.parse_args()
     try:
-        return run(load_settings())
+        settings = load_settings()
+        if arguments.command in VERBS:
+            return VERBS[arguments.command].run(settings, arguments)
+        _, run = COMMANDS[arguments.command]
+        return run(settings)
     except SetupError as exc:
         print(f"error: {exc}", file=sys.stderr)
     except (OSError, RuntimeError) as exc:  # the edge: a full disk, a loop of links, ~nobody
@@ -120,6 +129,21 @@ COMMANDS: dict[str, tuple[str, Command]] = {
     "engine": ("find or compile llama-server and print its path", find_or_build),
     "check": ("check the environment and the stack file, start nothing", check),
 }
+
+
+class Verb(Protocol):
+    """A module of `commands/`: a command with arguments of its own."""
+
+    EXPLANATION: str
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Say what it takes."""
+
+    def run(self, settings: Settings, arguments: argparse.Namespace) -> int:
+        """Do it; returns the exit code. Raises `SetupError`."""
+
+
+VERBS: dict[str, Verb] = {"migrate": migrate, "apps": apps}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -2,6 +2,7 @@
 
     StackError
     ├── ClientLeftError                 nobody waits for the answer any more; never sent to anyone
+    ├── RowsRefusedError                a database will not take these rows, however often they come
     ├── SetupError                      the operator must change something; one sentence says what
     │   └── ConfigurationError          a key or a value in a file or in the environment is wrong
     └── ApiError                        a request cannot be answered; has a status and a code
@@ -9,14 +10,17 @@
         │   └── ContextLengthError      400  context_length_exceeded
         │   └── RequestTypeError        400  unsupported_request_type
         ├── InvalidKeyError             401  invalid_api_key
+        │   └── UnknownSignerError      401  invalid_api_key
         ├── AppCodeError                401  invalid_app_code
         ├── AdminClosedError            403  admin_closed
         ├── NotAllowedError             403  not_allowed
+        ├── AppNotFoundError            404  app_not_found
         ├── ModelNotFoundError          404  model_not_found
         ├── JobNotFoundError            404  request_not_found
         ├── RouteNotFoundError          404  route_not_found
         ├── MethodNotAllowedError       405  method_not_allowed
         ├── BodyTimeoutError            408  request_timeout
+        ├── AppExistsError              409  app_exists
         ├── JobStateError               409  invalid_request
         ├── ModelBusyError              409  model_busy
         ├── BodyTooLargeError           413  request_too_large
@@ -53,6 +57,10 @@ class StackError(Exception):
 
 class ClientLeftError(StackError):
     """The client closed its connection before the answer was complete."""
+
+
+class RowsRefusedError(StackError):
+    """A database cannot take rows as they are; to send them again would not help."""
 
 
 class SetupError(StackError):
@@ -142,6 +150,13 @@ class InvalidKeyError(ApiError):
     type = "invalid_request_error"
     code = "invalid_api_key"
 
+    def __init__(self, message: str) -> None:
+        super().__init__(message, headers={"www-authenticate": "Bearer"})
+
+
+class UnknownSignerError(InvalidKeyError):
+    """A token is signed with a key that we do not have; fetching the keys again may show it."""
+
 
 class AppCodeError(ApiError):
     """No app code, or none of an app."""
@@ -165,6 +180,14 @@ class NotAllowedError(ApiError):
     status = 403
     type = "invalid_request_error"
     code = "not_allowed"
+
+
+class AppNotFoundError(ApiError):
+    """No app, or no credential of an app, of that name."""
+
+    status = 404
+    type = "invalid_request_error"
+    code = "app_not_found"
 
 
 class ModelNotFoundError(ApiError):
@@ -205,6 +228,14 @@ class BodyTimeoutError(ApiError):
     status = 408
     type = "invalid_request_error"
     code = "request_timeout"
+
+
+class AppExistsError(ApiError):
+    """The name of a new app is taken."""
+
+    status = 409
+    type = "invalid_request_error"
+    code = "app_exists"
 
 
 class JobStateError(ApiError):

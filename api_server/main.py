@@ -1,23 +1,22 @@
-"""The composition root: builds every object of the gateway and is the only one that knows them all.
+"""Puts HTTP round the services: routes and layers. With composition.py the only one that knows all.
 
 `create_app` opens nothing; connections are made when the first request needs them, and the
 lifespan closes them.
 """
 
-import asyncio
-import logging
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from functools import partial
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api_server import __version__
+from api_server.composition import ALONE, Services, Worker, compose
 from api_server.errors import (
     ApiError,
     InternalError,
@@ -26,17 +25,12 @@ from api_server.errors import (
     RouteNotFoundError,
     envelope_for,
 )
-from api_server.inference.catalogue import Catalogue, Model
-from api_server.inference.model_manager import LLMModelManager
-from api_server.inference.replicas.replica_set import ReplicaSet
-from api_server.inference.wire import Wire
+from api_server.middleware.authentication import Authenticated
 from api_server.middleware.error_edge import ErrorEdge
 from api_server.middleware.request_log import RequestLog
-from api_server.observability.degradation import Degradation
-from api_server.observability.metrics import Metrics
-from api_server.observability.numbers import Numbers
-from api_server.observability.record import RequestRecord, record_of
+from api_server.observability.record import record_of
 from api_server.routes import admin as admin_routes
+from api_server.routes import admin_apps as admin_app_routes
 from api_server.routes import health as health_routes
 from api_server.routes import job_socket as job_socket_routes
 from api_server.routes import jobs as job_routes
@@ -44,137 +38,88 @@ from api_server.routes import metrics as metrics_routes
 from api_server.routes import models as model_routes
 from api_server.routes.openapi import document
 from api_server.routes.token_path import Serve, TokenEndpoint, TokenPath
-from api_server.services.admission import Gate
-from api_server.services.completions import Completions
-from api_server.services.embeddings import Embeddings
 from api_server.services.health import Health
-from api_server.services.jobs.owners import ClosedToAll, OpenToAll, Owners
-from api_server.services.jobs.room import Jobs, furnish
-from api_server.services.jobs.rules import Rules
-from api_server.services.lane import Lane
-from api_server.services.models import ManagedModels
 from api_server.services.requests import Kind
 from api_server.settings import Settings
-from api_server.stores.postgres import Postgres
-from api_server.stores.redis import Redis
-
-
-@dataclass(frozen=True)
-class Worker:
-    """Which one of how many serving processes this is; `numbers` is where each of them counts."""
-
-    index: int = 0
-    count: int = 1
-    numbers: Sequence[Numbers] = ()
-
-    def share_of(self, total: int) -> int:
-        """This worker's part of something that all of them share; the parts add up to it."""
-        share, rest = divmod(total, self.count)
-        return share + (self.index < rest)
-
-
-ALONE = Worker()
 
 ROUTES = (
-    *(model_routes, health_routes, metrics_routes),
-    *(admin_routes, job_routes, job_socket_routes),
+    *(model_routes, health_routes, metrics_routes, admin_routes, admin_app_routes),
+    *(job_routes, job_socket_routes),
 )
 
+OTHER_KEYS = ("/admin", "/ai_request", "/get_request", "/requests", "/ws/requests")
+"""Paths that, with all below them, look at the caller's key themselves."""
 
-log = logging.getLogger("api_server.request")
-
-Lifespan = Callable[[], AbstractAsyncContextManager[object]]
+EXPOSED_HEADERS = (
+    *("x-request-id", "retry-after", "retry-after-ms", "server-timing", "x-cache", "x-degraded"),
+    *("x-fallback-model", "x-dropped-messages"),
+    *("x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests"),
+    *("x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens"),
+)
+"""What a web page may read of an answer, besides its body."""
 
 
 class Gateway:
     """The ASGI application: the token path first, FastAPI for everything else.
 
-    `lifespan` is what runs beside requests, for a process that serves none; `begin_drain` says that
-    the end is near.
+    `begin_drain` says that the end is near.
     """
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        health: Health,
-        lifespan: Lifespan,
-        begin_drain: Callable[[], None],
-    ) -> None:
+    def __init__(self, app: ASGIApp, health: Health, begin_drain: Callable[[], None]) -> None:
         self._app = app
         self.health = health
-        self.lifespan = lifespan
         self.begin_drain = begin_drain
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._app(scope, receive, send)
 
 
-def create_app(
-    settings: Settings, worker: Worker = ALONE, *, job_slots: int | None = None
-) -> Gateway:
-    """The gateway for these settings, ready to be served.
-
-    `job_slots` is how many jobs it does at once, else what the settings say for a gateway.
-    """
-    catalogue = Catalogue(settings.models())
-    numbers = worker.numbers or [Numbers() for _ in range(worker.count)]
-    metrics = Metrics((model.id for model in catalogue), numbers[worker.index], numbers)
-    manager = LLMModelManager(catalogue)
-    lanes = {
-        model.id: _lane(model, manager.wire(model.id), settings, worker, metrics)
-        for model in catalogue
-    }
-    postgres, redis = _postgres(settings), _redis(settings)
-    degradation = Degradation(
-        [each.dependency.name for each in (postgres, redis) if each is not None], metrics
-    )
-    for each in (postgres, redis):
-        if each is not None:
-            each.dependency.notice = partial(degradation.changed, each.dependency.name)
-    completions = Completions(catalogue, lanes)
-    embeddings = Embeddings(catalogue, lanes)
-    health = Health(lanes, __version__)
-    slots = settings.jobs.workers if job_slots is None else job_slots
-    jobs = _jobs(settings, worker, postgres, catalogue, completions, metrics, slots)
+def create_app(settings: Settings, worker: Worker = ALONE) -> Gateway:
+    """The gateway for these settings, ready to be served."""
+    services = compose(settings, worker)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        beating = asyncio.create_task(numbers[worker.index].beat())
-        await manager.start()
-        loading = asyncio.create_task(manager.load_configured_models())  # may take minutes
-        if jobs is not None:
-            jobs.room.start()
-        yield
-        if jobs is not None:
-            await jobs.aclose()
-        beating.cancel()
-        loading.cancel()
-        await manager.aclose()
-        for each in (postgres, redis):
-            if each is not None:
-                await each.aclose()
+        async with services.running():
+            yield
 
     app = FastAPI(title="llm-serving-stack", version=__version__, lifespan=lifespan)
     app.openapi = partial(document, app)  # type: ignore[method-assign]
-    app.state.catalogue = catalogue
-    app.state.health = health
-    app.state.metrics = metrics
-    app.state.models = ManagedModels(manager)
+    app.state.catalogue = services.catalogue
+    app.state.health = services.health
+    app.state.metrics = services.metrics
+    app.state.models = services.models
     app.state.admin_key = settings.admin_key
-    app.state.jobs = jobs
+    app.state.apps = services.apps
+    app.state.jobs = services.jobs
     app.state.bounds = settings.stack.gateway
     for routes in ROUTES:
         app.include_router(routes.router)
-    for kind_of_error in (ApiError, HTTPException, RequestValidationError, Exception):
-        app.add_exception_handler(kind_of_error, _render)
+    for error in (ApiError, HTTPException, RequestValidationError, Exception):
+        app.add_exception_handler(error, _render)
 
+    inside = TokenPath(_endpoints(services, settings), app)
+    known = Authenticated(inside, services.access.authentication, *OTHER_KEYS)
+    edge = _with_cors(ErrorEdge(known), settings)
+    close = services.ledger.close if services.ledger is not None else None
+    outside = RequestLog(edge, services.metrics, services.degradation, close)
+
+    def begin_drain() -> None:
+        if services.jobs is not None:
+            services.jobs.room.begin_drain(settings.stack.gateway.drain_seconds)
+
+    return Gateway(outside, services.health, begin_drain)
+
+
+def _endpoints(services: Services, settings: Settings) -> Mapping[str, ASGIApp]:
+    """The token path: each of these routes reaches an engine."""
     stack = settings.stack
     verbs: dict[Kind, Serve] = {
-        Kind.CHAT: completions.chat,
-        Kind.TEXT: completions.text,
-        Kind.EMBEDDINGS: embeddings.embed,
+        Kind.CHAT: services.completions.chat,
+        Kind.TEXT: services.completions.text,
+        Kind.EMBEDDINGS: services.embeddings.embed,
     }
-    endpoints = {
+    return {
         kind.value: TokenEndpoint(
             serve,
             max_body_bytes=stack.gateway.max_body_bytes,
@@ -183,86 +128,21 @@ def create_app(
         )
         for kind, serve in verbs.items()
     }
-    app_in_layers = RequestLog(ErrorEdge(TokenPath(endpoints, app)), metrics, degradation)
-
-    def begin_drain() -> None:
-        if jobs is not None:
-            jobs.room.begin_drain(stack.gateway.drain_seconds)
-
-    return Gateway(app_in_layers, health, partial(lifespan, app), begin_drain)
 
 
-def _jobs(
-    settings: Settings,
-    worker: Worker,
-    postgres: Postgres | None,
-    catalogue: Catalogue,
-    completions: Completions,
-    metrics: Metrics,
-    slots: int,
-) -> Jobs | None:
-    """None where there is no database to keep them in."""
-    if postgres is None:
-        return None
-
-    def ended(record: RequestRecord) -> None:
-        metrics.request_ended(record)
-        log.log(record.log_level, "job", extra=record.as_fields())
-
-    told = settings.jobs
-    rules = Rules(
-        queue_size=told.queue_size,
-        timeout_seconds=told.timeout_seconds,
-        max_attempts=told.max_attempts,
-        lease_seconds=told.lease_seconds,
-        retention_seconds=told.retention_days * 86_400,
-        polling_needs_owner=told.polling_needs_owner,
-        default_model=told.default_model,
-        most_sockets=told.most_sockets,
+def _with_cors(app: ASGIApp, settings: Settings) -> ASGIApp:
+    """Web pages of the configured origins may call; without any, browsers keep them all out."""
+    cors = settings.stack.gateway.cors
+    if not cors.origins:
+        return app
+    return CORSMiddleware(
+        app,
+        allow_origins=cors.origins,
+        allow_methods=["GET", "POST", "PATCH", "DELETE"],
+        allow_headers=["*"],
+        expose_headers=list(EXPOSED_HEADERS),
+        max_age=cors.max_age_seconds,
     )
-    everybody = ClosedToAll() if settings.environment.auth else OpenToAll()
-    return furnish(
-        *(postgres, catalogue, completions, Owners(everybody, everybody), rules, metrics),
-        slots=slots,
-        counts_for_metrics=worker.index == 0,
-        ended=ended,
-    )
-
-
-def _postgres(settings: Settings) -> Postgres | None:
-    url = settings.postgres_url
-    return Postgres(url) if url is not None else None
-
-
-def _redis(settings: Settings) -> Redis | None:
-    url = settings.redis_url
-    return Redis(url) if url is not None else None
-
-
-def _lane(model: Model, wire: Wire, settings: Settings, worker: Worker, metrics: Metrics) -> Lane:
-    """Workers share the places of an engine out among them: none knows of the others' requests.
-
-    There is as much room as the sound replicas have; that of one when none is, for those who wait.
-    Of a model in this process no slot idles for the time of a round trip.
-    """
-    admission = settings.stack.admission
-    surplus = 0 if model.is_in_process else admission.surplus
-
-    def capacity(replicas: int) -> int:
-        return worker.share_of(max(1, replicas) * (model.slots + surplus))
-
-    gate = Gate(capacity(1), worker.share_of(admission.queue_size))
-    if not isinstance(wire, ReplicaSet):
-        return Lane(model, wire, gate, metrics)
-
-    def changed(replicas: ReplicaSet) -> None:
-        gate.resize(capacity(replicas.sound))
-        for each in replicas.replicas:
-            metrics.replica_sound(model.id, each.name, is_sound=each.is_sound)
-
-    changed(wire)
-    wire.notice = changed
-    return Lane(model, wire, gate, metrics, wants_prefix=wire.wants_prefix)
 
 
 async def _render(request: Request, exc: Exception) -> JSONResponse:

@@ -16,8 +16,9 @@ import uvicorn
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from api_server.composition import ALONE, Worker
 from api_server.errors import ApiError, HeadTooLargeError, InvalidRequestError, SetupError
-from api_server.main import ALONE, Gateway, Worker, create_app
+from api_server.main import Gateway, create_app
 from api_server.observability.record import new_request_id
 from api_server.routes.token_path import CONNECTION
 from api_server.settings import Settings

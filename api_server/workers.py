@@ -13,9 +13,9 @@ import socket
 import time
 from dataclasses import dataclass
 
+from api_server.composition import Worker
 from api_server.local.plan import restart_delay_seconds
 from api_server.local.tether import die_with
-from api_server.main import Worker
 from api_server.observability.numbers import Numbers
 from api_server.server import open_listener, serve_on
 from api_server.settings import Settings

@@ -1,4 +1,4 @@
-"""The command line: `python -m benchmarks [--peers | --choosing | --affinity] [--quick]`."""
+"""The command line: `python -m benchmarks [--peers | --choosing | ...] [--quick]`."""
 
 import argparse
 import asyncio
@@ -18,7 +18,7 @@ from api_server.errors import SetupError
 from api_server.local.stack import engine_binary
 from api_server.local.terminal import TerminalSay
 from api_server.settings import load_environment, load_settings
-from benchmarks import choosing, machine
+from benchmarks import choosing, ledger, machine
 from benchmarks.bench import (
     QUICK,
     BenchError,
@@ -31,7 +31,7 @@ from benchmarks.bench import (
 from benchmarks.figures import Row, beside, median_of, table
 from benchmarks.peers import peers
 from benchmarks.processes import TargetError
-from benchmarks.targets import DIRECT, GATEWAY, GATEWAY_OF_FOUR, Target
+from benchmarks.targets import DIRECT, GATEWAY, GATEWAY_OF_FOUR, WITHOUT_STATE, Target
 
 INTERRUPTED = 130
 
@@ -42,6 +42,7 @@ def main() -> int:
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--peers", action="store_true", help="other gateways too")
     what.add_argument("--choosing", action="store_true", help="the choice of a replica alone")
+    what.add_argument("--ledger", action="store_true", help="a request's lines in the ledger alone")
     what.add_argument("--affinity", action="store_true", help="real engines and their caches")
     parser.add_argument(
         "--quick", action="store_true", help="tiny counts; the figures mean nothing"
@@ -54,6 +55,10 @@ def main() -> int:
     if arguments.choosing:
         batches = 3 if arguments.quick else 200
         print(asyncio.run(choosing.report(batches=batches, requests=200)))
+        return 0
+    if arguments.ledger:
+        batches = 3 if arguments.quick else 200
+        print(asyncio.run(ledger.report(batches=batches, requests=200)))
         return 0
     gc.disable()  # no pauses of ours in what is measured
     try:
@@ -81,14 +86,14 @@ async def until_signal(work: Coroutine[None, None, int]) -> int:
 async def run(plan: Plan, *, with_peers: bool) -> int:
     """Measure and print."""
     cores = choose_cores(sorted(os.sched_getaffinity(0)))
-    targets: list[Target] = [DIRECT, GATEWAY, GATEWAY_OF_FOUR]
+    targets: list[Target] = [DIRECT, GATEWAY, GATEWAY_OF_FOUR, WITHOUT_STATE]
     if with_peers:
         targets += await peers(load_environment().cache_home, progress)
     watch = machine.LoadWatch.begin()
     async with workplace(cores) as place:
         rows = await run_rounds(targets, plan, place, progress)
         report(rows, plan)
-        ours = rows[1:3]
+        ours = rows[1:4]
         is_good = not any(row.failure for row in ours) and not any(row.is_wrong for row in rows)
         if not rows[1].failure:
             progress(f"memory: {plan.memory_streams} streams of {plan.memory_tokens} tokens")
@@ -135,9 +140,10 @@ def report(rows: Sequence[Row], plan: Plan) -> None:
     for row in rows:
         if row.failure:
             print(f"\n{row.name} was not measured: {row.failure}")
-    one, four = rows[1:3]
-    if one.rounds and four.rounds:
-        print(f"\n{beside(four, one)}")
+    one, *others = rows[1:4]
+    for row in others:
+        if one.rounds and row.rounds:
+            print(f"\n{beside(row, one)}")
     print(flush=True)
 
 

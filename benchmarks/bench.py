@@ -15,14 +15,13 @@ from api_server.local.process import Command
 from benchmarks.exchanges import PlainExchange, StreamExchange, lengths_around
 from benchmarks.figures import MIB, Measurement, Memory, Row, percentile
 from benchmarks.phases import Bounds, Counted, run_once, run_phase
-from benchmarks.processes import TargetError, listen, running
+from benchmarks.processes import TargetError, clean_environment, listen, running
 from benchmarks.targets import (
     ENGINE_ADDRESSES,
     GATEWAY,
     Endpoint,
     Place,
     Target,
-    clean_environment,
 )
 
 ENGINE_START_SECONDS = 10.0
@@ -218,4 +217,4 @@ async def workplace(cores: Cores) -> AsyncIterator[Place]:
                 await engine.wait_until_it_answers(port, ENGINE_START_SECONDS)
             except TargetError as exc:
                 raise BenchError(f"the mock engine: {exc}") from exc
-            yield Place(cores.target, port, folder)
+            yield Place(cores.target, cores.harness, port, folder)

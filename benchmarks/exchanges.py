@@ -14,10 +14,14 @@ _MESSAGES = [
 ]
 
 
+KEY = "sk-key-of-the-benchmark-alone"
+"""Of an app of our gateway, and the master key of LiteLLM."""
+
+
 def _request(path: str, fields: dict[str, object]) -> bytes:
     body = json.dumps({"model": "bench", "messages": _MESSAGES} | fields).encode()
     head = f"POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
-    head += f"authorization: Bearer sk-bench\r\ncontent-length: {len(body)}\r\n\r\n"
+    head += f"authorization: Bearer {KEY}\r\ncontent-length: {len(body)}\r\n\r\n"
     return head.encode() + body
 
 

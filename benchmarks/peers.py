@@ -13,9 +13,10 @@ from pathlib import Path
 import yaml
 
 from api_server.local.process import Command, free_port
+from benchmarks.exchanges import KEY
 from benchmarks.peer_packages import Package, install, package
-from benchmarks.processes import TargetError, running
-from benchmarks.targets import SLOTS, Endpoint, Place, Target, clean_environment
+from benchmarks.processes import TargetError, clean_environment, running
+from benchmarks.targets import SLOTS, Endpoint, Place, Target
 
 START_SECONDS = 120.0
 HOST = "127.0.0.1"
@@ -129,7 +130,7 @@ def litellm(program: Path) -> Recipe:
         }
         document = {
             "model_list": [{"model_name": "bench", "litellm_params": parameters}],
-            "general_settings": {"master_key": "sk-bench"},
+            "general_settings": {"master_key": KEY},
             "litellm_settings": {"telemetry": False},
         }
         path = place.folder / "litellm.yaml"

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from api_server.local.process import Command, last_lines, tether_command
+from api_server.local.unprivileged import User
 from benchmarks import machine
 from benchmarks.exchanges import PlainExchange
 from benchmarks.phases import run_once
@@ -85,15 +86,17 @@ class Running:
 
 
 @asynccontextmanager
-async def running(program: Command, core: int | None = None) -> AsyncIterator[Running]:
-    """Start it, on one core if one is given; whatever happens, it is gone at the end."""
-    argv = list(program.argv)
-    if core is not None:
+async def running(
+    program: Command, core: int | None = None, user: User | None = None
+) -> AsyncIterator[Running]:
+    """Start it, on one core and as another user if one is given; it is gone at the end."""
+    argv = tether_command(program.argv, user)
+    if core is not None:  # first, since another user may not be able to run our Python
         argv = [sys.executable, "-S", "-I", str(_PINNED), str(core), *argv]
     try:
         with program.log_path.open("wb") as log:
             process = await asyncio.create_subprocess_exec(
-                *tether_command(argv),
+                *argv,
                 cwd=REPOSITORY,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
@@ -109,6 +112,12 @@ async def running(program: Command, core: int | None = None) -> AsyncIterator[Ru
         yield child
     finally:
         await child.stop()
+
+
+def clean_environment(**more: str) -> dict[str, str]:
+    """Ours, without what would change how the gateway or a peer behaves."""
+    kept = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "SSL_CERT_FILE", "XDG_CACHE_HOME")
+    return {name: os.environ[name] for name in kept if name in os.environ} | more
 
 
 def listen(address: str = "127.0.0.1", port: int = 0) -> socket.socket:

@@ -13,8 +13,7 @@ import yaml
 from api_server.local.plan import EnginePlan
 from api_server.local.process import Command, free_port
 from api_server.settings import REPOSITORY
-from benchmarks.processes import Running, TargetError, listen, running
-from benchmarks.targets import clean_environment
+from benchmarks.processes import Running, TargetError, clean_environment, listen, running
 
 START_SECONDS = 60.0
 CONTEXT_TOKENS = 2048

@@ -1,9 +1,9 @@
 """What is measured: a direct connection, our gateway, and the peers (benchmarks/peers.py)."""
 
-import os
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,8 @@ import msgspec
 import yaml
 
 from api_server.local.process import Command
-from benchmarks.processes import Running, TargetError, listen, running
+from benchmarks.processes import Running, TargetError, clean_environment, listen, running
+from benchmarks.state import stores
 
 SLOTS = 1024
 """What the mock engine is said to do at once: more than any phase asks for."""
@@ -25,9 +26,10 @@ ENGINE_ADDRESSES = ("127.0.0.1", "127.0.0.2", "127.0.0.3", "127.0.0.4")
 
 @dataclass(frozen=True)
 class Place:
-    """Where a target runs: its core, the mock engine's port, a folder for its files."""
+    """Where a target runs: its core, everything else's, the mock engine's port, a folder."""
 
     core: int
+    harness: int
     engine_port: int
     folder: Path
 
@@ -48,12 +50,6 @@ class Target:
     start: Callable[[Place], AbstractAsyncContextManager[Endpoint]]
 
 
-def clean_environment(**more: str) -> dict[str, str]:
-    """Ours, without what would change how the gateway or a peer behaves."""
-    kept = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "SSL_CERT_FILE", "XDG_CACHE_HOME")
-    return {name: os.environ[name] for name in kept if name in os.environ} | more
-
-
 @asynccontextmanager
 async def direct(place: Place) -> AsyncIterator[Endpoint]:
     yield Endpoint(place.engine_port, None)
@@ -71,18 +67,35 @@ def stack_file(engine_port: int, replicas: int) -> str:
 
 
 @asynccontextmanager
-async def gateway(place: Place, replicas: int = 1) -> AsyncIterator[Endpoint]:
-    """`python -m api_server serve` as a user runs it: default settings, JSON logs into a file."""
+async def gateway(
+    place: Place, replicas: int = 1, *, has_state: bool = True
+) -> AsyncIterator[Endpoint]:
+    """`python -m api_server serve` as a user runs it: default settings, JSON logs into a file.
+
+    With its state, it knows who asks, keeps to limits and writes down what was used, in PostgreSQL
+    and Redis on the harness's core.
+    """
+    async with AsyncExitStack() as stack:
+        variables = {"AUTH": "off"}
+        if has_state:
+            variables = await stack.enter_async_context(stores(place.harness, place.folder))
+        yield await stack.enter_async_context(_serving(place, replicas, variables))
+
+
+@asynccontextmanager
+async def _serving(
+    place: Place, replicas: int, variables: dict[str, str]
+) -> AsyncIterator[Endpoint]:
     path = place.folder / "stack.yaml"
     path.write_text(stack_file(place.engine_port, replicas))
     with listen() as listener:
         port: int = listener.getsockname()[1]
         environment = clean_environment(
             ENVIRONMENT="development",
-            AUTH="off",
             STACK_CONFIG=str(path),
             LISTEN_FD=str(listener.fileno()),
-            DATA_DIR=str(place.folder),
+            DATA_DIR=tempfile.mkdtemp(prefix="data-", dir=place.folder),
+            **variables,
         )
         argv = [sys.executable, "-m", "api_server", "serve"]
         log_path = place.folder / "gateway.log"
@@ -112,4 +125,5 @@ def log_lines(log: Iterable[bytes]) -> Iterator[LogLine]:
 
 DIRECT = Target("direct", direct)
 GATEWAY = Target("**llm-serving-stack**", gateway)
+WITHOUT_STATE = Target("llm-serving-stack, no state", partial(gateway, has_state=False))
 GATEWAY_OF_FOUR = Target("llm-serving-stack, 4 replicas", partial(gateway, replicas=4))

@@ -25,17 +25,23 @@ ROOMS: dict[str, set[str]] = {
     "routes": {"services", "inference.catalogue", "errors", "schemas", "observability"},
     "settings": {"inference", "errors", "schemas"},
     "library": {"inference", "settings", "errors"},
+    "composition": {
+        *("services", "inference", "stores", "settings", "errors", "schemas", "observability"),
+    },
     "main": {
-        *("routes", "middleware", "services", "inference", "stores"),
+        *("composition", "routes", "middleware", "services"),
         *("settings", "errors", "schemas", "observability"),
     },
-    "server": {"main", "routes", "settings", "errors", "observability"},
+    "server": {"composition", "main", "routes", "settings", "errors", "observability"},
     "workers": {
-        *("server", "main", "settings", "observability"),
+        *("server", "composition", "settings", "observability"),
         *("local.plan", "local.tether"),
     },
     "local": {"server", "settings", "inference", "errors"},
-    "commands": {"main", "services", "stores", "settings", "errors", "schemas", "observability"},
+    "commands": {
+        *("composition", "services", "stores", "settings"),
+        *("errors", "schemas", "observability"),
+    },
     "__main__": {"commands", "server", "workers", "local", "settings", "errors", "observability"},
     "__init__": set(),
 }

@@ -15,6 +15,8 @@ from typing import Any
 import httpx
 import yaml
 
+from api_server.local.data_dir import remove_cluster
+from api_server.local.postgres_cluster import processes_in
 from api_server.local.process import free_port
 
 NEUTRAL = {
@@ -28,6 +30,7 @@ NEUTRAL = {
     "ADMIN_API_KEY": "",
     "ENVIRONMENT": "development",
     "AUTH": "off",
+    "DEVELOPMENT_KEY": "",
     "POSTGRES_URL": "",
     "REDIS_URL": "",
     "JWT_SECRET": "",
@@ -120,9 +123,31 @@ class LocalStack:
         return "api_server serve" in line and str(self.data_dir) in environment
 
     def children(self) -> list[tuple[int, str]]:
-        """Processes that belong to this stack: they name its data directory or its port."""
+        """Processes that belong to this stack: they name its data directory or its port.
+
+        PostgreSQL and Redis write over their environment; they work in folders of it.
+        """
         marks = (str(self.data_dir), f"PORT={self.port}\0")
-        return [(pid, line) for pid, line, env in processes() if any(m in env for m in marks)]
+        named = {pid: line for pid, line, env in processes() if any(m in env for m in marks)}
+        for pid in processes_in(self.data_dir / "postgres"):
+            named.setdefault(pid, "postgres")
+        for pid in processes_in(self.data_dir):
+            named.setdefault(pid, "redis-server")
+        return list(named.items())
+
+    def postgres_pid(self) -> int:
+        """That of the server, the parent of all its processes."""
+        postmaster = (self.data_dir / "postgres/postmaster.pid").read_text()
+        return int(postmaster.splitlines()[0])
+
+    def redis_pid(self) -> int:
+        return next(pid for pid, line in self.children() if line == "redis-server")
+
+    def postgres_url(self) -> str:
+        return (self.data_dir / "postgres.url").read_text().strip()
+
+    def redis_url(self) -> str:
+        return (self.data_dir / "redis.url").read_text().strip()
 
     def stop(self, signal_: signal.Signals = signal.SIGINT, seconds: float = 20) -> int:
         self.process.send_signal(signal_)
@@ -155,7 +180,20 @@ def changed_stack_file(folder: Path, **sections: Mapping[str, object]) -> str:
 
 @contextmanager
 def local_stack(data_dir: Path, **environment: str) -> Iterator[LocalStack]:
-    """Start it in the background; whatever happens, nothing of it is left at the end."""
+    """Start it in the background; whatever happens, nothing of it is left at the end.
+
+    Its data goes too: root has to keep PostgreSQL's outside of pytest's folders.
+    """
+    try:
+        with kept_stack(data_dir, **environment) as stack:
+            yield stack
+    finally:
+        remove_cluster(data_dir / "postgres")
+
+
+@contextmanager
+def kept_stack(data_dir: Path, **environment: str) -> Iterator[LocalStack]:
+    """The same, but for the data, which is kept for another one that follows."""
     data_dir.mkdir(parents=True, exist_ok=True)
     port = int(environment.setdefault("PORT", str(free_port())))
     output_path = data_dir.parent / f"{data_dir.name}-{port}.out"

@@ -40,7 +40,9 @@ async def until(claim: Callable[[], Awaitable[bool]], seconds: float, what: str)
 
 @dataclass(frozen=True)
 class Counts:
-    """What an engine counted so far; `request_ids` has how often each was sent to it."""
+    """What an engine counted so far; `request_ids` has how often each was sent to it, and
+    `finished_tokens` the tokens of each that got a whole answer.
+    """
 
     running: int
     queued: int
@@ -51,6 +53,7 @@ class Counts:
     connections: int
     requests: Mapping[str, int]
     request_ids: Mapping[str, int]
+    finished_tokens: Mapping[str, int]
 
     @property
     def asked(self) -> int:
@@ -166,10 +169,16 @@ async def running_replicas(count: int, *, slots: int = 0) -> AsyncIterator[list[
 
 @asynccontextmanager
 async def running_gateway(
-    folder: Path, models: Mapping[str, Sequence[Replica]], /, **sections: Any
+    folder: Path,
+    models: Mapping[str, Sequence[Replica]],
+    /,
+    *,
+    port: int = 0,
+    variables: Mapping[str, str] | None = None,
+    **sections: Any,
 ) -> AsyncIterator[RunningGateway]:
     """A gateway that serves each model from its replicas; `sections` of its stack file beside,
-    or `models` among them in the place of those.
+    or `models` among them in the place of those. It ends with a SIGKILL.
     """
     entries = [
         {"id": name, "replicas": [replica.url for replica in replicas], "slots": 64}
@@ -177,10 +186,10 @@ async def running_gateway(
     ]
     config = folder / "stack.yaml"
     config.write_text(yaml.safe_dump({"models": entries} | sections))
-    port = free_port()
-    told = {"STACK_CONFIG": str(config), "PORT": str(port)}
+    port = port or free_port()
+    told = {"STACK_CONFIG": str(config), "PORT": str(port)} | dict(variables or {})
     log_path = folder / "gateway.log"
-    with log_path.open("wb") as log:
+    with log_path.open("ab") as log:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "api_server", "serve"),
             cwd=REPOSITORY,

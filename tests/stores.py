@@ -171,7 +171,7 @@ class RedisServer(Server):
     def __init__(self, folder: Path, programs: Programs) -> None:
         port, self.password = free_port(), secrets.token_hex(16)
         path = folder / "redis.conf"
-        path.write_text(redis_server.configuration(port, self.password))
+        path.write_text(redis_server.configuration(port, self.password, folder))
         argv = redis_server.server_arguments(programs.redis(), path)
         super().__init__(tether_command(argv), port, folder / "redis.log")
 

@@ -1,1 +1,1 @@
-"""The verbs of the command line, one file each."""
+"""Verbs of the command line, one file each: `EXPLANATION`, `add_arguments`, `run`."""

@@ -4,8 +4,8 @@ import asyncio
 import logging
 import signal
 
+from api_server.composition import compose
 from api_server.errors import SetupError
-from api_server.main import create_app
 from api_server.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -20,12 +20,13 @@ def work(settings: Settings) -> None:
 
 async def _work(settings: Settings) -> None:
     slots = settings.jobs.worker_slots
-    gateway = create_app(settings, job_slots=slots)
+    services = compose(settings, job_slots=slots)
+    assert services.jobs is not None
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with gateway.lifespan():
+    async with services.running():
         log.info("a worker does jobs", extra={"slots": slots})
         await stop.wait()
-        gateway.begin_drain()
+        services.jobs.room.begin_drain(settings.stack.gateway.drain_seconds)

@@ -7,12 +7,14 @@ import asyncio
 import hashlib
 import os
 import shutil
+import signal
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from api_server.errors import SetupError
+from api_server.local.data_dir import unfinished
 from api_server.local.programs import run_program
 from api_server.local.recipe import last_error_line
 from api_server.local.store_programs import PostgresPrograms
@@ -23,8 +25,13 @@ SUPERUSER = "postgres"
 """Owns the cluster and has no password, so that nobody can log in as it."""
 
 MAX_CONNECTIONS = 200
+FAST_STOP = signal.SIGINT
+"""Ends it in order without waiting for its clients to leave."""
+
+TOO_MANY_CONNECTIONS = b"C53300\0"
 WHO_MAY_LOG_IN = f"# Written by `make local`.\nhost all {ROLE} 127.0.0.1/32 scram-sha-256\n"
 PROBE_SECONDS = 1.0
+MAX_ANSWER_BYTES = 4096
 LEFT_OVER_SECONDS = 10.0
 LEFT_OVER_POLL_SECONDS = 0.1
 
@@ -79,6 +86,8 @@ def server_arguments(programs: PostgresPrograms, folder: Path, port: int) -> lis
         "unix_socket_directories": "",
         "max_connections": MAX_CONNECTIONS,
         "password_encryption": "scram-sha-256",
+        "timezone": "UTC",
+        "log_timezone": "UTC",
         "log_destination": "stderr",
         "logging_collector": "off",
     }
@@ -102,19 +111,32 @@ async def make_cluster(
     is_synced: whether it would survive a power cut right now.
     """
     folder, user = cluster.folder, cluster.user
-    new = folder.with_name(f"{folder.name}.new")
+    new = unfinished(folder)
+    if folder.is_relative_to(ROOTS_FOLDER):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        open_for_all(folder.parent, ROOTS_FOLDER)
     shutil.rmtree(new, ignore_errors=True)
-    new.mkdir(mode=0o700, parents=True)
+    new.mkdir(mode=0o700)
     if user is not None:
         os.chown(new, user.uid, user.gid)
-    if new.is_relative_to(ROOTS_FOLDER):
-        open_for_all(new.parent, ROOTS_FOLDER)
     await _run("initdb", initdb_arguments(programs, new, is_synced=is_synced), user)
     (new / "pg_hba.conf").write_text(WHO_MAY_LOG_IN)  # the owner and the mode are initdb's
-    # Without a server, so that there is no moment in which anyone could log in.
-    alone = [str(programs.postgres), "--single", "-D", str(new), "-c", "log_min_messages=error"]
-    await _run("postgres --single", [*alone, "postgres"], user, first_statements(cluster.password))
+    await _tell_alone(programs, new, user, first_statements(cluster.password))
     new.rename(folder)
+
+
+async def set_password(programs: PostgresPrograms, cluster: Cluster) -> None:
+    """Make the password the role's. Nothing may run on the data."""
+    change = f"alter role {ROLE} password '{cluster.password}';"
+    await _tell_alone(programs, cluster.folder, cluster.user, [change])
+
+
+async def _tell_alone(
+    programs: PostgresPrograms, folder: Path, user: User | None, statements: Iterable[str]
+) -> None:
+    """Run statements without a server, so that there is no moment in which anyone could log in."""
+    alone = [str(programs.postgres), "--single", "-D", str(folder), "-c", "log_min_messages=error"]
+    await _run("postgres --single", [*alone, SUPERUSER], user, statements)
 
 
 async def _run(
@@ -172,13 +194,17 @@ def startup_message(user: str, database: str) -> bytes:
 
 
 async def answers(port: int) -> bool:
-    """Whether it would let us log in now: it asks for the password. Never raises."""
+    """Whether it would let somebody log in now: it asks for the password, or has enough of clients.
+
+    Never raises.
+    """
     try:
         async with asyncio.timeout(PROBE_SECONDS):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             try:
                 writer.write(startup_message(ROLE, DATABASE))
-                return await reader.read(1) == b"R"
+                answer = await reader.read(MAX_ANSWER_BYTES)
+                return answer[:1] == b"R" or TOO_MANY_CONNECTIONS in answer
             finally:
                 writer.close()
     except (OSError, TimeoutError):

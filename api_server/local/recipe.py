@@ -132,11 +132,15 @@ def failure_sentence(step: str, lines: Sequence[str], log: Path, product: Produc
             f"gave other bytes than {product.requirements.name} expects (see {log}); run this "
             f"again through another index, or {product.instead}"
         )
-    if any(sign in text for sign in NETWORK_SIGNS):
-        return (
-            f"{step} cannot reach the package index: connect to the network (or correct pip's "
-            f"index and proxy settings) and run this again, or {product.instead}"
+    is_cut_off = any(sign in text for sign in NETWORK_SIGNS)
+    if is_cut_off or "No matching distribution found" in text:
+        fault = (
+            "cannot reach the package index: connect to the network (or correct pip's index and "
+            "proxy settings) and run this again, or"
+            if is_cut_off
+            else f"finds no {product.name} for this machine in the package index:"
         )
+        return f"{step} {fault} {product.instead}"
     if "ensurepip is not available" in text:
         return (
             f"{step} needs Python's venv module: install it (Debian, Ubuntu: apt install "

@@ -12,16 +12,20 @@ PROBE_SECONDS = 1.0
 
 
 def url(port: int, password: str) -> str:
-    """The password is made of letters and digits, so that nothing needs to be escaped."""
-    return f"redis://:{password}@127.0.0.1:{port}/0"
+    """The password is letters and digits: nothing to escape. redis-cli wants the user named."""
+    return f"redis://default:{password}@127.0.0.1:{port}/0"
 
 
-def configuration(port: int, password: str) -> str:
-    """The text of redis.conf. The password stands there, where `ps` does not show it."""
+def configuration(port: int, password: str, folder: Path) -> str:
+    """The text of redis.conf. The password stands there, where `ps` does not show it.
+
+    folder: where it works; nothing is written there.
+    """
+    quoted = str(folder).replace("\\", "\\\\").replace('"', '\\"')
     return (
         f"bind 127.0.0.1\nport {port}\nrequirepass {password}\nprotected-mode yes\n"
         f'save ""\nappendonly no\nmaxmemory {MAX_MEMORY}\nmaxmemory-policy volatile-lru\n'
-        "daemonize no\n"
+        f'daemonize no\ndir "{quoted}"\n'
     )
 
 
@@ -31,14 +35,17 @@ def server_arguments(program: Path, configuration_path: Path) -> list[str]:
 
 
 async def answers(port: int, password: str) -> bool:
-    """Whether it takes the password and commands now. Never raises."""
+    """Whether it takes our password and commands now, or has enough of clients. Never raises."""
     try:
         async with asyncio.timeout(PROBE_SECONDS):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             try:
                 writer.write(f"AUTH {password}\r\nPING\r\n".encode())
-                return await reader.readexactly(12) == b"+OK\r\n+PONG\r\n"
+                first = await reader.readline()
+                if first == b"+OK\r\n":
+                    return await reader.readline() == b"+PONG\r\n"
+                return first.startswith(b"-ERR max number of clients")
             finally:
                 writer.close()
-    except (OSError, TimeoutError, asyncio.IncompleteReadError):
+    except (OSError, TimeoutError, ValueError):
         return False

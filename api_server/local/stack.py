@@ -1,15 +1,12 @@
 """What `make local` does, step by step: check, build, start, watch, stop."""
 
 import asyncio
-import contextlib
-import fcntl
 import os
 import secrets
-import shutil
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,18 +14,21 @@ from typing import Any
 
 import yaml
 
-from api_server.errors import SetupError
 from api_server.inference.catalogue import Model
 from api_server.inference.engines import Engine
 from api_server.inference.handlers.engine_client import EngineClient
 from api_server.inference.in_process.gguf import GgufHead, read_head
 from api_server.inference.memory import free_memory_bytes
 from api_server.local import plan as planning
+from api_server.local.banner import Ready, banner, is_loopback, open_to_all_warning
+from api_server.local.data_dir import LOG_FOLDER, STACK_FILE, locked
+from api_server.local.development_key import development_key
 from api_server.local.embedding_build import MODEL_ID, build_embedding_model
 from api_server.local.engine import LocalEngine
 from api_server.local.engine_binary import find_engine
 from api_server.local.plan import EnginePlan
 from api_server.local.process import Command, free_port
+from api_server.local.stores import LocalStores, prepare_stores
 from api_server.local.supervisor import Supervisor, Watch
 from api_server.local.terminal import Say
 from api_server.server import listen
@@ -36,7 +36,6 @@ from api_server.settings import REPOSITORY, Settings, inherited_environment, loa
 
 GATEWAY_STOP_SECONDS = 3.0
 GATEWAY_START_SECONDS = 30.0
-LOG_FOLDER, STACK_FILE, LOCK_FILE = "logs", "stack.yaml", "lock"
 TINY_MODEL = REPOSITORY / "models/tiny/tiny-q8_0.gguf"
 
 
@@ -45,7 +44,7 @@ async def run_local(settings: Settings, say: Say) -> None:
     environment = settings.environment
     data_dir = environment.data_dir.resolve()
     terminal = _terminal_to_live_by()
-    with _locked(data_dir), listen(environment.host, environment.port) as listener:
+    with locked(data_dir), listen(environment.host, environment.port) as listener:
         # From here on the port is ours, also while the engine is compiled or the gateway is
         # started again: clients that come early wait in the listener's queue.
         head, plan = _plan(settings)
@@ -58,11 +57,15 @@ async def run_local(settings: Settings, say: Say) -> None:
             free_bytes = free_memory_bytes() - planning.needed_bytes(head, plan)
             embeddings = await embedding_plan(settings, free_bytes, plan.model_id, say)
             engines.append(LocalEngine(embeddings, free_port(), key))
-        local = _Local(settings, engines, data_dir, say, key)
+        stores = await prepare_stores(settings, say)
+        local = _Local(settings, engines, stores, data_dir, say, key, development_key(settings))
         elsewhere = _write_stack_file(local)
         say.line(f"starting {head.name} ({plan.slots} slots of {plan.context_tokens} tokens)")
         config, logs = settings.stack.local, data_dir / LOG_FOLDER
-        supervisors = [engine.supervisor(binary, config, logs, say) for engine in engines]
+        supervisors = [
+            *stores.supervisors,
+            *(engine.supervisor(binary, config, logs, say) for engine in engines),
+        ]
         async with (
             _running(*supervisors),
             _running(_gateway(local, listener)) as (gateway,),
@@ -72,29 +75,9 @@ async def run_local(settings: Settings, say: Say) -> None:
                 tasks.create_task(supervisor.keep_up())
             if terminal is not None:
                 tasks.create_task(_stop_with(terminal))
-            say.line(_banner(local, elsewhere))
-            if not _is_loopback(environment.host):
-                say.line(
-                    f"Warning: there is no authentication yet, and HOST {environment.host} lets "
-                    "everyone who reaches this port use the model."
-                )
-
-
-def reset(settings: Settings, say: Say) -> None:
-    """Remove what `run_local` wrote, and nothing else; not while a stack runs."""
-    data_dir = settings.environment.data_dir.resolve()
-    if not (data_dir / LOCK_FILE).is_file():
-        say.line(f"{data_dir} holds nothing of `make local`; there is nothing to remove")
-        return
-    with _locked(data_dir):
-        shutil.rmtree(data_dir / LOG_FOLDER, ignore_errors=True)
-        for name in (STACK_FILE, LOCK_FILE):
-            (data_dir / name).unlink(missing_ok=True)
-    if any(data_dir.iterdir()):
-        say.line(f"removed what `make local` wrote into {data_dir}; other files there are kept")
-    else:
-        data_dir.rmdir()
-        say.line(f"removed {data_dir}")
+            say.line(banner(_ready(local, elsewhere)))
+            if not environment.auth and not is_loopback(environment.host):
+                say.line(open_to_all_warning(environment.host))
 
 
 def _terminal_to_live_by() -> int | None:
@@ -137,32 +120,6 @@ async def engine_binary(settings: Settings, say: Say) -> Path:
         ],
         compiler=environment.cxx,
     )
-
-
-@contextlib.contextmanager
-def _locked(data_dir: Path) -> Iterator[None]:
-    """One stack for one data directory."""
-    try:
-        data_dir.mkdir(parents=True, exist_ok=True)
-        lock = (data_dir / LOCK_FILE).open("a+")
-    except OSError as exc:
-        raise SetupError(
-            f"The data directory {data_dir} cannot be written ({exc.strerror}). "
-            "Choose another: make local DATA_DIR=..."
-        ) from exc
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as exc:
-            lock.seek(0)
-            raise SetupError(
-                f"Another `make local` (process {lock.read().strip() or 'unknown'}) uses "
-                f"{data_dir}. Stop it, or run beside it: make local DATA_DIR=.local2 PORT=8001"
-            ) from exc
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        yield
 
 
 def _plan(settings: Settings) -> tuple[GgufHead, EnginePlan]:
@@ -235,13 +192,18 @@ async def _running(*supervisors: Supervisor) -> AsyncIterator[Sequence[Superviso
 
 @dataclass(frozen=True)
 class _Local:
-    """What engines and gateway of one run have in common. `key` is made anew at each start."""
+    """What engines and gateway of one run have in common.
+
+    `key` is the engines', made anew at each start; `development_key` what clients show, if any.
+    """
 
     settings: Settings
     engines: Sequence[LocalEngine]
+    stores: LocalStores
     data_dir: Path
     say: Say
     key: str = field(repr=False)
+    development_key: str | None = field(repr=False)
 
     @property
     def plan(self) -> EnginePlan:
@@ -263,11 +225,16 @@ def _gateway(local: _Local, listener: socket.socket) -> Supervisor:
     async def nothing_to_verify() -> None:
         return
 
+    key = local.development_key
     command = Command(
         name="the gateway",
         argv=[sys.executable, "-m", "api_server", "serve"],
         environment=inherited_environment()
+        | dict(local.stores.variables)
+        | ({} if key is None else {"DEVELOPMENT_KEY": key})
         | {
+            "ENVIRONMENT": "development",
+            "DATA_DIR": str(local.data_dir),
             "STACK_CONFIG": str(local.data_dir / STACK_FILE),
             "LISTEN_FD": str(listener.fileno()),
             "LOG_LEVEL": environment.log_level,
@@ -285,6 +252,17 @@ def _gateway(local: _Local, listener: socket.socket) -> Supervisor:
         stop_seconds=GATEWAY_STOP_SECONDS,
     )
     return Supervisor(command, watch, local.say)
+
+
+def _ready(local: _Local, elsewhere: Sequence[Model]) -> Ready:
+    return Ready(
+        url=local.gateway_url,
+        model_id=local.plan.model_id,
+        embedding_ids=[engine.plan.model_id for engine in local.engines[1:]],
+        elsewhere_ids=[model.id for model in elsewhere],
+        logs=local.data_dir / LOG_FOLDER,
+        key=local.development_key,
+    )
 
 
 def _write_stack_file(local: _Local) -> list[Model]:
@@ -326,10 +304,6 @@ def _cloud_entries(local: _Local) -> list[dict[str, Any]]:
     ]
 
 
-def _is_loopback(host: str) -> bool:
-    return host == "localhost" or host.startswith("127.") or host == "::1"
-
-
 def reachable_address(host: str) -> str:
     """Where this machine itself reaches a server that listens on `host`."""
     return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - a key, no bind
@@ -337,26 +311,3 @@ def reachable_address(host: str) -> str:
 
 def base_url(host: str, port: int) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
-def _banner(local: _Local, elsewhere: Sequence[Model]) -> str:
-    url, model_id = local.gateway_url, local.plan.model_id
-    content = "-H 'content-type: application/json'"
-    more = [engine.plan.model_id for engine in local.engines[1:]]
-    also = "".join(f" and embeddings of '{id_}'" for id_ in more)
-    also += "".join(f" and, from elsewhere, '{model.id}'" for model in elsewhere)
-    examples = "".join(
-        f"""
-  curl {url}/v1/embeddings {content} \\
-    -d '{{"model": "{id_}", "input": "Hello!"}}'
-"""
-        for id_ in more
-    )
-    return f"""
-Ready: {url}/v1 serves the model '{model_id}'{also}. Ctrl-C stops it.
-
-  curl {url}/v1/chat/completions {content} \\
-    -d '{{"model": "{model_id}", "messages": [{{"role": "user", "content": "Hello!"}}]}}'
-{examples}
-  examples: pip install openai; OPENAI_BASE_URL={url}/v1 python examples/chat.py
-  logs:     {local.data_dir}/{LOG_FOLDER}/"""

@@ -77,10 +77,12 @@ async def find_postgres(
         if major in (None, programs.major):
             return programs
     if major in (None, POSTGRES_MAJOR):
-        cache = _cache(cache_home, user)
+        # Root's home is closed to others, and so is the cache in it.
+        cache = cache_of(cache_home)
+        cache = cache if can_reach(user, cache) else ROOTS_FOLDER
         folder = await build_store(POSTGRES, cache=cache, say=say)
-        if cache == ROOTS_FOLDER:
-            open_for_all(folder, ROOTS_FOLDER)
+        if user is not None:
+            open_for_all(folder, cache)
         return PostgresPrograms(folder, POSTGRES_MAJOR)
     have = ", ".join(str(programs.major) for programs in found) or "none"
     raise SetupError(
@@ -146,10 +148,3 @@ async def _said_version(program: Path) -> str:
     except TimeoutError:
         return ""
     return "" if outcome.returncode else "\n".join(outcome.lines)
-
-
-def _cache(cache_home: Path, user: User | None) -> Path:
-    """Where programs are kept so that the user can run them: root's home is closed to others."""
-    cache = cache_of(cache_home)
-    nearest = next(path for path in (cache, *cache.absolute().parents) if path.exists())
-    return cache if can_reach(user, nearest / "x") else ROOTS_FOLDER

@@ -52,9 +52,11 @@ def owner_of(folder: Path) -> User | None:
 
 
 def can_reach(user: User | None, path: Path) -> bool:
-    """Whether the user may go through every folder above `path`, itself not asked."""
+    """Whether the user may go through every folder above `path` that exists, itself not asked."""
     return user is None or all(
-        _may(user, parent.stat(), stat.S_IXUSR) for parent in path.absolute().parents
+        _may(user, parent.stat(), stat.S_IXUSR)
+        for parent in path.absolute().parents
+        if parent.exists()
     )
 
 

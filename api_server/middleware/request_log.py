@@ -2,9 +2,11 @@
 
 import logging
 import re
+from collections.abc import Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api_server.middleware.security_headers import security_headers
 from api_server.observability.degradation import Degradation
 from api_server.observability.metrics import Metrics
 from api_server.observability.record import RequestRecord, attach_record, new_request_id
@@ -12,16 +14,28 @@ from api_server.observability.record import RequestRecord, attach_record, new_re
 _ACCEPTED_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 _ASKED_OFTEN = frozenset({"/health/live", "/health/ready", "/metrics"})
 
+Close = Callable[[RequestRecord], None]
+
 log = logging.getLogger("api_server.request")
 
 
 class RequestLog:
-    """Outermost wrapper. A client's own `x-request-id` is kept if it is short and harmless."""
+    """Outermost wrapper. A client's own `x-request-id` is kept if it is short and harmless.
+
+    `close` is told of each request that is over, before its last byte leaves: in time to have noted
+    it when somebody has seen the answer, whatever happens to this process then. It may be told of
+    one twice.
+    """
 
     def __init__(
-        self, app: ASGIApp, metrics: Metrics, degradation: Degradation | None = None
+        self,
+        app: ASGIApp,
+        metrics: Metrics,
+        degradation: Degradation | None = None,
+        close: Close | None = None,
     ) -> None:
         self._app = app
+        self._close = close or _nothing
         self._metrics = metrics
         self._degradation = degradation or Degradation((), metrics)
 
@@ -35,24 +49,34 @@ class RequestLog:
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 record.status = message["status"]
+                headers = message.get("headers", ())
                 message["headers"] = [
-                    *message.get("headers", ()),
+                    *headers,
+                    *security_headers(record.path, record.status, headers),
                     (b"x-request-id", record.request_id.encode("latin-1")),
                     (b"server-timing", record.server_timing()),
+                    *record.headers,
                 ]
                 if self._degradation.header is not None:
                     message["headers"].append(self._degradation.header)
+            elif message["type"] == "http.response.body" and not message.get("more_body"):
+                self._close(record)
             await send(message)
 
         try:
             await self._app(scope, receive, send_with_id)
         finally:
+            self._close(record)
             self._metrics.request_ended(record)
             level = record.log_level
             if level == logging.INFO and record.path in _ASKED_OFTEN:
                 level = logging.DEBUG
             if log.isEnabledFor(level):
                 log.log(level, "request", extra=record.as_fields())
+
+
+def _nothing(_: RequestRecord) -> None:
+    """Where nobody keeps a ledger."""
 
 
 def _request_id(scope: Scope) -> str:

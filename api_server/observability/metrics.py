@@ -28,6 +28,7 @@ JOB_ROUTE = "/ai_request"
 """Of requests that accept a job, which reach no model, and of jobs, which do."""
 
 Phase = Literal["queued", "connecting", "generating"]
+LimitKind = Literal["requests", "tokens", "concurrent"]
 
 # Fine around the latency targets of 0.5, 1 and 1.5 s.
 _ANSWER = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.75, 0.9, 1.0, 1.25, 1.5, 2.0)
@@ -146,6 +147,12 @@ FALLBACKS = Family(
     "Requests left to another model, because the engines of this one failed.",
     ("model", "fallback", "reason"),
 )
+LIMITED = Family(
+    "llm_gateway_limited_total",
+    "counter",
+    "Requests refused because their app had used up a limit: requests, tokens or concurrent.",
+    ("limit",),
+)
 REPLICA_SOUND = Family(
     "llm_gateway_replica_sound",
     "gauge",
@@ -157,6 +164,20 @@ DEPENDENCY = Family(
     "gauge",
     "Workers that find a backing service in this state: up or down.",
     ("dependency", "state"),
+)
+SPOOL_ROWS = Family(
+    "llm_gateway_spool_rows",
+    "gauge",
+    "Rows of the ledger that are on this machine's disk and not in PostgreSQL yet.",
+)
+LEDGER_SHIPPED = Family(
+    "llm_gateway_ledger_shipped_total", "counter", "Rows of the ledger that PostgreSQL has taken."
+)
+LEDGER_LOST = Family(
+    "llm_gateway_ledger_lost_total",
+    "counter",
+    "Rows that are not in the ledger: disk, spool_full, closed, torn, or put aside as refused.",
+    ("reason",),
 )
 JOBS = Family(
     "llm_gateway_jobs",
@@ -176,18 +197,8 @@ WORKERS = Family("llm_gateway_workers", "gauge", "Processes that serve now.")
 FAMILIES = (
     *(FIRST_TOKEN, PER_TOKEN, DURATION, TOKENS),
     *(REQUESTS, QUEUE_WAIT, OVERHEAD, IN_FLIGHT),
-    *(
-        SHED,
-        CANCELLED,
-        RETRIES,
-        FALLBACKS,
-        DROPPED_MESSAGES,
-        REPLICA_SOUND,
-        DEPENDENCY,
-        WORKERS,
-        JOBS,
-        JOB_SECONDS,
-    ),
+    *(SHED, LIMITED, CANCELLED, RETRIES, FALLBACKS, DROPPED_MESSAGES, REPLICA_SOUND),
+    *(DEPENDENCY, SPOOL_ROWS, LEDGER_SHIPPED, LEDGER_LOST, JOBS, JOB_SECONDS, WORKERS),
 )
 _BY_NAME = {family.name: family for family in FAMILIES}
 
@@ -247,9 +258,10 @@ class Metrics:
         observe(cells, ended.duration, _WHOLE, seconds)
         if record.queue_ms is not None:
             observe(cells, ended.queue_wait, _QUEUE, record.queue_ms / 1000)
-        if record.prompt_tokens is not None:
+        counted = not record.tokens_estimated
+        if record.prompt_tokens is not None and counted:
             cells[ended.input_tokens] += record.prompt_tokens
-        tokens = record.completion_tokens
+        tokens = record.completion_tokens if counted else None
         if tokens is not None:
             cells[ended.output_tokens] += tokens
         if record.first_token_ms is not None:
@@ -264,6 +276,10 @@ class Metrics:
     def shed(self, model: str, reason: str) -> None:
         """A request was refused; `reason` is a word of ours, such as queue_full."""
         self._add(SHED, self._known(model), reason)
+
+    def limited(self, limit: LimitKind) -> None:
+        """A request was refused because of a limit of its app."""
+        self._add(LIMITED, limit)
 
     def retried(self, model: str, reason: str) -> None:
         """An engine is tried once more; `reason` is a word of ours, such as an error's code."""
@@ -289,6 +305,18 @@ class Metrics:
     def in_flight(self, model: str, phase: Phase, delta: int) -> None:
         """A request entered (+1) or left (-1) a phase of a model of the catalogue."""
         self._cells[self._in_flight[model, phase]] += delta
+
+    def ledger_waiting(self, rows: int) -> None:
+        """So many rows of this process' ledger wait to be shipped."""
+        self._cells[self._place(SPOOL_ROWS)] = float(rows)
+
+    def ledger_shipped(self, rows: int) -> None:
+        """So many more are in the database."""
+        self._add(LEDGER_SHIPPED, by=rows)
+
+    def ledger_lost(self, reason: str, rows: int) -> None:
+        """So many more will not be there; `reason` is a word of ours."""
+        self._add(LEDGER_LOST, reason, by=rows)
 
     def jobs(self, queued: int, processing: int) -> None:
         """How many jobs there are; for one process of a gateway only."""

@@ -3,7 +3,7 @@
 import logging
 import secrets
 import time
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -24,7 +24,9 @@ class RequestRecord:
     for when another one answers. `app_id` and `app` name the app that asks, `user` the end user it
     speaks for, as far as its token says. `cached_tokens` are those of the prompt that the engine
     had computed before; `cache` is what our own cache of answers had: hit, miss or bypass.
-    `ledger_id` is the request's row in the ledger, where it has one.
+    `ledger_id` is the request's row in the ledger, where it has one. With `tokens_estimated` the
+    tokens are our guess, for the engine did not get to say: its client left, or it broke off.
+    `headers` go out with whatever answer there will be.
     """
 
     request_id: str
@@ -52,9 +54,11 @@ class RequestRecord:
     user: str | None = None
     cache: str | None = None
     ledger_id: str | None = None
+    headers: Sequence[tuple[bytes, bytes]] = ()
     cached_tokens: int | None = None
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    tokens_estimated: bool = False
     finish_reason: str | None = None
     error_code: str | None = None
     error_message: str | None = None
@@ -133,6 +137,7 @@ _LOGGED_IF_KNOWN = (
     "prompt_tokens",
     "cached_tokens",
     "completion_tokens",
+    "tokens_estimated",
     "finish_reason",
     "error_code",
     "error_message",

@@ -66,8 +66,7 @@ def check_key(
     sent = credentials.credentials if credentials is not None else ""
     if not hmac.compare_digest(sent.encode(), key.encode()):
         raise InvalidKeyError(
-            "This route wants the operator's key: 'Authorization: Bearer ' and ADMIN_API_KEY.",
-            headers={"www-authenticate": "Bearer"},
+            "This route wants the operator's key: 'Authorization: Bearer ' and ADMIN_API_KEY."
         )
 
 

@@ -27,13 +27,21 @@ class Summary(BaseModel):
     uptime: str
     uptime_seconds: float
     version: str
+    dependencies: dict[str, Literal["up", "down"]]
+    apps_age_seconds: float | None
 
 
 class Readiness(BaseModel):
-    """Whether a token could be served now, and which models cannot serve one themselves."""
+    """Whether a token could be served now, and which models cannot serve one themselves.
+
+    `schema_version` is that of the database's tables. A dependency that is down is no reason to be
+    not ready: chats do without.
+    """
 
     status: Literal["ready", "not ready"]
     unready_models: list[str]
+    schema_version: int | None
+    dependencies: dict[str, Literal["up", "down"]]
 
 
 class Liveness(BaseModel):
@@ -63,6 +71,8 @@ async def summary(request: Request) -> Summary:
         uptime=humanize_seconds(health.uptime_seconds()),
         uptime_seconds=round(health.uptime_seconds(), 1),
         version=health.version,
+        dependencies=health.dependencies,
+        apps_age_seconds=health.apps_age_seconds,
     )
 
 
@@ -84,4 +94,10 @@ async def ready(request: Request, response: Response) -> Readiness:
     if not is_ready:
         response.status_code = 503
         response.headers["retry-after"] = "1"
-    return Readiness(status="ready" if is_ready else "not ready", unready_models=unready)
+    health = _health(request)
+    return Readiness(
+        status="ready" if is_ready else "not ready",
+        unready_models=unready,
+        schema_version=health.schema_version,
+        dependencies=health.dependencies,
+    )

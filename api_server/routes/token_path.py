@@ -175,6 +175,8 @@ class TokenEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         record = record_of(scope)
         client = AsgiClient(scope, send, self._stall_seconds)
+        caller = client.caller
+        record.app_id, record.app, record.user = caller.app.id, caller.app.name, caller.user
         body = await read_body(scope, receive, self._max_body_bytes, self._body_seconds)
         task = asyncio.current_task()
         assert task is not None

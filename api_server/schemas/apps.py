@@ -101,10 +101,14 @@ class App:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who sends a request: an app, and the end user it speaks for, where it says so."""
+    """Who sends a request: an app, and the end user it speaks for, where it says so.
+
+    `was_counted` is for a job, whose request was counted when it was accepted.
+    """
 
     app: App
     user: str | None = None
+    was_counted: bool = False
 
 
 CALLER = "llm_serving_stack.caller"

@@ -1,18 +1,16 @@
 """Decides when a request may enter an engine: no more at once than it serves, the rest in a queue.
 
-One `Gate` for each model. First come, first served; a queue with a bound in length and in time.
-Who is sent away is told when there will be room: each refusal books the next place that comes free,
-and that place is kept.
+One `Gate` for each model. The queue has a bound in length and in time and is fair between apps
+(fairness.py says whose turn it is). Who is sent away is told when there will be room: each refusal
+books the next place that comes free for its flow, and that place is kept.
 """
 
 import asyncio
-import bisect
-import collections
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from api_server.errors import OverloadedError, QueueTimeoutError
+from api_server.services.fairness import NOBODY, Account, FairQueue, Flow, Ticket
 
 FIRST_GUESS_SECONDS = 1.0
 """How long a request is taken to hold its slot before one has been seen to."""
@@ -20,52 +18,8 @@ FIRST_GUESS_SECONDS = 1.0
 SMOOTHING, SURPRISED = 0.1, 0.2
 """The weight of the newest observation in the mean; a longer one than expected counts more."""
 
-LONGEST_RETRY_SECONDS = 60.0
-"""The official clients ignore a longer Retry-After."""
-
-SHORTEST_RETRY_SECONDS = 0.5
-"""What the official clients wait by themselves; time enough to see that answers take longer now."""
-
-GRACE_SECONDS = 2.0
-"""For so long after its time a booked place is kept for the client that was sent away."""
-
 SLACK = 1.25
 """Places are booked more slowly than they come free on the average: no engine is a clockwork."""
-
-
-class Bookings:
-    """The places promised to clients that were sent away, each at a time of its own."""
-
-    def __init__(self) -> None:
-        self._promises: collections.deque[float] = collections.deque()
-        self._booked_until = 0.0
-
-    def book(self, now: float, seconds_per_place: float) -> float:
-        """Promise the next place that comes free; returns in how many seconds that is."""
-        earliest = now + max(SHORTEST_RETRY_SECONDS, seconds_per_place)
-        booked = max(earliest, self._booked_until + seconds_per_place)
-        if booked - now >= LONGEST_RETRY_SECONDS:
-            return LONGEST_RETRY_SECONDS
-        self._booked_until = booked
-        self._promises.append(booked)
-        return booked - now
-
-    def due(self, now: float, within_seconds: float = 0.0) -> int:
-        """How many who were sent away are expected back until then, and have not come yet."""
-        while self._promises and self._promises[0] < now - GRACE_SECONDS:
-            self._promises.popleft()
-        return bisect.bisect_right(self._promises, now + within_seconds)
-
-    def claim(self, now: float) -> None:
-        """One who was sent away has come back; if it is time for one, its place is kept no more."""
-        if self.due(now):
-            self._promises.popleft()
-
-
-@dataclass(eq=False, slots=True)
-class _Ticket:
-    weight: int
-    admitted: "asyncio.Future[float]"
 
 
 class Gate:
@@ -83,8 +37,7 @@ class Gate:
         self.running = 0
         self._entered_sum = 0.0
         self._clock = clock
-        self._waiting: collections.deque[_Ticket] = collections.deque()
-        self._bookings = Bookings()
+        self._queue = FairQueue()
         self._mean_hold_seconds = FIRST_GUESS_SECONDS
 
     def resize(self, capacity: int) -> None:
@@ -95,62 +48,79 @@ class Gate:
     @property
     def waiting(self) -> int:
         """Requests in the queue."""
-        return len(self._waiting)
+        return self._queue.waiting
 
     def weight_of(self, choices: int) -> int:
         """What a request for so many choices occupies; never more than there is."""
         return min(choices, self.capacity)
 
     async def enter(
-        self, weight: int, *, deadline_seconds: float, is_retry: bool | None = None
+        self,
+        weight: int,
+        *,
+        deadline_seconds: float,
+        is_retry: bool | None = None,
+        flow: Flow = NOBODY,
     ) -> float:
         """Wait for room in the engine; returns when it was entered. Cancel it to leave the queue.
 
         `is_retry` is whether the client says that it was sent away before; None if it says nothing.
 
-        Raises `OverloadedError` at once when the queue is full or too slow for the deadline, and
-        `QueueTimeoutError` when the deadline passed in the queue.
+        Raises `OverloadedError` when the queue is full or too slow for the deadline: at once, or
+        when the place is needed for a flow with fewer in the queue. Raises `QueueTimeoutError`
+        when the deadline passed in the queue.
         """
-        if not self._waiting and self._has_room(weight):
-            now = self._take(weight)
+        mine = self._queue.arrive(flow)
+        if not self._queue.waiting and self._has_room(weight):
+            now = self._take(mine, weight)
             if is_retry is not False:
-                self._bookings.claim(now)
+                mine.bookings.claim(now)
             return now
-        self._check_room(weight, deadline_seconds, is_retry)
-        ticket = _Ticket(weight, asyncio.get_running_loop().create_future())
-        self._waiting.append(ticket)
+        was_promised = self._check_room(mine, weight, deadline_seconds, is_retry)
+        ticket = Ticket(weight, mine, asyncio.get_running_loop().create_future(), was_promised)
+        self._queue.join(ticket)
+        self._admit()  # its turn may come before that of a heavier one, for which there is no room
         try:
             async with asyncio.timeout(deadline_seconds):
                 return await ticket.admitted
+        except OverloadedError:
+            raise
         except BaseException as exc:
-            if ticket.admitted.done() and not ticket.admitted.cancelled():
-                # Admitted in the very moment in which it gave up.
-                self._release(weight, ticket.admitted.result())
-            else:
-                if ticket in self._waiting:  # else it was passed over already
-                    self._waiting.remove(ticket)
-                self._admit()  # it may have stood in the way of a lighter one
+            self._give_up(ticket)
             if isinstance(exc, TimeoutError):
                 raise QueueTimeoutError(
                     f"No engine was free within {deadline_seconds:g} s. Try again later.",
-                    retry_after_seconds=self._book(weight),
+                    retry_after_seconds=self._book(mine, weight),
                 ) from exc
             raise
 
-    def leave(self, weight: int, entered: float, *, has_answered: bool) -> None:
+    def leave(
+        self,
+        weight: int,
+        entered: float,
+        *,
+        has_answered: bool,
+        tokens: int | None = None,
+        flow: Flow = NOBODY,
+    ) -> None:
         """Make room again. `entered` is what `enter` returned; unanswered requests tell nothing
-        of how long an engine takes.
+        of how long an engine takes. `tokens` are those of the prompt and the answer; None where
+        nobody knows.
         """
         if has_answered:
             held_seconds = self._clock() - entered
             surprise = held_seconds - self._mean_hold_seconds
             self._mean_hold_seconds += (SURPRISED if surprise > 0 else SMOOTHING) * surprise
-        self._release(weight, entered)
+        elif tokens is None:
+            tokens = 0
+        self._release(self._queue.account(flow), weight, entered, tokens)
 
-    def expected_wait_seconds(self) -> float:
-        """How long one who joins the queue now will probably wait."""
-        queued = sum(ticket.weight for ticket in self._waiting)
-        return (queued + 1) * self._seconds_per_place()
+    def expected_wait_seconds(self, flow: Flow = NOBODY) -> float:
+        """How long one of this flow that joins the queue now will probably wait."""
+        return self._expected_wait_seconds(self._queue.account(flow))
+
+    def _expected_wait_seconds(self, mine: Account) -> float:
+        return (mine.waiting_weight() + 1) * self._seconds_per_place_of(mine)
 
     def _seconds_per_place(self) -> float:
         """A place comes free so often. Where those that run are older than any was expected to
@@ -160,51 +130,116 @@ class Gate:
         hold_seconds = self._mean_hold_seconds
         if age_seconds > hold_seconds:
             hold_seconds = 2 * age_seconds
-        return max(hold_seconds, 0.001) / self.capacity
+        return max(hold_seconds, 0.001) / max(1, self.capacity)
 
-    def _seconds_per_booking(self) -> float:
-        return self._seconds_per_place() * SLACK
+    def _seconds_per_place_of(self, mine: Account) -> float:
+        """A place comes free so often for this flow: its share is one of tokens, so that one with
+        longer answers gets fewer places.
+        """
+        length = mine.mean_tokens / self._queue.mean_tokens
+        share = self._queue.share_of(mine, self.capacity)
+        return self._seconds_per_place() * length / share
 
-    def _check_room(self, weight: int, deadline_seconds: float, is_retry: bool | None) -> None:
-        """A place in the queue may be taken by whoever is expected; by others, if it is not booked.
+    def _check_room(
+        self, mine: Account, weight: int, deadline_seconds: float, is_retry: bool | None
+    ) -> bool:
+        """Whether a place in the queue was promised to it; raises where there is none for it.
 
         A client that says nothing is taken for one who comes back when one is due.
         """
         now = self._clock()
-        is_expected = is_retry is not False and self._bookings.due(now) > 0
-        drained_seconds = self.queue_size * self._seconds_per_booking()
-        booked = 0 if is_expected else self._bookings.due(now, drained_seconds)
-        is_too_slow = (
-            self.waiting >= self.capacity and self.expected_wait_seconds() > deadline_seconds
-        )
-        if self.waiting + booked >= self.queue_size or is_too_slow:
-            raise OverloadedError(
-                f"Too many requests: {self.waiting} are waiting already. Try again later.",
-                retry_after_seconds=self._book(weight),
-            )
+        is_expected = is_retry is not False and mine.bookings.due(now) > 0
+        if self._is_too_slow(mine, deadline_seconds) or not self._has_place(mine, is_expected):
+            raise self._overloaded(mine, weight)
         if is_expected:
-            self._bookings.claim(now)
+            mine.bookings.claim(now)
+        return is_expected
 
-    def _book(self, weight: int) -> float:
-        return self._bookings.book(self._clock(), weight * self._seconds_per_booking())
+    def _is_too_slow(self, mine: Account, deadline_seconds: float) -> bool:
+        waiting = len(mine.waiting)
+        return (
+            waiting >= self.capacity * self._queue.share_of(mine, self.capacity)
+            and self._expected_wait_seconds(mine) > deadline_seconds
+        )
+
+    def _has_place(self, mine: Account, is_expected: bool) -> bool:
+        """Whether one more of this flow may wait, perhaps in the place of another one.
+
+        Whoever is expected may take a place that is there; others one that is not booked. Of a flow
+        that has less in the queue than another, promised places included, it may take that of the
+        other.
+        """
+        drained_seconds = self.queue_size * self._seconds_per_place() * SLACK
+        now = self._clock()
+        booked = 0 if is_expected else mine.bookings.due(now, drained_seconds)
+        size = len(mine.waiting) + booked
+        others = [
+            (len(each.waiting) + each.bookings.due(now, drained_seconds), each.weight)
+            for each in self._queue.active()
+            if each is not mine
+        ]
+        if size + sum(other for other, _ in others) < self.queue_size:
+            return True
+        has_free = self.waiting < self.queue_size
+        if is_expected and has_free:
+            return True
+        wanted = (size + 1) / mine.weight
+        if has_free:
+            return any(other / other_weight > wanted for other, other_weight in others)
+        return self._displace(mine, wanted)
+
+    def _displace(self, mine: Account, wanted: float) -> bool:
+        """Send the newest of the largest flow away, if that has more than `wanted` for its weight;
+        one that was not promised its place, where there is such a one.
+        """
+        largest = self._queue.largest(but=mine)
+        if largest is None or len(largest.waiting) / largest.weight <= wanted:
+            return False
+        newest_first = list(reversed(largest.waiting))
+        ticket = next((each for each in newest_first if not each.was_promised), newest_first[0])
+        self._queue.remove(ticket)
+        if not ticket.admitted.done():
+            ticket.admitted.set_exception(self._overloaded(largest, ticket.weight))
+        return True
+
+    def _overloaded(self, account: Account, weight: int) -> OverloadedError:
+        return OverloadedError(
+            f"Too many requests: {self.waiting} are waiting already. Try again later.",
+            retry_after_seconds=self._book(account, weight),
+        )
+
+    def _book(self, account: Account, weight: int) -> float:
+        seconds = weight * self._seconds_per_place_of(account) * SLACK
+        return account.bookings.book(self._clock(), seconds)
 
     def _has_room(self, weight: int) -> bool:
         """Who weighs more than there is, since there was more when it came, enters alone."""
         return self.running + weight <= self.capacity or not self.running
 
-    def _take(self, weight: int) -> float:
+    def _take(self, account: Account, weight: int) -> float:
         now = self._clock()
         self.running += weight
         self._entered_sum += weight * now
+        self._queue.charge(account, weight)
         return now
 
-    def _release(self, weight: int, entered: float) -> None:
+    def _release(self, account: Account, weight: int, entered: float, tokens: int | None) -> None:
         self.running -= weight
         self._entered_sum = self._entered_sum - weight * entered if self.running else 0.0
-        self._admit()
+        self._queue.settle(account, weight, tokens)
+        if self._queue.waiting:
+            self._admit()
+
+    def _give_up(self, ticket: Ticket) -> None:
+        """One that waited does so no more; it may have been admitted or sent away meanwhile."""
+        admitted = ticket.admitted
+        if self._queue.remove(ticket):
+            self._admit()  # it may have stood in the way of a lighter one
+        elif admitted.done() and not admitted.cancelled() and admitted.exception() is None:
+            self._release(ticket.account, ticket.weight, admitted.result(), tokens=0)
 
     def _admit(self) -> None:
-        while self._waiting and self._has_room(self._waiting[0].weight):
-            ticket = self._waiting.popleft()
+        while (ticket := self._queue.head()) is not None and self._has_room(ticket.weight):
+            self._queue.remove(ticket)
             if not ticket.admitted.done():
-                ticket.admitted.set_result(self._take(ticket.weight))
+                ticket.admitted.set_result(self._take(ticket.account, ticket.weight))

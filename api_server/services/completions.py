@@ -1,9 +1,9 @@
 """The life of a chat or completion request, from its body to its last byte, in one place.
 
-parse -> resolve the model -> wait for room in its engines -> open a stream at one of them and wait
-for its first event, before any header goes out -> relay events, or fold them into one answer ->
-account for what was used. A model that cannot answer leaves the request to its fallbacks. Later
-stages (limits, cache) take their place between the lines of `_serve_with`.
+parse -> resolve the model -> may the app use it, and has it room in its limits -> wait for room in
+the model's engines -> open a stream at one of them and wait for its first event, before any header
+goes out -> relay events, or fold them into one answer -> account for what was used. A model that
+cannot answer leaves the request to its fallbacks.
 """
 
 import asyncio
@@ -31,6 +31,7 @@ from api_server.observability.record import RequestRecord
 from api_server.services.answers import PLAIN_ANSWER, read_answer
 from api_server.services.clean_events import shape_of
 from api_server.services.client import Client, Headers
+from api_server.services.entrance import Entrance, bound_answer, tokens_of
 from api_server.services.fitting import shorten
 from api_server.services.folding import Fold
 from api_server.services.lane import Lane, Place, find_lane
@@ -38,7 +39,7 @@ from api_server.services.limits import keep_within_limits
 from api_server.services.relaying import OutgoingEvents
 from api_server.services.requests import Generation, Kind, parse_chat, parse_text
 from api_server.services.upstream import generation_body
-from api_server.services.usage import UsageTally
+from api_server.services.usage import guessed_prompt_tokens
 
 T = TypeVar("T")
 
@@ -54,9 +55,10 @@ MAX_FOLDED_BYTES = 256 * 1024 * 1024
 class Completions:
     """Serves generations. One object for all requests; a lane for each model."""
 
-    def __init__(self, catalogue: Catalogue, lanes: Mapping[str, Lane]) -> None:
+    def __init__(self, catalogue: Catalogue, lanes: Mapping[str, Lane], entrance: Entrance) -> None:
         self._catalogue = catalogue
         self._lanes = lanes
+        self._entrance = entrance
 
     async def chat(self, body: bytes, client: Client, record: RequestRecord) -> None:
         """Answer one chat. Raises `ApiError` only as long as nothing was sent."""
@@ -69,6 +71,20 @@ class Completions:
     async def _serve(self, generation: Generation, client: Client, record: RequestRecord) -> None:
         record.stream = generation.is_stream
         lane = find_lane(self._catalogue, self._lanes, generation.model, "text")
+        caller, model = client.caller, lane.model
+        bound_answer(generation, caller)
+        visit = await self._entrance.enter(
+            caller, model, record, lambda: tokens_of(generation, model)
+        )
+        try:
+            await self._serve_with_any(lane, generation, client, record)
+        finally:
+            visit.end(record)
+
+    async def _serve_with_any(
+        self, lane: Lane, generation: Generation, client: Client, record: RequestRecord
+    ) -> None:
+        """Answer with the model, or else with one of its fallbacks."""
         left = list(lane.model.fallbacks)
         mine = _copy(generation) if left else generation
         try:
@@ -108,7 +124,9 @@ class Completions:
         """Answer with one model; only one that `waits` does so while its engines are away."""
         record.model = lane.model.id
         choices = lane.check_choices(generation)
-        place = await lane.enter(choices, record, is_retry=client.is_retry, waits=waits)
+        place = await lane.enter(
+            choices, record, is_retry=client.is_retry, caller=client.caller, waits=waits
+        )
         answer: bytes | None
         try:
             if not generation.is_stream and lane.model.engine.gets_plain_requests:
@@ -229,21 +247,23 @@ async def fold(
     shape = shape_of(generation, lane.model)
     block = stream.first
     size = blocks = 0
-    while block:
-        size += len(block)
-        blocks += 1
-        if size > MAX_FOLDED_BYTES:
-            raise InferenceError("The model's engine sent an answer beyond all bounds.")
-        if blocks % BLOCKS_AT_ONCE == 0:
-            await asyncio.sleep(0)
-        for data in sse.payloads(block):
-            chunk = decode(data) if data != sse.DONE else None
-            if chunk is not None:
-                if shape is not None:
-                    shape.reshape(chunk)
-                result.add(chunk)
-        block = await stream.next_block()
-    _account(record, result.tally, result.finish_reason)
+    try:
+        while block:
+            size += len(block)
+            blocks += 1
+            if size > MAX_FOLDED_BYTES:
+                raise InferenceError("The model's engine sent an answer beyond all bounds.")
+            if blocks % BLOCKS_AT_ONCE == 0:
+                await asyncio.sleep(0)
+            for data in sse.payloads(block):
+                chunk = decode(data) if data != sse.DONE else None
+                if chunk is not None:
+                    if shape is not None:
+                        shape.reshape(chunk)
+                    result.add(chunk)
+            block = await stream.next_block()
+    finally:
+        _account(record, result, generation)
     return msgspec.json.encode(result.answer())
 
 
@@ -269,7 +289,7 @@ async def relay(
             await client.events(events.outgoing(block))
             block = await stream.next_block()
     finally:
-        _account(record, events.tally, events.finish_reason)
+        _account(record, events, generation)
     await client.end_stream()
 
 
@@ -321,9 +341,15 @@ def _headers(record: RequestRecord) -> Headers:
     return headers
 
 
-def _account(record: RequestRecord, tally: UsageTally, finish_reason: str | None) -> None:
-    record.finish_reason = finish_reason
-    if tally.total() is not None:
+def _account(record: RequestRecord, heard: Fold | OutgoingEvents, generation: Generation) -> None:
+    """What the engine reported; what came of it, where it did not get to report."""
+    tally = heard.tally
+    record.finish_reason = heard.finish_reason
+    record.tokens_estimated = tally.total() is None
+    if record.tokens_estimated:
+        record.prompt_tokens = guessed_prompt_tokens(generation.fields, generation.prompts)
+        record.completion_tokens = heard.content_events
+    else:
         record.prompt_tokens = tally.prompt_tokens
         record.cached_tokens = tally.cached_tokens
         record.completion_tokens = tally.completion_tokens

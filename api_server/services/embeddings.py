@@ -13,9 +13,11 @@ from api_server.inference.catalogue import Catalogue
 from api_server.observability.record import RequestRecord
 from api_server.services.answers import read_answer
 from api_server.services.client import Client
+from api_server.services.entrance import Entrance
 from api_server.services.lane import Lane, Place, find_lane
 from api_server.services.requests import EmbeddingJob, Kind, parse_embeddings
 from api_server.services.upstream import embeddings_bodies
+from api_server.services.usage import BYTES_OF_A_TOKEN
 
 BYTES_PER_NUMBER = 4
 """base64 holds 32-bit floats."""
@@ -46,30 +48,45 @@ _embeddings = msgspec.json.Decoder(list[float] | str)
 class Embeddings:
     """Serves embeddings; the same lanes as completions use, for other models."""
 
-    def __init__(self, catalogue: Catalogue, lanes: Mapping[str, Lane]) -> None:
+    def __init__(self, catalogue: Catalogue, lanes: Mapping[str, Lane], entrance: Entrance) -> None:
         self._catalogue = catalogue
         self._lanes = lanes
+        self._entrance = entrance
 
     async def embed(self, body: bytes, client: Client, record: RequestRecord) -> None:
         """Answer one request. Raises `ApiError` only as long as nothing was sent."""
         job = parse_embeddings(body)
         lane = find_lane(self._catalogue, self._lanes, job.model, "embeddings")
-        record.model = lane.model.id
-        total_seconds = lane.model.timeouts.total_seconds
-        place = await lane.enter(job.inputs, record, is_retry=client.is_retry)
+        visit = await self._entrance.enter(
+            client.caller, lane.model, record, lambda: _guessed_tokens(job)
+        )
         try:
-            async with asyncio.timeout(total_seconds):
-                answer = await _ask(job, lane, place, record)
-        except TimeoutError as exc:
-            raise EngineTimeoutError(
-                f"The embeddings took longer than the {total_seconds:g} s allowed."
-            ) from exc
-        except InvalidRequestError as exc:
-            exc.param = exc.param or "input"  # nothing else reaches the engine's judgement
-            raise
+            answer = await _embedded(job, lane, client, record)
         finally:
-            lane.leave(place)
+            visit.end(record)
         await client.answer(answer)
+
+
+async def _embedded(job: EmbeddingJob, lane: Lane, client: Client, record: RequestRecord) -> bytes:
+    """The answer, within the time that it may take."""
+    total_seconds = lane.model.timeouts.total_seconds
+    place = await lane.enter(job.inputs, record, is_retry=client.is_retry, caller=client.caller)
+    try:
+        async with asyncio.timeout(total_seconds):
+            return await _ask(job, lane, place, record)
+    except TimeoutError as exc:
+        raise EngineTimeoutError(
+            f"The embeddings took longer than the {total_seconds:g} s allowed."
+        ) from exc
+    except InvalidRequestError as exc:
+        exc.param = exc.param or "input"  # nothing else reaches the engine's judgement
+        raise
+    finally:
+        lane.leave(place)
+
+
+def _guessed_tokens(job: EmbeddingJob) -> int:
+    return len(bytes(job.fields["input"])) // BYTES_OF_A_TOKEN
 
 
 async def _ask(job: EmbeddingJob, lane: Lane, place: Place, record: RequestRecord) -> bytes:

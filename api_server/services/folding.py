@@ -7,17 +7,21 @@ OpenAI does not know are kept, the last value wins.
 from api_server.errors import InferenceError
 from api_server.inference.chunks import merge_tool_call
 from api_server.services.requests import Kind
-from api_server.services.usage import Json, UsageTally
+from api_server.services.usage import Json, UsageTally, has_content
 
 _OBJECTS = {Kind.CHAT: "chat.completion", Kind.TEXT: "text_completion"}
 
 
 class Fold:
-    """Feed it every chunk of one stream, then take `answer()`."""
+    """Feed it every chunk of one stream, then take `answer()`.
+
+    `content_events` is how many pieces of an answer came, for streams that break off.
+    """
 
     def __init__(self, kind: Kind, *, choices_per_prompt: int = 1) -> None:
         self.tally = UsageTally(choices_per_prompt)
         self.finish_reason: str | None = None
+        self.content_events = 0
         self._kind = kind
         self._head: Json = {}
         self._choices: dict[int, Json] = {}
@@ -34,6 +38,7 @@ class Fold:
                 else:
                     self._head[key] = value
         for choice in chunk.get("choices") or ():
+            self.content_events += has_content(choice)
             self._add_choice(choice)
 
     def answer(self) -> Json:

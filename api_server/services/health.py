@@ -2,17 +2,28 @@
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from api_server.inference.catalogue import Model
+from api_server.services.access.access import Access
 from api_server.services.lane import Lane
+from api_server.stores.dependency import Dependency, State
 
 
 class Health:
     """State of this process and of the engines behind it."""
 
-    def __init__(self, lanes: Mapping[str, Lane], version: str) -> None:
+    def __init__(
+        self,
+        lanes: Mapping[str, Lane],
+        version: str,
+        *,
+        dependencies: Sequence[Dependency] = (),
+        access: Access | None = None,
+    ) -> None:
         self._lanes = lanes
+        self._dependencies = dependencies
+        self._access = access
         self._started = time.monotonic()
         self._probe: asyncio.Task[dict[str, bool]] | None = None
         self.version = version
@@ -26,6 +37,23 @@ class Health:
     def queue_size(self) -> int:
         """Requests that wait for an engine."""
         return sum(lane.gate.waiting for lane in self._lanes.values())
+
+    @property
+    def dependencies(self) -> dict[str, State]:
+        """Backing services by name, as far as is known."""
+        return {each.name: "up" if each.is_up else "down" for each in self._dependencies}
+
+    @property
+    def schema_version(self) -> int | None:
+        """Of the database's tables; None where there are none, or as long as that is not known."""
+        schema = self._access.schema if self._access is not None else None
+        return schema.version if schema is not None else None
+
+    @property
+    def apps_age_seconds(self) -> float | None:
+        """How old what is known of apps and keys may be; None where nothing is known."""
+        age = self._access.directory.age_seconds if self._access is not None else None
+        return round(age, 1) if age is not None else None
 
     def uptime_seconds(self) -> float:
         return time.monotonic() - self._started

@@ -16,8 +16,10 @@ from api_server.inference.catalogue import Catalogue, Model
 from api_server.inference.wire import Call, Wire
 from api_server.observability.metrics import Metrics
 from api_server.observability.record import RequestRecord
+from api_server.schemas.apps import ANYONE, Caller
 from api_server.services.admission import Gate
 from api_server.services.affinity import prefix_of
+from api_server.services.fairness import Flow, flow_of
 from api_server.services.requests import Generation
 
 _ROUTES = {
@@ -31,11 +33,14 @@ class Place:
     """A request's room in an engine, from `Lane.enter` to `Lane.leave`.
 
     `deadline` is until when it waits for one that is away, `gives_up_at` when its time is over.
+    `flow` is in whose name it has the room, `record` where its tokens are told in the end.
     """
 
     weight: int
     deadline: float
     entered: float
+    flow: Flow
+    record: RequestRecord
     phase: Literal["connecting", "generating"] = "connecting"
     gives_up_at: float = math.inf
 
@@ -72,9 +77,12 @@ class Lane:
         record: RequestRecord,
         *,
         is_retry: bool | None,
+        caller: Caller = ANYONE,
         waits: bool = True,
     ) -> Place:
         """Wait for room. The place must be given back to `leave`, whatever happens.
+
+        Of several apps each has its turn, whoever of them asks more often: see `fairness`.
 
         Unless it `waits`, engines that are away are tried, but not waited for.
         """
@@ -82,10 +90,13 @@ class Lane:
         seconds = self.model.timeouts.queue_seconds
         deadline = loop.time() + seconds if waits else 0.0
         weight = self.gate.weight_of(choices)
+        flow = flow_of(caller)
         record.begin("queued")
         self._metrics.in_flight(self.model.id, "queued", 1)
         try:
-            entered = await self.gate.enter(weight, deadline_seconds=seconds, is_retry=is_retry)
+            entered = await self.gate.enter(
+                weight, deadline_seconds=seconds, is_retry=is_retry, flow=flow
+            )
         except (OverloadedError, QueueTimeoutError) as exc:
             self._metrics.shed(self.model.id, exc.code)
             raise
@@ -93,7 +104,7 @@ class Lane:
             self._metrics.in_flight(self.model.id, "queued", -1)
         record.begin("connecting")
         self._metrics.in_flight(self.model.id, "connecting", 1)
-        return Place(weight, deadline, entered)
+        return Place(weight, deadline, entered, flow, record)
 
     def call(
         self,
@@ -142,8 +153,20 @@ class Lane:
     def leave(self, place: Place) -> None:
         """Make room for the next."""
         self._metrics.in_flight(self.model.id, place.phase, -1)
-        has_answered = place.phase == "generating"
-        self.gate.leave(place.weight, place.entered, has_answered=has_answered)
+        self.gate.leave(
+            place.weight,
+            place.entered,
+            has_answered=place.phase == "generating",
+            tokens=_tokens(place.record),
+            flow=place.flow,
+        )
+
+
+def _tokens(record: RequestRecord) -> int | None:
+    """What the engine counted, None where it did not tell (a client that left, for instance)."""
+    if record.prompt_tokens is None:
+        return None
+    return record.prompt_tokens + (record.completion_tokens or 0)
 
 
 def find_lane(

@@ -7,7 +7,7 @@ import msgspec
 from api_server.inference import sse
 from api_server.inference.chunks import decode
 from api_server.services.clean_events import Shape
-from api_server.services.usage import Json, UsageTally
+from api_server.services.usage import Json, UsageTally, has_content
 
 _WORTH_A_LOOK = (b'"usage"', b'"finish_reason":"', sse.DONE, b"data: null")
 
@@ -18,7 +18,8 @@ class OutgoingEvents:
     """Turns an engine's blocks into a client's.
 
     Usage goes out once, before the end, and only if it was asked for, as OpenAI does it. What was
-    learnt on the way stays in `tally` and `finish_reason`. With a `shape` each event is rewritten;
+    learnt on the way stays in `tally` and `finish_reason`; `content_events` is how many events had
+    content, for engines that do not get to report usage. With a `shape` each event is rewritten;
     unless the engine `has_one_date`, all events get the first one's `created`. Of several choices
     none begins before those of lower index have: the official client relies on that.
     """
@@ -34,6 +35,7 @@ class OutgoingEvents:
     ) -> None:
         self.tally = UsageTally(choices_per_prompt)
         self.finish_reason: str | None = None
+        self.content_events = 0
         self._wants_usage = wants_usage
         self._order = FirstInOrder() if choices_per_prompt * prompts > 1 else None
         self._shape = shape
@@ -50,6 +52,7 @@ class OutgoingEvents:
             and self._order is None
             and not any(mark in block for mark in _WORTH_A_LOOK)
         ):
+            self.content_events += content_events(block)
             return block
         return b"".join(self._event(event) for event in sse.split_events(block))
 
@@ -78,6 +81,7 @@ class OutgoingEvents:
         choices = chunk.get("choices") or ()
         for choice in choices:
             self.finish_reason = choice.get("finish_reason") or self.finish_reason
+            self.content_events += has_content(choice)
         usage = chunk.pop("usage", None)
         if usage:
             self.tally.add(usage)
@@ -95,6 +99,19 @@ class OutgoingEvents:
         if not self._wants_usage or self._last_report is None:
             return b""
         return _as_event({**self._last_report, "choices": [], "usage": self.tally.total()})
+
+
+def content_events(block: bytes) -> int:
+    """About how many events of a block bring a part of an answer; an event is a token, mostly.
+
+    Looks at no event by itself. Inside a text the keys' quotes and line ends would be escaped.
+    """
+    events = block.count(b"\n\n")
+    if b'"role":' in block:  # an answer's first event has that, and often nothing else
+        events -= block.count(b'"content":null') + block.count(b'"content":""')
+    if block[:1] == b":" or b"\n:" in block:
+        events -= block.count(b"\n:") + (block[:1] == b":")
+    return max(0, events)
 
 
 class FirstInOrder:

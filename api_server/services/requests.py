@@ -32,6 +32,7 @@ class Kind(Enum):
 class Generation(msgspec.Struct):
     """A checked request for text: what the gateway needs to know, and all fields as they came.
 
+    `max_tokens` is what the client asks for, `most_tokens` what its app may ask for at most.
     `top_logprobs` is None where no log probabilities are wanted; `named_tool` is the one function
     that `tool_choice` demands, `calls_no_tools` whether it forbids them.
     """
@@ -44,6 +45,7 @@ class Generation(msgspec.Struct):
     choices_per_prompt: int = 1
     prompts: int = 1
     max_tokens: int | None = None
+    most_tokens: int | None = None
     seed: int | None = None
     top_logprobs: int | None = None
     named_tool: str | None = None

@@ -58,8 +58,9 @@ def generation_body(generation: Generation, model: Model, *, as_stream: bool) ->
     for name, known_as in engine.renamed_fields.items():
         if name in fields:
             body[known_as] = body.pop(name)
-    if model.max_output_tokens is not None:
-        _cap_answer(generation.kind, body, model.max_output_tokens, engine)
+    bounds = [each for each in (model.max_output_tokens, generation.most_tokens) if each]
+    if bounds:
+        _cap_answer(generation.kind, body, min(bounds), engine)
     if not engine.has_openai_details:
         _translate_details(generation, body)
     if engine.seeds is not None and generation.seed is not None:

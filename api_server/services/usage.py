@@ -6,7 +6,22 @@ however many choices (`n`) were made from it.
 
 from typing import Any
 
+from api_server.inference.estimating import Fields, estimate, may_exceed
+
 Json = dict[str, Any]
+
+LONGEST_GUESSED_BYTES = 256 * 1024
+"""Longer prompts are not read for a guess, so that it takes a few milliseconds at most."""
+
+BYTES_OF_A_TOKEN = 4
+
+
+def has_content(choice: Json) -> bool:
+    """Whether a choice of a chunk brings a part of an answer: text, thoughts, a call."""
+    if choice.get("text"):
+        return True
+    delta = choice.get("delta") or {}
+    return any(value for key, value in delta.items() if key != "role")
 
 
 class UsageTally:
@@ -48,3 +63,11 @@ class UsageTally:
             "total_tokens": self.prompt_tokens + self._completion,
             "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
         }
+
+
+def guessed_prompt_tokens(fields: Fields, prompts: int = 1) -> int:
+    """How many tokens a chat's or a text's prompts may have, where the engine did not say."""
+    if may_exceed(fields, LONGEST_GUESSED_BYTES):
+        given = bytes(fields["messages" if "messages" in fields else "prompt"])
+        return len(given) // BYTES_OF_A_TOKEN
+    return estimate(fields).tokens * prompts

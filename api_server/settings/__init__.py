@@ -8,11 +8,14 @@ source and the nearest right key. `configs/stack.schema.json` is generated from 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from pydantic import SecretStr, TypeAdapter, ValidationError
 
 from api_server.errors import ConfigurationError
 from api_server.inference.catalogue import Model
+from api_server.schemas.app_codes import SeededApp
+from api_server.settings.app_codes import load_app_codes
 from api_server.settings.environment import (
     Environment,
     Sources,
@@ -23,6 +26,7 @@ from api_server.settings.environment import (
 )
 from api_server.settings.explaining import reason
 from api_server.settings.models import catalogue_models, warnings
+from api_server.settings.placeholders import is_placeholder
 from api_server.settings.sections import JobsConfig, LocalConfig
 from api_server.settings.stack import ModelConfig, Stack
 from api_server.settings.stack_file import load_stack
@@ -80,6 +84,11 @@ class Settings:
         return url.get_secret_value() if url is not None else None
 
     @property
+    def spool(self) -> Path:
+        """Where the ledger keeps rows until PostgreSQL has them."""
+        return self.environment.data_dir / "spool"
+
+    @property
     def jobs(self) -> JobsConfig:
         """The section `jobs`, under what the environment says of it."""
         environment = self.environment
@@ -110,13 +119,57 @@ class Settings:
                 "its own; ENVIRONMENT=development with AUTH=off does without."
             )
 
+        if not self.is_development:
+            self._check_secrets()
+
+    def _check_secrets(self) -> None:
+        environment = self.environment
+        secrets = {
+            "ADMIN_API_KEY": environment.admin_api_key,
+            "JWT_SECRET": environment.jwt_secret,
+            "POSTGRES_URL, the password": password_of(environment.postgres_url),
+            "REDIS_URL, the password": password_of(environment.redis_url),
+        }
+        found = [name for name, key in secrets.items() if key and is_placeholder(_text(key))]
+        codes = [app.name for app in self.app_codes() if is_placeholder(app.code)]
+        found += [f"the app code of {name!r} in {self.stack.apps.seed}" for name in codes]
+        if found:
+            raise ConfigurationError(
+                f"{'; '.join(found)}: this is a placeholder that anybody would try. Make a secret "
+                "with `openssl rand -hex 24`. (ENVIRONMENT=development lets it pass.)"
+            )
+
+    def app_codes(self) -> list[SeededApp]:
+        """The apps of the file that `apps: seed:` names; relative to the repository."""
+        seed = self.stack.apps.seed
+        return load_app_codes(REPOSITORY / seed.expanduser()) if seed is not None else []
+
+    @property
+    def development_key(self) -> str | None:
+        """A key that opens everything to the developer; None outside of development."""
+        key = self.environment.development_key
+        return key.get_secret_value() if key is not None and self.is_development else None
+
     def models(self) -> list[Model]:
         """The catalogue's entries for the engine room."""
         return catalogue_models(self.environment, self.stack, self.keys, REPOSITORY)
 
     def warnings(self) -> list[str]:
         """What is allowed and yet unwise, in sentences."""
-        return list(warnings(self.models(), self.environment))
+        found = list(warnings(self.models(), self.environment))
+        if self.environment.development_key is not None and not self.is_development:
+            found.append("DEVELOPMENT_KEY counts in ENVIRONMENT=development alone: it is ignored.")
+        return found
+
+
+def password_of(url: SecretStr | None) -> SecretStr | None:
+    """The password in an address, None where there is none."""
+    password = urlsplit(url.get_secret_value()).password if url is not None else None
+    return SecretStr(unquote(password)) if password else None
+
+
+def _text(secret: SecretStr) -> str:
+    return secret.get_secret_value()
 
 
 def load_settings(

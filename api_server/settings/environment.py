@@ -24,6 +24,7 @@ from api_server.settings.values import (
     Positive,
     PostgresUrl,
     RedisUrl,
+    SigningKey,
     Strict,
     Tokens,
 )
@@ -48,7 +49,7 @@ class Environment(Strict):
     auth: bool = True
     postgres_url: PostgresUrl | None = None
     redis_url: RedisUrl | None = None
-    jwt_secret: OwnKey | None = None
+    jwt_secret: SigningKey | None = None
     jwt_jwks_url: HttpUrl | None = None
     jwt_issuer: str | None = None
     jwt_audience: str | None = None
@@ -64,6 +65,7 @@ class Environment(Strict):
     ai_service_max_input_tokens: Tokens = 4096
     ai_service_max_output_tokens: Tokens = 2048
     model: Path | None = None
+    development_key: OwnKey | None = None
     embeddings: bool | None = None
     embedding_model: Path | None = None
     llama_server: str | None = None
@@ -128,7 +130,7 @@ def environment_of(sources: Sources) -> Environment:
         lines = []
         for error in exc.errors():
             name = str(error["loc"][0]).upper()
-            why = reason(error, is_secret=name.endswith("_KEY"))
+            why = reason(error, is_secret=name.endswith(("_KEY", "_SECRET")))
             lines.append(f"{name} in {sources.place(name)}: {why}")
         raise ConfigurationError("\n".join(lines)) from exc
 

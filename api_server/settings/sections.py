@@ -5,7 +5,26 @@ from typing import Literal
 
 from pydantic import Field
 
-from api_server.settings.values import ModelId, Positive, RequestFields, Strict
+from api_server.settings.values import ModelId, Origin, Positive, RequestFields, Strict
+
+
+class CorsConfig(Strict):
+    """Which web pages may use the API from a browser. With no origins, none may."""
+
+    origins: list[Origin] = Field(
+        [], max_length=100, description="Such as https://chat.example.com, or * for all."
+    )
+    max_age_seconds: int = Field(
+        600, ge=0, le=86400, description="So long a browser remembers what it may do."
+    )
+
+
+class AppsConfig(Strict):
+    """Where apps come from, besides the command line and /admin."""
+
+    seed: Path | None = Field(
+        None, description="A file with app codes, YAML or JSON, that is applied at each start."
+    )
 
 
 class GatewayConfig(Strict):
@@ -21,6 +40,7 @@ class GatewayConfig(Strict):
         30, description="After SIGTERM, running answers may go on for this long."
     )
     workers: int = Field(1, ge=1, le=64, description="Processes that serve; each on its own core.")
+    cors: CorsConfig = CorsConfig()
 
 
 class TimeoutConfig(Strict):
@@ -98,6 +118,17 @@ class BalancingConfig(Strict):
     )
     slow_start_seconds: Positive = Field(
         10, description="Until a replica that came back has its full share."
+    )
+
+
+class LedgerConfig(Strict):
+    """How long it is known who used what; where there is a database."""
+
+    retention_days: int = Field(
+        400, ge=1, le=36_500, description="Months that ended so long ago are dropped."
+    )
+    spool_mib: int = Field(
+        1024, ge=1, description="Rows that wait for PostgreSQL may take so much of the disk."
     )
 
 

@@ -8,11 +8,13 @@ from pydantic import Field, field_validator, model_validator
 from api_server.inference.engines import ENGINES
 from api_server.settings.sections import (
     AdmissionConfig,
+    AppsConfig,
     BalancingConfig,
     BreakerConfig,
     GatewayConfig,
     HealthConfig,
     JobsConfig,
+    LedgerConfig,
     LocalConfig,
     RetryConfig,
     TimeoutConfig,
@@ -175,6 +177,8 @@ class Stack(Strict):
     breaker: BreakerConfig = BreakerConfig()
     health: HealthConfig = HealthConfig()
     balancing: BalancingConfig = BalancingConfig()
+    ledger: LedgerConfig = LedgerConfig()
+    apps: AppsConfig = AppsConfig()
     jobs: JobsConfig = JobsConfig()
     models: list[ModelConfig] = Field(min_length=1)
     local: LocalConfig = LocalConfig()

@@ -16,7 +16,7 @@ def load_stack(path: Path) -> Stack:
     """Read and check a stack file."""
     text = read_text(path, " STACK_CONFIG names the file to use.")
     try:
-        document = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 - a SafeLoader
+        document = yaml.load(text, Loader=UniqueKeyLoader)  # noqa: S506 - a SafeLoader
     except yaml.YAMLError as exc:
         where = getattr(exc, "problem_mark", None)
         line = f", line {where.line + 1}" if where else ""
@@ -31,7 +31,7 @@ def load_stack(path: Path) -> Stack:
         raise ConfigurationError("\n".join(lines)) from exc
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
+class UniqueKeyLoader(yaml.SafeLoader):
     """YAML lets the last of two equal keys win in silence; here that is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:

@@ -12,6 +12,7 @@ from api_server.inference.engines import ENGINES
 from api_server.settings.explaining import suggestion
 
 MIN_KEY_LENGTH = 16
+MIN_SIGNING_LENGTH = 32
 KEY_NAME = re.compile(r"^[A-Z][A-Z0-9_]{0,95}_(KEY|TOKEN)$")
 
 
@@ -69,6 +70,15 @@ def _cannot_be_guessed(key: SecretStr) -> SecretStr:
     return key
 
 
+def _is_long_enough_to_sign(key: SecretStr) -> SecretStr:
+    if len(key.get_secret_value()) < MIN_SIGNING_LENGTH:
+        raise ValueError(
+            f"must have {MIN_SIGNING_LENGTH} characters at least (RFC 7518); "
+            "`openssl rand -hex 32` makes one"
+        )
+    return key
+
+
 def _has_scheme(*schemes: str) -> Callable[[SecretStr], SecretStr]:
     """An address that may hold a password, so that it is never shown."""
 
@@ -96,4 +106,6 @@ Key = Annotated[SecretStr, AfterValidator(_can_be_sent)]
 OwnKey = Annotated[Key, AfterValidator(_cannot_be_guessed)]
 PostgresUrl = Annotated[SecretStr, AfterValidator(_has_scheme("postgresql", "postgres"))]
 RedisUrl = Annotated[SecretStr, AfterValidator(_has_scheme("redis", "rediss", "unix"))]
+SigningKey = Annotated[Key, AfterValidator(_is_long_enough_to_sign)]
 HttpUrl = Annotated[str, Field(pattern=r"^https?://[^\s]+$")]
+Origin = Annotated[str, Field(pattern=r"^(\*|https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?)$")]

@@ -73,7 +73,7 @@ class Script:
     async def run(
         self,
         keys: Sequence[str],
-        arguments: Sequence[str | int | float],
+        arguments: Sequence[str | bytes | int | float],
         *,
         budget_seconds: float = BUDGET_SECONDS,
     ) -> Any:

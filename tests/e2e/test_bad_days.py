@@ -99,11 +99,11 @@ async def stack(
 
     At the end no request is left anywhere, and all replicas must be up for that to be seen.
     """
-    sections = {"timeouts": TIMEOUTS, "health": LEARNT_FROM_TRAFFIC} | sections
+    common: dict[str, Any] = {"timeouts": TIMEOUTS, "health": LEARNT_FROM_TRAFFIC}
     async with running_replicas(replicas, slots=slots) as engines:
         shares = {name: engines[:1] if name.startswith("one") else engines for name in models}
         async with (
-            running_gateway(folder, shares, **sections) as gateway,
+            running_gateway(folder, shares, **(common | sections)) as gateway,
             gateway.client() as client,
         ):
             yield Stack(engines, gateway, client)

@@ -15,6 +15,7 @@ import httpx
 import openai
 import pytest
 
+from api_server.local.data_dir import remove_cluster
 from api_server.local.process import free_port
 from tests.gguf_head import gguf_head
 from tests.local_stack import (
@@ -272,6 +273,7 @@ def test_ctrl_c_in_a_terminal_as_a_user_types_it(tmp_path: Path) -> None:
         terminal.stdin.write("\x03")
         terminal.stdin.flush()
         output, _ = terminal.communicate(timeout=15)
+        remove_cluster(stack.data_dir / "postgres")
     assert "Ready: " in output
     assert "stopped" in output
     assert "Traceback" not in output
@@ -298,6 +300,7 @@ def test_closing_the_terminal_stops_everything(tmp_path: Path) -> None:
             eventually(lambda: stack.children() == [], 10, "all of it has ended")
         finally:
             make.terminate()
+            remove_cluster(stack.data_dir / "postgres")
 
 
 def reset(data_dir: Path) -> str:

@@ -35,6 +35,7 @@ class FakeEngine:
         self.predicted_tokens = 0
         self.connections = 0
         self.requests: collections.Counter[str] = collections.Counter()
+        self._finished_tokens: collections.OrderedDict[str, int] = collections.OrderedDict()
         self._tries: collections.OrderedDict[str, int] = collections.OrderedDict()
         self.bodies: collections.deque[dict[str, Any]] = collections.deque(maxlen=KEPT_REQUESTS)
         self.heads: collections.deque[str] = collections.deque(maxlen=KEPT_REQUESTS)
@@ -59,7 +60,9 @@ class FakeEngine:
             self._later.cancel()
 
     def counts(self) -> dict[str, Any]:
-        """All that was counted, for JSON; `request_ids` has how often each was sent here."""
+        """All that was counted, for JSON; `request_ids` has how often each was sent here, and
+        `finished_tokens` how many tokens each had that got a whole answer.
+        """
         return {
             "running": self.running,
             "queued": self.queued,
@@ -70,6 +73,7 @@ class FakeEngine:
             "connections": self.connections,
             "requests": dict(self.requests),
             "request_ids": dict(self._tries),
+            "finished_tokens": dict(self._finished_tokens),
         }
 
     async def _handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -182,6 +186,11 @@ class FakeEngine:
                 return False
             stays_open = work.result()
             outcome = "finished" if exchange.is_complete else "faulted"
+            if exchange.is_complete:
+                request_id = request.headers.get("x-request-id", "")
+                self._finished_tokens[request_id] = exchange.predicted_tokens
+                if len(self._finished_tokens) > KEPT_IDS:
+                    self._finished_tokens.popitem(last=False)
             return stays_open
         finally:
             for task in (gone, work):

@@ -67,7 +67,8 @@ async def running_gateway(
     }
     path = folder / "stack.yaml"
     path.write_text(yaml.safe_dump(document | sections))
-    settings = load_settings({"STACK_CONFIG": str(path)} | dict(variables or {}))
+    open_to_all = {"ENVIRONMENT": "development", "AUTH": "off", "DATA_DIR": str(folder)}
+    settings = load_settings({"STACK_CONFIG": str(path)} | open_to_all | dict(variables or {}))
     gateway = create_app(settings)
     config = configuration(gateway, settings)
     config.port = 0

@@ -190,7 +190,7 @@ async def test_a_target_with_errors_gets_no_figures(tmp_path: Path) -> None:
             yield Endpoint(port, None)
 
         (row,) = await run_rounds(
-            [Target("broken", start_it)], QUICK, Place(0, port, tmp_path), lambda _line: None
+            [Target("broken", start_it)], QUICK, Place(0, 0, port, tmp_path), lambda _line: None
         )
     assert row.is_wrong
     assert not row.rounds

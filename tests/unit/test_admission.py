@@ -6,12 +6,11 @@ from collections.abc import Callable
 import pytest
 
 from api_server.errors import OverloadedError, QueueTimeoutError
-from api_server.services.admission import (
+from api_server.services.admission import SLACK, Gate
+from api_server.services.bookings import (
     LONGEST_RETRY_SECONDS,
     SHORTEST_RETRY_SECONDS,
-    SLACK,
     Bookings,
-    Gate,
 )
 
 

@@ -40,14 +40,14 @@ async def test_a_peer_that_cannot_be_installed_gets_a_row_that_says_so(tmp_path:
         return
 
     targets = [t for t in await peers.peers(tmp_path, say, fail) if "nginx" not in t.name]
-    rows = await run_rounds(targets, QUICK, Place(0, 1, tmp_path), say)
+    rows = await run_rounds(targets, QUICK, Place(0, 0, 1, tmp_path), say)
     assert [row.name.split()[0] for row in rows] == ["vllm-router", "sglang-router", "LiteLLM"]
     assert rows[0].failure == "no vllm-router today"
     assert not any(row.rounds or row.is_wrong for row in rows)
 
 
 def test_command_lines_name_the_engine_and_the_port(tmp_path: Path) -> None:
-    place = Place(0, 4711, tmp_path)
+    place = Place(0, 0, 4711, tmp_path)
     argv, _ = peers.nginx("nginx")(place, 8123)
     text = Path(argv[-1]).read_text()
     assert "server 127.0.0.1:4711;" in text

@@ -14,6 +14,7 @@ from api_server.observability.metrics import Metrics
 from api_server.observability.numbers import Numbers
 from api_server.observability.record import RequestRecord
 from api_server.services.admission import Gate
+from api_server.services.fairness import NOBODY
 from api_server.services.lane import Lane, Place
 from api_server.services.limits import keep_within_limits
 from api_server.services.requests import Generation, parse_chat, parse_text
@@ -72,7 +73,7 @@ def text(prompt: Any) -> Generation:
 
 async def keep(generation: Generation, lane: Lane) -> RequestRecord:
     record = RequestRecord("id", "POST", generation.kind.value)
-    await keep_within_limits(generation, lane, Place(1, 0.0, 0.0), record)
+    await keep_within_limits(generation, lane, Place(1, 0.0, 0.0, NOBODY, record), record)
     return record
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from api_server.main import ALONE, Worker
+from api_server.composition import ALONE, Worker
 
 
 @pytest.mark.parametrize(("total", "count"), [(5, 1), (5, 2), (5, 3), (6, 3), (2, 4), (0, 2)])

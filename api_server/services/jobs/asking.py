@@ -96,7 +96,8 @@ async def ask(chats: Chats, job: Taken, record: RequestRecord) -> str:
 def caller_of(job: Taken) -> Caller:
     """Who the job is done for. Its requests were counted when it was accepted."""
     policy = _policy(job.policy) if job.policy is not None else Policy()
-    return Caller(App(job.app_id, job.app_name or job.app_id, policy), job.user)
+    app = App(job.app_id, job.app_name or job.app_id, policy)
+    return Caller(app, job.user, was_counted=True)
 
 
 def new_record(job: Taken) -> RequestRecord:
@@ -110,9 +111,4 @@ def new_record(job: Taken) -> RequestRecord:
 
 @lru_cache(maxsize=1024)
 def _policy(text: str) -> Policy:
-    policy = Policy.model_validate_json(text)
-    by_model = {
-        model: limits.model_copy(update={"rate_limits": []})
-        for model, limits in policy.limits_by_model.items()
-    }
-    return policy.model_copy(update={"rate_limits": [], "limits_by_model": by_model})
+    return Policy.model_validate_json(text)

@@ -1,0 +1,34 @@
+"""The database as a command sees it: opened for one thing, closed after it."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from api_server.errors import ApiError, SetupError
+from api_server.settings import Settings
+from api_server.stores.postgres import Postgres
+
+T = TypeVar("T")
+
+
+def postgres_url(settings: Settings) -> str:
+    """Raises `SetupError` where there is no database."""
+    if settings.postgres_url is None:
+        raise SetupError("This needs PostgreSQL: set POSTGRES_URL in the environment or in .env.")
+    return settings.postgres_url
+
+
+def with_postgres(settings: Settings, work: Callable[[Postgres], Awaitable[T]]) -> T:
+    """Do it. What goes wrong becomes a `SetupError` with the sentence that a client would get."""
+
+    async def run() -> T:
+        postgres = Postgres(postgres_url(settings), pool_size=1)
+        try:
+            return await work(postgres)
+        finally:
+            await postgres.aclose()
+
+    try:
+        return asyncio.run(run())
+    except ApiError as exc:
+        raise SetupError(exc.message) from exc

@@ -1,0 +1,201 @@
+"""Whose turn it is: a queue that is fair between apps by the tokens they are served.
+
+Start-time fair queueing: each flow has a counter of the tokens it was served, divided by its
+weight, and the next is always of the flow that has the least. Makes no decision about time and
+room; that is the gate's (admission.py).
+"""
+
+import asyncio
+import collections
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from api_server.schemas.apps import ANYONE, Caller, Priority
+from api_server.services.bookings import Bookings
+
+CLASS_WEIGHTS: dict[Priority, float] = {"interactive": 16.0, "default": 4.0, "batch": 1.0}
+"""Shares and no strict order: else a busy class would starve those below it."""
+
+FIRST_GUESS_TOKENS = 200.0
+"""What a request is taken to use before one has been seen."""
+
+SMOOTHING = 0.1
+"""The weight of the newest observation in a mean of tokens."""
+
+KEPT_FLOWS = 64
+"""So many may be known before those without requests are forgotten."""
+
+
+class Flow(NamedTuple):
+    """Whose requests stand in one line: an app's, of one class; `weight` is its share."""
+
+    app: str
+    priority: Priority
+    weight: float
+
+
+def flow_of(caller: Caller) -> Flow:
+    """The line in which a request of this caller stands."""
+    app = caller.app
+    policy = app.policy
+    return Flow(app.id, policy.priority, policy.weight * CLASS_WEIGHTS[policy.priority])
+
+
+NOBODY = flow_of(ANYONE)
+
+
+@dataclass(eq=False, slots=True)
+class Ticket:
+    """One request in the queue; `was_promised` where it was sent away and came back in time."""
+
+    weight: int
+    account: "Account"
+    admitted: "asyncio.Future[float]"
+    was_promised: bool = False
+
+
+@dataclass(eq=False, slots=True)
+class Account:
+    """One flow as the queue knows it.
+
+    `served` is its counter, in tokens by weight; `floor` is what it was raised to when the flow
+    last joined. `charged` is what its running requests were expected to use, `running` the places
+    they have. `mean_tokens` is of one answer with its prompt.
+    """
+
+    weight: float
+    mean_tokens: float
+    served: float
+    floor: float
+    running: int = 0
+    charged: float = 0.0
+    waiting: collections.deque[Ticket] = field(default_factory=collections.deque)
+    bookings: Bookings = field(default_factory=Bookings)
+
+    def waiting_weight(self) -> int:
+        """Places that those in the queue will occupy."""
+        return sum(ticket.weight for ticket in self.waiting)
+
+
+class FairQueue:
+    """All flows of one model. A flow that comes from idling starts where the others stand, so that
+    idling saves nothing up.
+    """
+
+    def __init__(self) -> None:
+        self.waiting = 0
+        self.mean_tokens = FIRST_GUESS_TOKENS
+        self._now_served = 0.0
+        self._accounts: dict[Flow, Account] = {}
+        self._backlogged: dict[Account, None] = {}
+        self._sweep_at = KEPT_FLOWS
+
+    def account(self, flow: Flow) -> Account:
+        """The account of a flow, made where there is none."""
+        account = self._accounts.get(flow)
+        if account is None:
+            if len(self._accounts) >= self._sweep_at:
+                self._forget()
+            now_served = self._now_served
+            account = Account(flow.weight, self.mean_tokens, now_served, now_served)
+            self._accounts[flow] = account
+        return account
+
+    def arrive(self, flow: Flow) -> Account:
+        """One of this flow has come; where no other waits, its counter is raised to the others'."""
+        account = self._accounts.get(flow) or self.account(flow)
+        if account.served < self._now_served and not account.waiting:
+            account.served = account.floor = self._now_served
+        return account
+
+    def active(self) -> Iterator[Account]:
+        """The flows that have something waiting, running or promised."""
+        for account in self._accounts.values():
+            if account.waiting or account.running or account.bookings:
+                yield account
+
+    def join(self, ticket: Ticket) -> None:
+        """Stand behind those of the same flow."""
+        ticket.account.waiting.append(ticket)
+        self._backlogged[ticket.account] = None
+        self.waiting += 1
+
+    def remove(self, ticket: Ticket) -> bool:
+        """Take one out of the queue; whether it was in there."""
+        account = ticket.account
+        try:
+            account.waiting.remove(ticket)
+        except ValueError:
+            return False
+        if not account.waiting:
+            del self._backlogged[account]
+        self.waiting -= 1
+        return True
+
+    def head(self) -> Ticket | None:
+        """Whose turn it is: of equals, the flow that has been waiting longer."""
+        if not self.waiting:
+            return None
+        return min(self._backlogged, key=lambda account: account.served).waiting[0]
+
+    def largest(self, but: Account) -> Account | None:
+        """The other flow with the most in the queue for its weight."""
+        others = (each for each in self._backlogged if each is not but)
+        return max(others, key=lambda each: len(each.waiting) / each.weight, default=None)
+
+    def charge(self, account: Account, weight: int) -> None:
+        """One enters: it is taken to use what those of its flow used on the average."""
+        self._now_served = max(self._now_served, account.served)
+        tokens = weight * account.mean_tokens
+        account.running += weight
+        account.charged += tokens
+        account.served += tokens / account.weight
+
+    def settle(self, account: Account, weight: int, tokens: int | None) -> None:
+        """One leaves that used so many tokens; where None it stays charged as expected."""
+        if account.running == weight:
+            charged = account.charged
+            account.running, account.charged = 0, 0.0
+        else:
+            charged = account.charged * weight / account.running
+            account.running -= weight
+            account.charged -= charged
+        if tokens is None:
+            return
+        # Not below where it joined: what was charged too much before is no credit.
+        corrected = account.served + (tokens - charged) / account.weight
+        account.served = max(account.floor, corrected)
+        if tokens:
+            each = tokens / weight
+            account.mean_tokens += SMOOTHING * (each - account.mean_tokens)
+            self.mean_tokens += SMOOTHING * (each - self.mean_tokens)
+
+    def share_of(self, mine: Account, capacity: int) -> float:
+        """The part of the engines' work that a flow gets while it has something waiting.
+
+        Flows that wait share by weight what those leave that do not; a share is never less than
+        it would be if all flows wanted theirs.
+        """
+        backlogged = idle = mine.weight
+        held = 0
+        for account in self._accounts.values():
+            if account is mine:
+                continue
+            if account.waiting:
+                backlogged += account.weight
+                idle += account.weight
+            elif account.running:
+                held += account.running
+                idle += account.weight
+        left = max(0, capacity - held) / capacity if capacity else 0.0
+        return max(left * mine.weight / backlogged, mine.weight / idle)
+
+    def _forget(self) -> None:
+        """Those that have nothing here come back as new ones; what little they owe is forgiven."""
+        self._accounts = {
+            flow: account
+            for flow, account in self._accounts.items()
+            if account.waiting or account.running or account.bookings
+        }
+        self._sweep_at = max(KEPT_FLOWS, 2 * len(self._accounts))
