@@ -114,7 +114,7 @@ class Quotas:
             return NOTHING
         wanted = {"tokens": tokens, "requests": requests, "concurrent": places}
         if 0 in wanted.values():
-            leases = [lease for lease in leases if wanted[lease.rule.kind]]
+            leases = tuple(lease for lease in leases if wanted[lease.rule.kind])
             if not leases:
                 return NOTHING
         now = self._clock()
