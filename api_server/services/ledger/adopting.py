@@ -11,7 +11,6 @@ import msgspec
 
 from api_server.services.ledger.spool import LIVE, LOCK, SEALED, Segment, remove
 
-
 AT_ONCE = 32
 """Processes whose heir one is at the same time."""
 
