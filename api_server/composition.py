@@ -161,7 +161,12 @@ def compose(
             ended=partial(_job_ended, metrics, ledger),
             admit=partial(_admit, quotas),
         )
-    health = Health(lanes, __version__, dependencies=[s.dependency for s in stores], access=access)
+    health = Health(
+        *(lanes, __version__),
+        dependencies=[store.dependency for store in stores],
+        access=access,
+        tally=jobs.room.tally if jobs is not None else None,
+    )
     return Services(
         catalogue=catalogue,
         metrics=metrics,

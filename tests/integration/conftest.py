@@ -85,6 +85,7 @@ async def running_gateway(
         server.should_exit = True
         server.force_exit = settings.postgres_url is None  # else it has connections to close
         await task
+        await server.lifespan.shutdown()  # which a forced exit leaves out
 
 
 @pytest.fixture
