@@ -82,8 +82,9 @@ async def running_gateway(
         yield gateway, f"http://127.0.0.1:{port}"
     finally:
         server.should_exit = True
-        server.force_exit = True
+        server.force_exit = True  # waits for no request, nor for what the application closes
         await task
+        await server.lifespan.shutdown()
 
 
 @pytest.fixture
