@@ -38,6 +38,7 @@ from api_server.services.jobs.room import Jobs, furnish
 from api_server.services.jobs.rules import Rules
 from api_server.services.lane import Lane
 from api_server.services.ledger.ledger import Ledger
+from api_server.services.ledger.reports import Usage
 from api_server.services.models import ManagedModels
 from api_server.services.quotas.quotas import Quotas
 from api_server.services.schema import Schema
@@ -84,6 +85,7 @@ class Services:
     apps: ManagedApps | None
     quotas: Quotas
     ledger: Ledger | None
+    usage: Usage | None
     completions: Completions
     embeddings: Embeddings
     jobs: Jobs | None
@@ -161,7 +163,12 @@ def compose(
             ended=partial(_job_ended, metrics, ledger),
             admit=partial(_admit, quotas),
         )
-    health = Health(lanes, __version__, dependencies=[s.dependency for s in stores], access=access)
+    health = Health(
+        *(lanes, __version__),
+        dependencies=[store.dependency for store in stores],
+        access=access,
+        tally=jobs.room.tally if jobs is not None else None,
+    )
     return Services(
         catalogue=catalogue,
         metrics=metrics,
@@ -172,6 +179,7 @@ def compose(
         apps=ManagedApps(AppStore(postgres), by="/admin") if postgres is not None else None,
         quotas=quotas,
         ledger=ledger,
+        usage=Usage(UsageStore(postgres), settings.spool) if postgres is not None else None,
         completions=completions,
         embeddings=Embeddings(catalogue, lanes, entrance),
         jobs=jobs,

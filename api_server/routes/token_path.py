@@ -16,7 +16,7 @@ from api_server.errors import (
     ClientLeftError,
     MethodNotAllowedError,
 )
-from api_server.observability.record import RequestRecord, record_of
+from api_server.observability.record import Content, RequestRecord, record_of
 from api_server.schemas.apps import ANYONE, CALLER, Caller
 from api_server.services.client import CacheWish, Client, Headers
 
@@ -100,6 +100,7 @@ class AsgiClient:
         self.has_begun = False
         self.has_ended = False
         self.has_left = False
+        self.content: Content | None = None
 
     @property
     def caller(self) -> Caller:
@@ -131,6 +132,8 @@ class AsgiClient:
             "status": 200,
             "headers": [JSON_HEADER, length, *headers],
         }
+        if self.content is not None:
+            self.content.add(body)
         await self._send(message)
         await self._send({"type": "http.response.body", "body": body})
         self.has_ended = True
@@ -151,6 +154,8 @@ class AsgiClient:
             return
         if self.connection.is_stalled:
             await self._drained()
+        if self.content is not None:
+            self.content.add(block)
         await self._send({"type": "http.response.body", "body": block, "more_body": True})
 
     async def end_stream(self) -> None:
@@ -189,6 +194,8 @@ class TokenEndpoint:
         caller = client.caller
         record.app_id, record.app, record.user = caller.app.id, caller.app.name, caller.user
         body = await read_body(scope, receive, self._max_body_bytes, self._body_seconds)
+        if caller.app.policy.store_content:
+            record.content = client.content = Content(body)
         task = asyncio.current_task()
         assert task is not None
 

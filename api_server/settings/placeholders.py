@@ -5,7 +5,8 @@ import re
 _WORDS = (
     "changeme|changethis|change|this|your|yours|my|the|an|to|here|put|insert|replace|set|with|"
     "secrets|secret|secure|password|passwd|pass|pw|placeholder|example|sample|default|dummy|"
-    "testing|test|demo|todo|fixme|foo|bar|baz|hello|me|a|x|"
+    "testing|test|demo|todo|fixme|foo|bar|baz|hello|me|a|x|of|and|is|super|very|some|characters|"
+    "chars|bytes|hex|"
     "admin|root|user|operator|postgresql|postgres|redis|jwt|stack|llm|server|gateway|apps|app|"
     "api|keys|key|token|code|hash|value|string|random|long|real|strong|"
     "abcdef|abcd|abc|qwerty|letmein|welcome|sk|live|production|development|prod|dev|local"

@@ -54,7 +54,8 @@ class PublishedKeys:
             found = fitting[0] if len(fitting) == 1 else None
         if found is not None:
             return found, algorithm
-        if not self._may_ask and (self._keys is None or self._failed):
+        may_learn = self._may_ask or self._fetching is not None
+        if not may_learn and (self._keys is None or self._failed):
             raise DependencyDownError(
                 "the server with the keys of tokens (JWT_JWKS_URL)",
                 retry_after_seconds=ASK_AGAIN_SECONDS,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jwt
+from jwt.exceptions import InvalidSubjectError
 
 from api_server.errors import InvalidKeyError
 from api_server.schemas.apps import App, Caller
@@ -183,5 +184,7 @@ _REASONS: tuple[tuple[type[jwt.PyJWTError], str], ...] = (
     (jwt.InvalidAudienceError, "it is meant for another audience (aud)"),
     (jwt.InvalidIssuerError, "it comes from another issuer (iss)"),
     (jwt.InvalidSignatureError, "its signature is wrong"),
+    (jwt.InvalidKeyError, "its key is too short, or does not go with its algorithm"),
+    (InvalidSubjectError, "its claim 'sub' is no text"),
     (jwt.InvalidAlgorithmError, "it is signed in a way that does not count here (alg)"),
 )

@@ -23,7 +23,7 @@ from api_server.stores.jobs import End, JobStore, Taken
 LOOK_SECONDS = 1.0
 """How often the queue is looked at without being told of anything, and our leases too."""
 
-BEAT_SECONDS = 2.0
+BEAT_SECONDS = 1.0
 NEWEST = 0.1
 """The weight of the newest job in the mean of what jobs take."""
 

@@ -100,6 +100,9 @@ class Ledger:
             if begun is None:
                 return
             at = begun[0]
+        if record.content is not None:  # first, so that no row is without it
+            self._write(rows.content(record, record.content, row_id, at), is_row=False)
+            record.content = None
         self._write(rows.closed(record, row_id, at), is_row=True)
 
     # what the composition root calls

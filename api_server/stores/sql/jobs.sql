@@ -232,7 +232,7 @@ insert into job_counts (level, bucket, n)
 select level, bucket, sum(n) from gone group by level, bucket having sum(n) <> 0
 
 -- name: in_turn
-select pg_try_advisory_xact_lock(7264127403) as is_ours
+select pg_try_advisory_xact_lock(7264127404) as is_ours
 
 -- name: status
 select
