@@ -31,6 +31,7 @@ from api_server.middleware.request_log import RequestLog
 from api_server.observability.record import record_of
 from api_server.routes import admin as admin_routes
 from api_server.routes import admin_apps as admin_app_routes
+from api_server.routes import admin_usage as admin_usage_routes
 from api_server.routes import health as health_routes
 from api_server.routes import job_socket as job_socket_routes
 from api_server.routes import jobs as job_routes
@@ -44,7 +45,7 @@ from api_server.settings import Settings
 
 ROUTES = (
     *(model_routes, health_routes, metrics_routes, admin_routes, admin_app_routes),
-    *(job_routes, job_socket_routes),
+    *(job_routes, job_socket_routes, admin_usage_routes),
 )
 
 OTHER_KEYS = ("/admin", "/ai_request", "/get_request", "/requests", "/ws/requests")
@@ -92,6 +93,7 @@ def create_app(settings: Settings, worker: Worker = ALONE) -> Gateway:
     app.state.admin_key = settings.admin_key
     app.state.apps = services.apps
     app.state.jobs = services.jobs
+    app.state.usage = services.usage
     app.state.bounds = settings.stack.gateway
     for routes in ROUTES:
         app.include_router(routes.router)

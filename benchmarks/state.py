@@ -13,6 +13,7 @@ from pathlib import Path
 
 from api_server.errors import SetupError
 from api_server.local import postgres_cluster, redis_server
+from api_server.local.data_dir import remove_cluster
 from api_server.local.process import Command, free_port
 from api_server.local.store_programs import find_postgres, find_redis
 from api_server.local.terminal import TerminalSay
@@ -53,20 +54,23 @@ async def stores(core: int, folder: Path) -> AsyncIterator[dict[str, str]]:
     arguments = postgres_cluster.server_arguments(programs, place, port)
     log = folder / "postgres.log"
     redis_arguments = redis_server.server_arguments(redis, config)
-    async with (
-        running(Command("PostgreSQL", arguments, environment, log), core, user) as first,
-        running(
-            Command("Redis", redis_arguments, environment, folder / "redis.log"), core
-        ) as second,
-    ):
-        await _until(first, lambda: postgres_cluster.answers(port))
-        await _until(second, lambda: redis_server.answers(redis_port, password))
-        yield {
-            "POSTGRES_URL": cluster.url(port),
-            "REDIS_URL": redis_server.url(redis_port, password),
-            "AUTH": "on",
-            "DEVELOPMENT_KEY": KEY,
-        }
+    try:
+        async with (
+            running(Command("PostgreSQL", arguments, environment, log), core, user) as first,
+            running(
+                Command("Redis", redis_arguments, environment, folder / "redis.log"), core
+            ) as second,
+        ):
+            await _until(first, lambda: postgres_cluster.answers(port))
+            await _until(second, lambda: redis_server.answers(redis_port, password))
+            yield {
+                "POSTGRES_URL": cluster.url(port),
+                "REDIS_URL": redis_server.url(redis_port, password),
+                "AUTH": "on",
+                "DEVELOPMENT_KEY": KEY,
+            }
+    finally:
+        remove_cluster(place)
 
 
 async def _until(program: Running, claim: Callable[[], Awaitable[bool]]) -> None:

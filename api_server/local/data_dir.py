@@ -20,7 +20,11 @@ LOG_FOLDER, STACK_FILE, LOCK_FILE = "logs", "stack.yaml", "lock"
 POSTGRES_FOLDER, POSTGRES_URL_FILE = "postgres", "postgres.url"
 REDIS_FILE, REDIS_URL_FILE = "redis.conf", "redis.url"
 KEY_FILE = "development.key"
-FILES = (STACK_FILE, POSTGRES_URL_FILE, REDIS_FILE, REDIS_URL_FILE, KEY_FILE, LOCK_FILE)
+FOLDERS = (LOG_FOLDER, "spool")
+FILES = (
+    *(STACK_FILE, POSTGRES_URL_FILE, REDIS_FILE, REDIS_URL_FILE, KEY_FILE, "apps.snapshot"),
+    LOCK_FILE,
+)
 
 
 @contextlib.contextmanager
@@ -56,7 +60,8 @@ def reset(settings: Settings, say: Say) -> None:
         say.line(f"{data_dir} holds nothing of `make local`; there is nothing to remove")
         return
     with locked(data_dir):
-        shutil.rmtree(data_dir / LOG_FOLDER, ignore_errors=True)
+        for name in FOLDERS:
+            shutil.rmtree(data_dir / name, ignore_errors=True)
         remove_cluster(data_dir / POSTGRES_FOLDER)
         for name in FILES:
             (data_dir / name).unlink(missing_ok=True)

@@ -1,7 +1,8 @@
 """One Redis: its configuration, its command line, whether it answers.
 
 It holds limits and cached answers, so nothing of it is written to disk. When its memory is full
-it forgets what has an end anyway, and never what has none.
+it forgets what was not used for longest, of what has an end anyway: cached answers, not the limits
+of an app that is at work.
 """
 
 import asyncio

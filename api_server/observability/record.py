@@ -12,6 +12,29 @@ _SCOPE_KEY = "llm_serving_stack.record"
 Phase = Literal["reading", "queued", "connecting", "generating"]
 
 
+MOST_CONTENT_BYTES = 256 * 1024
+
+
+class Content:
+    """What was said, for an app that wants it kept: the body, and the answer as it was sent.
+
+    Of each the first `MOST_CONTENT_BYTES`; `is_cut` where there was more.
+    """
+
+    __slots__ = ("answer", "is_cut", "request")
+
+    def __init__(self, request: bytes) -> None:
+        self.request = request[:MOST_CONTENT_BYTES]
+        self.answer = bytearray()
+        self.is_cut = len(request) > MOST_CONTENT_BYTES
+
+    def add(self, block: bytes) -> None:
+        """A part of the answer."""
+        room = MOST_CONTENT_BYTES - len(self.answer)
+        self.answer += block[:room]
+        self.is_cut = self.is_cut or len(block) > room
+
+
 @dataclass(slots=True)
 class RequestRecord:
     """One request. Durations in milliseconds, None where the request never got that far.
@@ -26,6 +49,7 @@ class RequestRecord:
     had computed before; `cache` is what our own cache of answers had: hit, miss or bypass.
     `ledger_id` is the request's row in the ledger, where it has one. With `tokens_estimated` the
     tokens are our guess, for the engine did not get to say: its client left, or it broke off.
+    `content` is there only for apps whose policy has it kept.
     `headers` go out with whatever answer there will be.
     """
 
@@ -54,6 +78,7 @@ class RequestRecord:
     user: str | None = None
     cache: str | None = None
     ledger_id: str | None = None
+    content: Content | None = None
     headers: Sequence[tuple[bytes, bytes]] = ()
     cached_tokens: int | None = None
     prompt_tokens: int | None = None
@@ -96,6 +121,8 @@ class RequestRecord:
             queue += (time.perf_counter() - self.phase_began) * 1000
         elif self.phase == "connecting":
             engine += (time.perf_counter() - self.phase_began) * 1000
+        elif self.phase == "generating":  # what came since its first event is the engine's time too
+            engine = total - queue - self.upload_ms - (self.own_ms or 0.0)
         own = max(0.0, total - queue - engine - self.upload_ms)
         if self.model is None:
             return b"gateway;dur=%.2f" % own

@@ -17,8 +17,20 @@ class ModelHealth(BaseModel):
     is_ready: bool
 
 
+class JobCounts(BaseModel):
+    """Jobs of all gateways and workers; `active_workers` is how many can be done at once."""
+
+    queued: int
+    processing: int
+    active_workers: int
+
+
 class Summary(BaseModel):
-    """What a person wants to know."""
+    """What a person wants to know.
+
+    `queue_size` is whatever waits: requests for an engine, and jobs. `jobs` is null where nobody
+    can tell, `together_ai_status` where no model is Together's.
+    """
 
     status: Literal["ok", "degraded", "down"]
     models: list[ModelHealth]
@@ -29,6 +41,9 @@ class Summary(BaseModel):
     version: str
     dependencies: dict[str, Literal["up", "down"]]
     apps_age_seconds: float | None
+    active_workers: int
+    jobs: JobCounts | None
+    together_ai_status: Literal["connected", "disconnected"] | None
 
 
 class Readiness(BaseModel):
@@ -63,17 +78,34 @@ async def summary(request: Request) -> Summary:
     models = [ModelHealth(id=id_, is_ready=ready) for id_, ready in (await health.models()).items()]
     ready = sum(model.is_ready for model in models)
     status: Literal["ok", "degraded", "down"] = "ok" if ready == len(models) else "degraded"
+    counts, jobs = health.jobs, None
+    if counts is not None:
+        jobs = JobCounts(
+            queued=counts.queued, processing=counts.processing, active_workers=counts.slots
+        )
     return Summary(
         status=status if ready else "down",
         models=models,
         requests_in_flight=health.requests_in_flight,
-        queue_size=health.queue_size,
+        queue_size=health.queue_size + (jobs.queued if jobs is not None else 0),
         uptime=humanize_seconds(health.uptime_seconds()),
         uptime_seconds=round(health.uptime_seconds(), 1),
         version=health.version,
         dependencies=health.dependencies,
         apps_age_seconds=health.apps_age_seconds,
+        active_workers=jobs.active_workers if jobs is not None else 0,
+        jobs=jobs,
+        together_ai_status=_together(health, models),
     )
+
+
+def _together(
+    health: Health, models: list[ModelHealth]
+) -> Literal["connected", "disconnected"] | None:
+    states = [model.is_ready for model in models if model.id in health.together_models]
+    if not states:
+        return None
+    return "connected" if any(states) else "disconnected"
 
 
 @router.head("/health/live", include_in_schema=False)

@@ -16,15 +16,18 @@ from api_server.errors import (
     ClientLeftError,
     MethodNotAllowedError,
 )
-from api_server.observability.record import RequestRecord, record_of
+from api_server.observability.record import Content, RequestRecord, record_of
 from api_server.schemas.apps import ANYONE, CALLER, Caller
-from api_server.services.client import Client, Headers
+from api_server.services.client import CacheWish, Client, Headers
 
 CONNECTION = "llm_serving_stack.connection"
 """An ASGI extension of our server (server.py): the client's `Connection`."""
 
 RETRY_COUNT = b"x-stainless-retry-count"
 """OpenAI's official clients say in this header how often they have tried already."""
+
+CACHE = b"x-cache"
+CACHE_WISHES: Mapping[bytes, CacheWish] = {b"use": "use", b"no-store": "no-store"}
 
 JSON_HEADER = (b"content-type", b"application/json")
 STREAM_HEADERS = (
@@ -97,6 +100,7 @@ class AsgiClient:
         self.has_begun = False
         self.has_ended = False
         self.has_left = False
+        self.content: Content | None = None
 
     @property
     def caller(self) -> Caller:
@@ -112,6 +116,14 @@ class AsgiClient:
                 return value not in (b"", b"0")
         return None
 
+    @property
+    def cache_wish(self) -> CacheWish | None:
+        """What the client says of answers that were given before; what is no wish, is none."""
+        for name, value in self._scope["headers"]:
+            if name == CACHE:
+                return CACHE_WISHES.get(value.strip().lower())
+        return None
+
     async def answer(self, body: bytes, headers: Headers = ()) -> None:
         self.has_begun = True
         length = (b"content-length", b"%d" % len(body))
@@ -120,6 +132,8 @@ class AsgiClient:
             "status": 200,
             "headers": [JSON_HEADER, length, *headers],
         }
+        if self.content is not None:
+            self.content.add(body)
         await self._send(message)
         await self._send({"type": "http.response.body", "body": body})
         self.has_ended = True
@@ -140,6 +154,8 @@ class AsgiClient:
             return
         if self.connection.is_stalled:
             await self._drained()
+        if self.content is not None:
+            self.content.add(block)
         await self._send({"type": "http.response.body", "body": block, "more_body": True})
 
     async def end_stream(self) -> None:
@@ -178,6 +194,8 @@ class TokenEndpoint:
         caller = client.caller
         record.app_id, record.app, record.user = caller.app.id, caller.app.name, caller.user
         body = await read_body(scope, receive, self._max_body_bytes, self._body_seconds)
+        if caller.app.policy.store_content:
+            record.content = client.content = Content(body)
         task = asyncio.current_task()
         assert task is not None
 

@@ -6,8 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from api_server.inference.catalogue import Model
 from api_server.services.access.access import Access
+from api_server.services.jobs.tally import Tally
 from api_server.services.lane import Lane
 from api_server.stores.dependency import Dependency, State
+from api_server.stores.jobs import Counts
 
 
 class Health:
@@ -20,10 +22,12 @@ class Health:
         *,
         dependencies: Sequence[Dependency] = (),
         access: Access | None = None,
+        tally: Tally | None = None,
     ) -> None:
         self._lanes = lanes
         self._dependencies = dependencies
         self._access = access
+        self._tally = tally
         self._started = time.monotonic()
         self._probe: asyncio.Task[dict[str, bool]] | None = None
         self.version = version
@@ -37,6 +41,17 @@ class Health:
     def queue_size(self) -> int:
         """Requests that wait for an engine."""
         return sum(lane.gate.waiting for lane in self._lanes.values())
+
+    @property
+    def jobs(self) -> Counts | None:
+        """Of all gateways and workers, a second old at most; None where that is not known."""
+        return self._tally.counts if self._tally is not None else None
+
+    @property
+    def together_models(self) -> frozenset[str]:
+        """Models that Together serves."""
+        models = (lane.model for lane in self._lanes.values())
+        return frozenset(model.id for model in models if model.engine.name == "together")
 
     @property
     def dependencies(self) -> dict[str, State]:

@@ -20,6 +20,9 @@ EPOCH = "limits:epoch"
 LIVES_SECONDS = 8.0
 """A process that was not heard of for so long is dead, and its places are free."""
 
+SILENT_SECONDS = 3.0
+"""One that was not heard of for so long, or whose call came too late, may be on its own."""
+
 TOO_LATE_SECONDS = 0.1
 """What Redis reads so long after it was sent, it leaves: whoever asked was told otherwise."""
 
@@ -70,7 +73,7 @@ class Beat:
     """What a process hears of the others.
 
     `index` is its place among the `processes` that live; `unheard` of them were not heard of since
-    it was last in touch. `was_known` says that nobody took it for dead, `epoch` changes when all
+    since then. `was_known` says that nobody took it for dead, `epoch` changes when all
     that was counted is lost.
     """
 
@@ -99,10 +102,10 @@ class LimitStore(Protocol):
         """
 
     async def beat(
-        self, process: str, away_seconds: float, *, joins: bool = True, budget_seconds: float
+        self, process: str, since_seconds: float, *, joins: bool = True, budget_seconds: float
     ) -> Beat:
-        """Say that the process lives, after having been out of touch for so long. Unless it
-        `joins` it only asks.
+        """Say that the process lives, and hear of the others in the last `since_seconds`. Unless
+        it `joins` it only asks.
         """
 
     async def leave(self, process: str) -> None:
@@ -129,17 +132,15 @@ class RedisLimits:
         budget_seconds: float = BUDGET_SECONDS,
     ) -> Answer:
         """See `LimitStore`."""
-        too_late_us = round((budget_seconds + TOO_LATE_SECONDS) * 1e6)
-        deadline_us = self._ahead_us and _local_us() + self._ahead_us + too_late_us
         call = (
             process,
-            deadline_us,
+            self._deadline_us(budget_seconds),
             [_packed(each) for each in limits],
             [[number for at, units in each for number in (at + 1, units)] for each in requests],
         )
         reply = await self._asking.run(
             [REGISTRY, *(each.key for each in limits)],
-            [msgspec.msgpack.encode(call)],
+            [msgspec.msgpack.encode(call), _us(LIVES_SECONDS), _us(SILENT_SECONDS)],
             budget_seconds=budget_seconds,
         )
         now_us, processes, granted, refused = _REPLY.decode(reply)
@@ -152,16 +153,25 @@ class RedisLimits:
         )
 
     async def beat(
-        self, process: str, away_seconds: float, *, joins: bool = True, budget_seconds: float
+        self, process: str, since_seconds: float, *, joins: bool = True, budget_seconds: float
     ) -> Beat:
         """See `LimitStore`."""
-        arguments: list[str | int] = [process, _us(LIVES_SECONDS), _us(away_seconds)]
+        arguments: list[str | int] = [process, _us(LIVES_SECONDS), _us(since_seconds)]
         arguments += [self._first_epoch, int(joins)]
+        arguments += [self._deadline_us(budget_seconds), _us(SILENT_SECONDS)]
         now_us, index, processes, unheard, was_known, epoch = await self._beating.run(
             [REGISTRY, EPOCH], arguments, budget_seconds=budget_seconds
         )
         self._ahead_us = now_us - _local_us()
+        if not epoch:
+            raise DependencyDownError("redis")
         return Beat(index, processes, unheard, bool(was_known), epoch.decode())
+
+    def _deadline_us(self, budget_seconds: float) -> int:
+        """In Redis' time: what it reads later, it leaves."""
+        if not self._ahead_us:
+            return 0
+        return _local_us() + self._ahead_us + _us(budget_seconds + TOO_LATE_SECONDS)
 
     async def leave(self, process: str) -> None:
         """See `LimitStore`."""

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from api_server.stores.limits import LIVES_SECONDS, Answer, Ask, Beat, Granted
+from api_server.stores.limits import LIVES_SECONDS, SILENT_SECONDS, Answer, Ask, Beat, Granted
 from api_server.stores.redis import BUDGET_SECONDS
 
 PARTS = 400
@@ -28,6 +28,13 @@ class _Period:
             bucket = int((now - age) // (ask.seconds / PARTS))
             if bucket >= first:
                 self.buckets[bucket] = self.buckets.get(bucket, 0) + units
+
+    def share(self, ask: Ask, since: float, here: int, processes: int) -> int:
+        """What so many of the processes may still have, if the others use theirs since then."""
+        first = since // (ask.seconds / PARTS)
+        before = sum(n for bucket, n in self.buckets.items() if bucket < first)
+        counted = sum(self.buckets.values())
+        return (ask.limit - before) * here // processes - (counted - before)
 
     def frees(self, ask: Ask, now: float) -> list[tuple[float, int]]:
         width = ask.seconds / PARTS
@@ -56,6 +63,13 @@ class MemoryLimits:
         now = self._clock()
         living = {name for name, until in self._living.items() if until >= now}
         free = [each.limit - self._counted(process, each, living, now) for each in limits]
+        heard = {name: self._living[name] - LIVES_SECONDS for name in living - {process}}
+        away = [at for at in heard.values() if at < now - SILENT_SECONDS]
+        for at, each in enumerate(limits):
+            if away and each.seconds:
+                period = self._periods[each.key]
+                here = len(living) - len(away)
+                free[at] = min(free[at], period.share(each, min(away), here, len(living)))
         granted = [0] * len(limits)
         refused_by = []
         for request in requests:
@@ -75,7 +89,7 @@ class MemoryLimits:
     async def beat(
         self,
         process: str,
-        away_seconds: float,
+        since_seconds: float,
         *,
         joins: bool = True,
         budget_seconds: float,  # noqa: ARG002 - nothing is waited for
@@ -90,7 +104,7 @@ class MemoryLimits:
         return Beat(
             sum(name < process for name in self._living),
             len(self._living),
-            sum(at < now - away_seconds for at in heard),
+            sum(at < now - since_seconds for at in heard),
             was_known,
             "memory",
         )

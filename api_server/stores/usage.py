@@ -49,11 +49,18 @@ class UsageStore:
 
         Raises `RowsRefusedError` where one of them can be no row; then none was taken.
         """
+        await self._insert("insert", rows, months)
+
+    async def insert_content(self, rows: Sequence[bytes], months: Sequence[date]) -> None:
+        """The same for what was said in requests."""
+        await self._insert("insert_content", rows, months)
+
+    async def _insert(self, query: str, rows: Sequence[bytes], months: Sequence[date]) -> None:
         document = (b"[" + b",".join(rows) + b"]").decode("utf-8", "replace")
 
         async def insert(connection: Connection) -> None:
             await connection.execute(self._sql["make_partitions"], months)
-            await connection.execute(self._sql["insert"], document)
+            await connection.execute(self._sql[query], document)
 
         try:
             await self._postgres.use(insert, budget_seconds=INSERT_SECONDS)

@@ -32,29 +32,44 @@ create table usage (
 
 create index usage_by_app on usage (app_id, at);
 
--- Makes the partition of the month that a day lies in, where there is none. To attach a table
+-- What was said, of apps that want it kept (their policy's store_content); at and id as in `usage`.
+create table usage_content (
+    at timestamptz not null,
+    id uuid not null,
+    app_id text not null,
+    request text not null,
+    answer text not null,
+    is_cut boolean not null,
+    primary key (at, id)
+) partition by range (at);
+
+-- Makes the partitions of the month that a day lies in, where there are none. To attach a table
 -- disturbs readers and writers less than to create it as a partition.
 create function make_usage_partition(day date) returns void language plpgsql as $$
 declare
     begins timestamptz := date_trunc('month', day::timestamp) at time zone 'UTC';
     ends timestamptz := (date_trunc('month', day::timestamp) + interval '1 month') at time zone 'UTC';
-    partition text := 'usage_' || to_char(day, 'YYYY_MM');
+    parent text;
+    partition text;
 begin
-    if exists (select from pg_class where relname = partition and pg_table_is_visible(oid)) then
-        return;
-    end if;
-    perform pg_advisory_xact_lock(7264127403);
-    -- Not to_regclass, which remembers that there was none.
-    if exists (select from pg_class where relname = partition and pg_table_is_visible(oid)) then
-        return;
-    end if;
-    execute format('create table %I (like usage including all)', partition);
-    execute format('alter table usage attach partition %I for values from (%L) to (%L)',
-                   partition, begins, ends);
+    foreach parent in array array['usage', 'usage_content'] loop
+        partition := parent || '_' || to_char(day, 'YYYY_MM');
+        -- Not to_regclass, which remembers that there was none.
+        if exists (select from pg_class where relname = partition and pg_table_is_visible(oid)) then
+            continue;
+        end if;
+        perform pg_advisory_xact_lock(7264127403);
+        if exists (select from pg_class where relname = partition and pg_table_is_visible(oid)) then
+            continue;
+        end if;
+        execute format('create table %I (like %I including all)', partition, parent);
+        execute format('alter table %I attach partition %I for values from (%L) to (%L)',
+                       parent, partition, begins, ends);
+    end loop;
 end
 $$;
 
--- Drops the partitions that ended before a time; says how many. One process at a time.
+-- Drops the partitions that ended before a time; says how many months. One process at a time.
 create function drop_usage_before(kept_from timestamptz) returns integer language plpgsql as $$
 declare
     partition text;
@@ -67,13 +82,13 @@ begin
     for partition in
         select child.relname
         from pg_inherits join pg_class child on child.oid = inhrelid
-        where inhparent = 'usage'::regclass
-          and child.relname ~ '^usage_[0-9]{4}_[0-9]{2}$'
+        where inhparent in ('usage'::regclass, 'usage_content'::regclass)
+          and child.relname ~ '^usage(_content)?_[0-9]{4}_[0-9]{2}$'
           and (to_date(right(child.relname, 7), 'YYYY_MM')::timestamp + interval '1 month')
               at time zone 'UTC' <= kept_from
     loop
         execute format('drop table %I', partition);
-        dropped := dropped + 1;
+        dropped := dropped + (partition not like 'usage_content%')::integer;
     end loop;
     return dropped;
 end

@@ -50,6 +50,14 @@ def gateway_variables(stack: LocalStack) -> dict[str, str]:
     return dict(pair.split("=", 1) for pair in told.split("\0") if "=" in pair)
 
 
+def chat(stack: LocalStack, *, key: str | None = None) -> int:
+    """The status of a chat's answer."""
+    body = {"model": "tiny", "messages": [{"role": "user", "content": "Hello!"}]}
+    headers = {"authorization": f"Bearer {key}"} if key else {}
+    url = f"{stack.url}/v1/chat/completions"
+    return httpx.post(url, json=body, headers=headers, timeout=30).status_code
+
+
 async def test_both_answer_to_the_addresses_in_the_data_directory(stack: LocalStack) -> None:
     assert await asked(stack, "select current_user") == "stack"
     assert await asked(stack, "select rolsuper from pg_roles where rolname = 'stack'") is False
@@ -131,13 +139,14 @@ async def test_kill_9_of_both_is_mended_and_the_gateway_goes_on(tmp_path: Path) 
         await asked(stack, "create table kept as select 1 as number")
         for pid in (stack.postgres_pid(), stack.redis_pid()):
             os.kill(pid, signal.SIGKILL)
+        assert chat(stack) == 200
         for name in ("PostgreSQL", "Redis"):
             eventually(lambda: f"{name} is back" in stack.output, 10, f"{name} is back")  # noqa: B023
             assert f"{name} died (killed by signal 9)" in stack.output
         assert await asked(stack, "select number from kept") == 1
         with redis.Redis.from_url(stack.redis_url()) as client:
             assert client.ping()
-        assert httpx.get(f"{stack.url}/health/live").status_code == 200
+        assert chat(stack) == 200
         assert gateway in [pid for pid, _ in stack.children()]
         assert stack.stop() == 0
         assert stack.children() == []
@@ -191,6 +200,8 @@ def test_key_of_a_developer_is_made_once_and_shown(tmp_path: Path) -> None:
             assert gateway_variables(stack)["DEVELOPMENT_KEY"] == key
             assert f"-H 'authorization: Bearer {key}'" in stack.output
             assert f"key:      {key}" in stack.output
+            assert chat(stack, key=key) == 200
+            assert chat(stack) == chat(stack, key="sk-dev-guessed-by-somebody") == 401
             keys.append(key)
     assert keys[0] == keys[1]
     with local_stack(data_dir, AUTH="off") as stack:
@@ -200,6 +211,7 @@ def test_key_of_a_developer_is_made_once_and_shown(tmp_path: Path) -> None:
             or not gateway_variables(stack)["DEVELOPMENT_KEY"]
         )
         assert keys[0] not in stack.output
+        assert chat(stack) == 200
         assert "Warning" not in stack.output
 
 

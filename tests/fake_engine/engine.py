@@ -105,7 +105,7 @@ class FakeEngine:
             if request.method == "POST" and request.path in WORK:
                 return await self._work(request, reader, writer)
             if request.method == "POST" and request.path == "/fault":
-                self._obey(json.loads(request.body or b"{}"))
+                self.obey(**json.loads(request.body or b"{}"))
                 wire.answer(writer, 200, {})
             elif request.path == "/health":
                 await self._say_health(writer)
@@ -116,7 +116,8 @@ class FakeEngine:
         await writer.drain()
         return True
 
-    def _obey(self, told: dict[str, Any]) -> None:
+    def obey(self, **told: Any) -> None:
+        """What `POST /fault` does."""
         self._orders = Orders(told)
         if self._orders.refuse_seconds:
             self._later = asyncio.create_task(self._refuse(self._orders.refuse_seconds))

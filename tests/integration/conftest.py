@@ -72,6 +72,7 @@ async def running_gateway(
     gateway = create_app(settings)
     config = configuration(gateway, settings)
     config.port = 0
+    config.timeout_graceful_shutdown = 1
     server = Server(config)
     server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment]
     task = asyncio.create_task(server.serve())
@@ -82,9 +83,9 @@ async def running_gateway(
         yield gateway, f"http://127.0.0.1:{port}"
     finally:
         server.should_exit = True
-        server.force_exit = True
+        server.force_exit = settings.postgres_url is None  # else it has connections to close
         await task
-        await server.lifespan.shutdown()  # which a server that is forced leaves out
+        await server.lifespan.shutdown()  # which a forced exit leaves out
 
 
 @pytest.fixture

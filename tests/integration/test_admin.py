@@ -19,6 +19,7 @@ ROUTES = (
     ("GET", "/admin/models"),
     ("POST", "/admin/models/vendor/model/load"),
     ("POST", "/admin/models/vendor/model/unload"),
+    ("GET", "/admin/usage"),
 )
 
 

@@ -82,6 +82,15 @@ def test_the_cost_of_choosing_a_replica_is_printed(tmp_path: Path) -> None:
     assert all(float(cell) > 0 for row in rows for cell in row[2:])
 
 
+def test_the_cost_of_the_ledger_is_printed(tmp_path: Path) -> None:
+    process = start(tmp_path, "--ledger")
+    output, progress = process.communicate(timeout=60)
+    assert process.returncode == 0, progress
+    rows = [line.strip("| ").split(" | ") for line in output.splitlines()[2:]]
+    assert [int(row[0]) for row in rows] == [0, 500]
+    assert all(float(cell) > 0 for row in rows for cell in row[1:])
+
+
 def test_it_needs_nothing_that_only_developers_have() -> None:
     """`make bench` runs where requirements-dev.txt is not installed."""
     program = "import sys; sys.modules['httpx'] = None; import benchmarks.__main__"

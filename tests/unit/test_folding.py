@@ -2,12 +2,14 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from api_server.errors import InferenceError
 from api_server.inference.chunks import decode
 from api_server.services.folding import Fold
 from api_server.services.requests import Kind
+from api_server.services.usage import guessed_prompt_tokens
 
 
 def chunk(delta: dict[str, Any], index: int = 0, **more: Any) -> dict[str, Any]:
@@ -147,3 +149,22 @@ def test_text_completions_fold_too() -> None:
     answer = fold(Kind.TEXT, pieces)
     assert answer["object"] == "text_completion"
     assert answer["choices"][0]["text"] == "ab"
+
+
+def test_pieces_with_content_are_counted() -> None:
+    result = Fold(Kind.CHAT)
+    for delta in ({"role": "assistant", "content": None}, {"content": "a"}, {"content": "b"}, {}):
+        result.add({"choices": [{"index": 0, "delta": delta}]})
+    assert result.content_events == 2
+    text = Fold(Kind.TEXT)
+    for piece in ("", "a"):
+        text.add({"choices": [{"index": 0, "text": piece}]})
+    assert text.content_events == 1
+
+
+def test_a_long_prompt_is_guessed_without_being_read() -> None:
+    words = ["hello"] * 100_000
+    long = msgspec.Raw(msgspec.json.encode([{"role": "user", "content": " ".join(words)}]))
+    assert 100_000 < guessed_prompt_tokens({"messages": long}) < 200_000
+    assert guessed_prompt_tokens({"prompt": msgspec.Raw(b"[1,2,3]")}) == 3
+    assert guessed_prompt_tokens({"prompt": msgspec.Raw(b"[[1,2,3],[4,5,6]]")}, 2) == 6

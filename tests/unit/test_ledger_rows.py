@@ -6,8 +6,8 @@ import uuid
 import msgspec
 import pytest
 
-from api_server.observability.record import RequestRecord
-from api_server.services.ledger.rows import Reading, RowIds, arrived_at, closed, opened
+from api_server.observability.record import MOST_CONTENT_BYTES, Content, RequestRecord
+from api_server.services.ledger.rows import Reading, RowIds, arrived_at, closed, content, opened
 
 AT = 1_764_000_000_123_456
 
@@ -126,3 +126,32 @@ def test_a_request_arrived_before_now() -> None:
     one = record()
     one.started -= 2.0
     assert 1.9 < time.time() - arrived_at(one) / 1e6 < 2.5
+
+
+def test_content_is_kept_up_to_its_bound() -> None:
+    said = Content(b"x" * MOST_CONTENT_BYTES)
+    cuts = []
+    for block in (b"y" * (MOST_CONTENT_BYTES - 1), b"z", b"", b"z", b""):
+        said.add(block)
+        cuts.append(said.is_cut)
+    assert cuts == [False, False, False, True, True]
+    assert (len(said.request), bytes(said.answer[-2:])) == (MOST_CONTENT_BYTES, b"yz")
+    assert Content(b"x" * (MOST_CONTENT_BYTES + 1)).is_cut
+
+
+def test_content_is_a_line_of_its_own() -> None:
+    said = Content('{"a": "Ä\\u0000"}'.encode())
+    said.add(b"\0data: \xc3\n\n")
+    row_id = RowIds().new(AT)
+    line = content(record(), said, row_id, AT)
+    reading = read(line, closed(record(), row_id, AT))
+    assert (len(reading.rows), len(reading.contents), reading.torn) == (1, 1, 0)
+    assert msgspec.json.decode(line) == {
+        "kind": "content",
+        "id": row_id,
+        "at": AT,
+        "app_id": "app_1",
+        "request": '{"a": "Ä\\u0000"}',
+        "answer": "data: �\n\n",
+        "is_cut": False,
+    }

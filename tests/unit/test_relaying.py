@@ -125,3 +125,29 @@ def test_every_event_of_a_stream_with_log_probabilities_is_rewritten() -> None:
     logprobs = json.loads(data)["choices"][0]["logprobs"]
     assert logprobs["refusal"] is None
     assert "id" not in logprobs["content"][0]
+
+
+def test_events_with_content_are_counted_where_no_usage_comes() -> None:
+    """Looked at one by one or as blocks, it is the same count."""
+    pieces = [
+        event(choices=[{"index": 0, "delta": {"role": "assistant", "content": None}}]),
+        event(choices=[{"index": 0, "delta": {"content": "a"}}]),
+        b": ping\n\n",
+        event(choices=[{"index": 0, "delta": {"content": 'data: "role":\n\n'}}]),
+        event(choices=[{"index": 0, "delta": {"tool_calls": [{"index": 0}]}}]),
+        event(choices=[{"index": 0, "delta": {}, "finish_reason": "stop"}]),
+        DONE,
+    ]
+    pieces = [piece.replace(b'": ', b'":') for piece in pieces]
+    for blocks in (pieces, [b"".join(pieces[:5]), b"".join(pieces[5:])], [b"".join(pieces)]):
+        for n in (1, 2):
+            events = OutgoingEvents(wants_usage=False, choices_per_prompt=n)
+            for block in blocks:
+                events.outgoing(block)
+            assert events.content_events == 3
+
+
+def test_an_empty_first_event_is_no_content() -> None:
+    events = OutgoingEvents(wants_usage=False, choices_per_prompt=1)
+    events.outgoing(b'data: {"choices":[{"delta":{"role":"assistant","content":""}}]}\n\n')
+    assert events.content_events == 0

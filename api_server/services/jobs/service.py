@@ -143,7 +143,7 @@ class JobService:
         limit: int,
     ) -> Json:
         """The caller's jobs, newest first; `next` is the cursor of the page behind, or None."""
-        caller = self._owners.caller_of(shown)
+        caller = await self._owners.caller_of(shown)
         if state is not None and state not in STATES:
             raise InvalidRequestError(f"state: must be one of {', '.join(STATES)}.", param="state")
         if not 1 <= limit <= MOST_LISTED:
@@ -170,7 +170,7 @@ class JobService:
     async def _take(
         self, items: Sequence[Item], shown: Credentials, key: str | None, batch_id: str | None
     ) -> Receipt:
-        caller = self._owners.caller_of(shown)
+        caller = await self._owners.caller_of(shown)
         jobs = [
             self._job(item, caller, _key(key, number, batch_id), batch_id, number)
             for number, item in enumerate(items)
@@ -188,6 +188,8 @@ class JobService:
         self, item: Item, caller: Caller, key: str | None, batch_id: str | None, number: int
     ) -> NewJob:
         app = caller.app
+        if caller.user is not None and "\0" in caller.user:
+            raise InvalidRequestError("The user of this token has a name that cannot be kept.")
         type_ = _type_of(app, item.request_type)
         model = self._model_of(app, item.request_type, type_)
         priority: Priority = class_of(item.priority, app.policy.priority)
@@ -232,7 +234,7 @@ class JobService:
         """A job, or all of a batch. To everybody but the owner it is not there at all."""
         if "\0" in id_:
             raise _not_found()
-        caller = self._asker(shown)
+        caller = await self._asker(shown)
         ids = await self._store.of_batch(id_) if id_.startswith("batch_") else [id_]
         found = await self._store.find(ids)
         jobs = [found[each] for each in ids if each in found]
@@ -240,12 +242,12 @@ class JobService:
             raise _not_found()
         return jobs
 
-    def _asker(self, shown: Credentials) -> Caller | None:
+    async def _asker(self, shown: Credentials) -> Caller | None:
         """Who asks; None for somebody whose only claim is the id."""
         if shown.are_empty and not self._rules.polling_needs_owner:
             return None
         try:
-            return self._owners.caller_of(shown)
+            return await self._owners.caller_of(shown)
         except (AppCodeError, NotAllowedError) as exc:
             raise _not_found() from exc
 

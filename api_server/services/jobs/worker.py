@@ -23,7 +23,7 @@ from api_server.stores.jobs import End, JobStore, Taken
 LOOK_SECONDS = 1.0
 """How often the queue is looked at without being told of anything, and our leases too."""
 
-BEAT_SECONDS = 2.0
+BEAT_SECONDS = 1.0
 NEWEST = 0.1
 """The weight of the newest job in the mean of what jobs take."""
 
@@ -270,7 +270,7 @@ class Worker:
         until, tries = self._pauses.get((kind, name), (0.0, 0))
         if until > now:  # others of the same batch said so already
             return max(until - now, at_least)
-        seconds = pause_seconds(tries, at_least)
+        seconds = pause_seconds(tries if name else 0, at_least)
         self._pauses[kind, name] = (now + seconds, tries + 1)
         return seconds
 

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from api_server.observability.record import RequestRecord
+from api_server.observability.record import Content, RequestRecord
 
 DIED = "gateway_died"
 """The outcome of a request whose end nobody wrote down."""
@@ -59,10 +59,22 @@ class Row(msgspec.Struct, omit_defaults=True):
     total_ms: float | None = None
 
 
+class _ContentLine(msgspec.Struct):
+    """What was said in a request, for apps that want it kept."""
+
+    kind: Literal["content"]
+    id: str
+    at: int
+    app_id: str
+    request: str
+    answer: str
+    is_cut: bool
+
+
 class _Head(msgspec.Struct):
     """What must be right of a line for it to be one."""
 
-    kind: Literal["open", "closed"]
+    kind: Literal["open", "closed", "content"]
     id: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
     at: Annotated[int, msgspec.Meta(ge=0, le=_LAST_MICROSECOND)]
 
@@ -118,6 +130,18 @@ def closed(record: RequestRecord, row_id: str, at: int) -> bytes:
     return _line(row)
 
 
+def content(record: RequestRecord, said: Content, row_id: str, at: int) -> bytes:
+    """The line with what was said, as text: a NUL is dropped, half a character replaced."""
+    request, answer = (
+        bytes(each).replace(b"\0", b"").decode("utf-8", "replace")
+        for each in (said.request, said.answer)
+    )
+    app_id = record.app_id or ""
+    return (
+        _encode(_ContentLine("content", row_id, at, app_id, request, answer, said.is_cut)) + b"\n"
+    )
+
+
 def died(line: bytes) -> bytes:
     """What an `open` line becomes when its process is gone."""
     row = msgspec.structs.replace(_row.decode(line), kind="closed", status=0, outcome=DIED)
@@ -159,7 +183,8 @@ def arrived_at(record: RequestRecord) -> int:
 
 @dataclass
 class Reading:
-    """What the lines of a segment come to: `rows` for the database, with their times `at`.
+    """What the lines of a segment come to: `rows` for the database, with their times `at`, and
+    `contents` with theirs.
 
     `open_lines` are the requests, by id, that have begun in it and not ended; `torn` is how many
     lines are none.
@@ -167,6 +192,8 @@ class Reading:
 
     rows: list[bytes] = field(default_factory=list)
     times: list[int] = field(default_factory=list)
+    contents: list[bytes] = field(default_factory=list)
+    content_times: list[int] = field(default_factory=list)
     open_lines: dict[str, tuple[int, bytes]] = field(default_factory=dict)
     torn: int = 0
 
@@ -182,6 +209,10 @@ class Reading:
                 continue
             if head.kind == "open":
                 self.open_lines[head.id] = (head.at, line)
+                continue
+            if head.kind == "content":
+                self.contents.append(line)
+                self.content_times.append(head.at)
                 continue
             self.open_lines.pop(head.id, None)
             self.rows.append(line)

@@ -6,7 +6,7 @@ what is sent twice is one row.
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -21,9 +21,14 @@ LINES_AT_ONCE = 100
 PAUSE_SECONDS = 0.005
 """Between two batches: who catches up after an outage leaves room for others."""
 
+BATCH_CONTENTS = 8
+"""Half a megabyte each, at most."""
+
 REFUSED = "refused"
 _DAY = 24 * 3600 * 1_000_000
 _EPOCH = date(1970, 1, 1)
+
+Take = Callable[[Sequence[bytes], Sequence[date]], Awaitable[None]]
 
 log = logging.getLogger(__name__)
 
@@ -55,9 +60,16 @@ class Shipper:
             await asyncio.sleep(0)
         if segment.was_live:
             reading.end_all()
+        for first in range(0, len(reading.contents), BATCH_CONTENTS):
+            batch = slice(first, first + BATCH_CONTENTS)
+            take = self._store.insert_content
+            await self._insert(take, reading.contents[batch], reading.content_times[batch])
+            await asyncio.sleep(PAUSE_SECONDS)
         for first in range(self._done.get(path, 0), len(reading.rows), BATCH_ROWS):
             batch = slice(first, first + BATCH_ROWS)
-            await self._insert(reading.rows[batch], reading.times[batch])
+            take = self._store.insert
+            taken = await self._insert(take, reading.rows[batch], reading.times[batch])
+            self._metrics.ledger_shipped(taken)
             self._done[path] = first + BATCH_ROWS
             await asyncio.sleep(PAUSE_SECONDS)
         await asyncio.to_thread(path.unlink, missing_ok=True)
@@ -67,24 +79,23 @@ class Shipper:
             fields = {"segment": path.name, "lines": reading.torn}
             log.warning("lines of the ledger were damaged", extra=fields)
 
-    async def _insert(self, rows: Sequence[bytes], times: Sequence[int]) -> None:
-        """A row that the database refuses is put aside, and holds the others up no longer."""
+    async def _insert(self, take: Take, rows: Sequence[bytes], times: Sequence[int]) -> int:
+        """How many were taken: a row that is refused is put aside, and holds up no others."""
         try:
-            await self._store.insert(rows, months_of(times, datetime.now(UTC).date()))
+            await take(rows, months_of(times, datetime.now(UTC).date()))
         except RowsRefusedError as exc:
             reason = str(exc)
         else:
-            self._metrics.ledger_shipped(len(rows))
-            return
+            return len(rows)
         if len(rows) > 1:
             half = len(rows) // 2
-            await self._insert(rows[:half], times[:half])
-            await self._insert(rows[half:], times[half:])
-            return
+            taken = await self._insert(take, rows[:half], times[:half])
+            return taken + await self._insert(take, rows[half:], times[half:])
         await asyncio.to_thread(self._park, rows[0])
         self._metrics.ledger_lost(REFUSED, 1)
         fields = {"reason": reason, "folder": str(self._refused)}
         log.error("the database refused a row of the ledger", extra=fields)
+        return 0
 
     def _park(self, row: bytes) -> None:
         self._refused.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -47,7 +47,7 @@ class Spool:
         self._lock: int | None = None
         self._live: int | None = None
         self._live_path = Path()
-        self._number = 0
+        self._number = self._known_number = 0
         self._size = 0
         self._is_torn = False
         self._to_sync: deque[int] = deque()
@@ -119,6 +119,14 @@ class Spool:
                 os.close(sealed)
         if live is not None and live == self._live:  # nobody but this method closes any
             os.fdatasync(live)
+        if self.own is not None and self._number != self._known_number:
+            self._known_number = self._number
+            for folder in (self.folder, self.own):  # so that new files are found there too
+                entry = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+                try:
+                    os.fsync(entry)
+                finally:
+                    os.close(entry)
 
     def close(self) -> None:
         """Let the folder go: what is left in it is for whoever comes next. Blocks as `sync` does.

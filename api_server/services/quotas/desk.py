@@ -31,6 +31,9 @@ AT_ONCE = 128
 LOOKS_SECONDS = 0.05
 """After so long what was given back, or was not used, is brought to the store."""
 
+STALLED_SECONDS = 0.01
+"""When a time-out comes so late, the event loop did not turn."""
+
 SHORTEST_BUDGET_SECONDS = 0.005
 
 log = logging.getLogger(__name__)
@@ -68,6 +71,7 @@ class Desk:
         clock: Callable[[], float],
         went_down: Callable[[], None],
     ) -> None:
+        self.used = clock()
         self.all: dict[str, AnyLease] = {}
         self._store = store
         self._process = process
@@ -104,7 +108,8 @@ class Desk:
     def is_idle(self) -> bool:
         """Whether nothing is lost if it is forgotten."""
         now = self.clock()
-        return self._task is None and all(lease.is_idle(now) for lease in self.all.values())
+        is_busy = self._task is not None and not self._task.done()
+        return not is_busy and all(lease.is_idle(now) for lease in self.all.values())
 
     async def wait(self, leases: Sequence[AnyLease], units: Sequence[int]) -> Verdict:
         """Take these units, for which the store must be asked first."""
@@ -188,7 +193,7 @@ class Desk:
         oldest = min((each.since for each in batch), default=self.clock())
         budget = BUDGET_SECONDS - (self.clock() - oldest)
         try:
-            answer = await self._ask(batch, leases, max(budget, SHORTEST_BUDGET_SECONDS))
+            answer = await self._ask_patiently(batch, leases, max(budget, SHORTEST_BUDGET_SECONDS))
         except BaseException:
             self._waiting.extendleft(reversed(batch))  # so that they are told with the others
             raise
@@ -209,6 +214,18 @@ class Desk:
                 self._went_down()  # as good as away
             if not each.verdict.done():
                 each.verdict.set_result(verdict)
+
+    async def _ask_patiently(
+        self, batch: Sequence[Waiter], leases: Sequence[AnyLease], budget_seconds: float
+    ) -> Answer:
+        """Once more if it was this process that stood still: that says nothing of the store."""
+        sent = self.clock()
+        try:
+            return await self._ask(batch, leases, budget_seconds)
+        except DependencyDownError:
+            if self.clock() - sent < budget_seconds + STALLED_SECONDS:
+                raise
+            return await self._ask(batch, leases, BUDGET_SECONDS)
 
     async def _ask(
         self, batch: Sequence[Waiter], leases: Sequence[AnyLease], budget_seconds: float

@@ -16,6 +16,7 @@ WITHOUT_GRANT = -1
 """The source of units that no store granted."""
 
 MOST_PROMISES = 1000
+MOST_FRAMES = 4
 ASKS_AGAIN_SECONDS = 0.1
 """After a refusal the store is not asked for so long at the most: others may give units back."""
 
@@ -26,6 +27,19 @@ class Peers:
 
     processes: int = 1
     index: int | None = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """What was known when the store went away, and what was used here since."""
+
+    others: Window
+    own: Window
+
+    def free(self, limit: int, peers: Peers, now: float) -> int:
+        """What is left of this process's share."""
+        left = limit - self.others.count(now)
+        return share(left, peers.processes, peers.index) - self.own.count(now)
 
 
 class Lease:
@@ -41,7 +55,6 @@ class Lease:
         """When the store last told of it."""
 
         self._touched = 0.0
-        self._is_alone = False
         self._peers = Peers()
         self._sent: list[tuple[float, int]] = []
         self._bucket = WITHOUT_GRANT
@@ -50,10 +63,10 @@ class Lease:
         self._returns: dict[int, int] = {}
         self._uncharged: list[tuple[float, int]] = []
         self._promises: deque[float] = deque()
-        # What the store last said, what was used without it since, all that was used here.
+        # What the store last said, and what was used here; what is lent from what in an outage.
         self._view = Window(rule.counts_seconds)
-        self._local = Window(rule.counts_seconds)
         self._own = Window(rule.counts_seconds)
+        self._frames: list[Frame] = []
 
     @property
     def has_news(self) -> bool:
@@ -74,7 +87,7 @@ class Lease:
         """What was taken was not used."""
         self._taken -= units
         if source == WITHOUT_GRANT:
-            self._local.remove(units)
+            self.count_share(-units, now)
             while units and self._uncharged:
                 when, last = self._uncharged.pop()
                 if last > units:
@@ -110,7 +123,7 @@ class Lease:
             self.rule.life_seconds,
             list(self._returns.items()),
             [(max(0.0, now - when), units) for when, units in self._uncharged],
-            extra=0 if self._is_alone else int(self._rate * self.rule.life_seconds / 2),
+            extra=0 if self._frames else int(self._rate * self.rule.life_seconds / 2),
         )
         self._returns = {}
         self._sent, self._uncharged = self._uncharged, []
@@ -130,18 +143,15 @@ class Lease:
 
     def look(self, granted: Granted, now: float) -> None:
         """Remember what is used by all, in case the store goes away."""
-        if self._is_alone:  # it has what we used alone twice then
-            return
         self.seen = now
-        if granted.frees:
+        if granted.frees or not granted.counted:
             self._view.clear()
             for seconds, units in granted.frees:
                 self._view.add(now + seconds, units)
         more = granted.counted - self._view.count(now)
+        # Less may be because of what ended or was given back: nobody knows which; kept for a moment.
         if more > 0:
             self._view.add(now + self.rule.counts_seconds, more)
-        else:
-            self._view.remove(-more)
 
     def survey(self, now: float) -> Ask:
         """A question for what is used by all, which changes nothing."""
@@ -166,27 +176,37 @@ class Lease:
 
     def has_alone(self, units: int, now: float) -> bool:
         """Whether this process's own share has so much."""
-        return self.has(units, now) or self._alone_free(now) >= units
+        return self._alone_free(now) >= units
 
     def take_alone(self, units: int, now: float) -> int:
         """Use what `has_alone` said is there; returns its source."""
-        if self.has(units, now):
-            return self.take(units)
         self._taken += units
         self._note_alone(units, now)
         return WITHOUT_GRANT
 
+    def count_share(self, units: int, now: float) -> None:
+        """Count what the store is asked for as used of the share, too; below 0: not any more."""
+        for frame in self._frames:
+            if units > 0:
+                frame.own.add(now + self.rule.seconds, units)
+            else:
+                frame.own.remove(-units)
+
     def go_alone(self, now: float, peers: Peers) -> None:
-        """The store is away from now on."""
-        self._is_alone, self._peers = True, peers
-        self._local.clear()
+        """The store is away from now on; perhaps again, before all were back.
+
+        What was known the last time holds as well: others may have told nothing since.
+        """
+        self._peers = peers
+        frame = Frame(self._view.copy(), Window(self.rule.counts_seconds))
         for when, units in self._uncharged:
             if when + self.rule.seconds > now:
-                self._local.add(when + self.rule.seconds, units)
+                frame.own.add(when + self.rule.seconds, units)
+        self._frames = [*self._frames[1 - MOST_FRAMES :], frame]
 
     def rejoin(self, peers: Peers) -> None:
         """The store is back and was told by all of what they used without it."""
-        self._is_alone, self._peers = False, peers
+        self._frames, self._peers = [], peers
 
     def lost(self, now: float) -> None:
         """The store has lost everything: it is told of all that was used here."""
@@ -196,13 +216,10 @@ class Lease:
         self._returns, self.left = {}, 0
 
     def _alone_free(self, now: float) -> int:
-        others = self._view.count(now)
-        free = share(self.rule.limit - others, self._peers.processes, self._peers.index)
-        return free - self._local.count(now)
+        return min(frame.free(self.rule.limit, self._peers, now) for frame in self._frames)
 
     def _note_alone(self, units: int, now: float) -> None:
-        if self._is_alone:
-            self._local.add(now + self.rule.seconds, units)
+        self.count_share(units, now)
         self._uncharged.append((now, units))
         if len(self._uncharged) > MOST_PROMISES:  # halve it, as if both of two were of the later
             pairs = self._uncharged
@@ -222,7 +239,7 @@ class Lease:
 
     def remaining(self, now: float) -> int:
         """How many units may be used now, as far as this process knows."""
-        if self._is_alone:
+        if self._frames:
             return max(0, self._alone_free(now))
         return max(0, self.rule.limit - self._view.count(now) + self.left)
 
@@ -231,27 +248,33 @@ class Lease:
 
         Each refusal is promised units of its own, so that not all come back at the same time.
         """
-        self._view.count(now)
-        self._local.count(now)
         while self._promises and self._promises[0] <= now:
             self._promises.popleft()
         promised = len(self._promises) * units
-        if self._is_alone:
-            at = self._frees_at(promised + units, self._local, self._peers) or self._frees_at(
-                units, self._local, self._peers
-            )
+        if self._frames:
+            at = self._share_frees_at(promised + units, now) or self._share_frees_at(units, now)
         else:
-            promised *= self._peers.processes
-            need = min(promised + units, self.rule.limit)
-            at = self._frees_at(need, Window(1.0), Peers())
+            need = min(units + promised * self._peers.processes, self.rule.limit)
+            self._view.count(now)
+            at = frees_at(self.rule.limit, need, self._view, Window(1.0))
         last = self._promises[-1] if self._promises else now
         at = max(at or now + self.rule.counts_seconds, last)
         if len(self._promises) < MOST_PROMISES:
             self._promises.append(at)
         return max(at - now, 0.001)
 
-    def _frees_at(self, units: int, own: Window, peers: Peers) -> float | None:
-        return frees_at(self.rule.limit, units, self._view, own, peers.processes, peers.index)
+    def _share_frees_at(self, units: int, now: float) -> float | None:
+        """When every frame has so much; None if one never has."""
+        latest = now
+        for frame in self._frames:
+            if frame.free(self.rule.limit, self._peers, now) >= units:
+                continue
+            limit, peers = self.rule.limit, self._peers
+            at = frees_at(limit, units, frame.others, frame.own, peers.processes, peers.index)
+            if at is None:
+                return None
+            latest = max(latest, at)
+        return latest
 
     def is_idle(self, now: float) -> bool:
         """Whether nothing is lost if it is forgotten."""

@@ -115,6 +115,9 @@ class Places:
         """Use what `has_alone` said is there."""
         return self.take(units)
 
+    def count_share(self, units: int, now: float) -> None:
+        """What is in use counts of the share anyway."""
+
     def go_alone(self, now: float, peers: Peers) -> None:
         """The store is away from now on."""
         self._peers = peers

@@ -32,7 +32,8 @@ WAITS_FOR_OTHERS_SECONDS = 12.0
 """For so long a process that found Redis again waits for the others to report what they used."""
 
 SURVEYED_AT_ONCE = 64
-REFUSALS_TOLD = "Retry-After says when to try again."
+REMEMBERS_SECONDS = 600.0
+"""For so long after its last request it is kept in mind how far an app has used its limits."""
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +64,6 @@ class Quotas:
         self._process = f"{os.getpid()}-{secrets.token_hex(6)}"
         self._desks: dict[str, Desk] = {}
         self._is_alone = True
-        self._away_since = clock()
         self._back_since: float | None = None
         self._epoch: str | None = None
         self._beat_now = asyncio.Event()
@@ -79,6 +79,8 @@ class Quotas:
         if self._store is None:
             return
         await self._beat()
+        with contextlib.suppress(DependencyDownError):  # so that Redis knows the script
+            await self._store.ask(self._process, [], [], budget_seconds=BEAT_BUDGET_SECONDS)
         self._task = asyncio.create_task(self._beats())
 
     async def aclose(self) -> None:
@@ -117,32 +119,50 @@ class Quotas:
             leases = tuple(lease for lease in leases if wanted[lease.rule.kind])
             if not leases:
                 return NOTHING
-        now = self._clock()
+        now = desk.used = self._clock()
         units = [wanted[lease.rule.kind] for lease in leases]
-        if not self._is_alone:
-            if has_all(leases, units, now):
-                return Held(desk, leases, units, take_all(leases, units), now)
-            self._check_possible(leases, units)
-            for lease, each in zip(leases, units, strict=True):
-                if each >= lease.refused_units and now < lease.refused_until:
-                    raise self._refusal(desk, leases, lease, each)
-            verdict = await desk.wait(leases, units)
-            if isinstance(verdict, list):
-                return Held(desk, leases, units, verdict, now)
-            if verdict is not None:
-                raise self._refusal(desk, leases, verdict, units[leases.index(verdict)])
-        return self._reserve_alone(desk, leases, units)
-
-    def _reserve_alone(
-        self, desk: Desk, leases: Sequence[AnyLease], units: Sequence[int]
-    ) -> Reservation:
-        now = self._clock()
+        if not self._is_alone and has_all(leases, units, now):
+            return Held(desk, leases, units, take_all(leases, units), now)
         self._check_possible(leases, units)
+        if self._is_alone:
+            self._check_share(desk, leases, units, now)
+        if self._is_alone and self._back_since is None:
+            sources = [
+                lease.take_alone(each, now) for lease, each in zip(leases, units, strict=True)
+            ]
+            return Held(desk, leases, units, sources, now)
+        return await self._reserve_shared(desk, leases, units, now)
+
+    async def _reserve_shared(
+        self, desk: Desk, leases: Sequence[AnyLease], units: Sequence[int], now: float
+    ) -> Reservation:
+        """What Redis grants; until all others are back as well not more than this one's share."""
+        for lease, each in zip(leases, units, strict=True):
+            if each >= lease.refused_units and now < lease.refused_until:
+                raise self._refusal(desk, leases, lease, each)
+        was_alone = self._is_alone
+        if was_alone:
+            for lease, each in zip(leases, units, strict=True):
+                lease.count_share(each, now)
+        verdict = await desk.wait(leases, units)
+        if isinstance(verdict, list):
+            return Held(desk, leases, units, verdict, now)
+        if was_alone:
+            for lease, each in zip(leases, units, strict=True):
+                lease.count_share(-each, now)
+        if verdict is not None:
+            raise self._refusal(desk, leases, verdict, units[leases.index(verdict)])
+        now = self._clock()
+        self._check_share(desk, leases, units, now)
+        sources = [lease.take_alone(each, now) for lease, each in zip(leases, units, strict=True)]
+        return Held(desk, leases, units, sources, now)
+
+    def _check_share(
+        self, desk: Desk, leases: Sequence[AnyLease], units: Sequence[int], now: float
+    ) -> None:
         for lease, each in zip(leases, units, strict=True):
             if not lease.has_alone(each, now):
                 raise self._refusal(desk, leases, lease, each)
-        pairs = zip(leases, units, strict=True)
-        return Held(desk, leases, units, [one.take_alone(each, now) for one, each in pairs], now)
 
     def _check_possible(self, leases: Sequence[AnyLease], units: Sequence[int]) -> None:
         for lease, each in zip(leases, units, strict=True):
@@ -183,14 +203,15 @@ class Quotas:
     # --- Redis comes and goes
 
     def _went_down(self) -> None:
-        self._back_since = None
+        if self._is_alone and self._back_since is None:
+            return
         if not self._is_alone:
-            self._is_alone = True
-            self._away_since = self._clock()
-            for desk in self._desks.values():
-                desk.go_alone(self._away_since, self._peers)
             log.warning("limits are enforced by each process alone: Redis does not answer")
             self._beat_now.set()
+        self._is_alone, self._back_since = True, None
+        now = self._clock()
+        for desk in self._desks.values():
+            desk.go_alone(now, self._peers)
 
     async def _beats(self) -> None:
         while True:
@@ -199,8 +220,6 @@ class Quotas:
                 async with asyncio.timeout(seconds):
                     await self._beat_now.wait()
             self._beat_now.clear()
-            if self._is_alone:  # a pause in any case
-                await asyncio.sleep(AWAY_BEAT_SECONDS / 4)
             try:
                 await self._beat()
             except Exception:  # the top of a background task, which must go on
@@ -211,28 +230,30 @@ class Quotas:
         """Report, and hear of the others; find out whether Redis is back."""
         assert self._store is not None
         now = self._clock()
-        away = now - self._away_since if self._is_alone else 0.0
+        if self._is_alone and self._back_since is not None:
+            since_back = now - self._back_since
+        else:
+            since_back = 0.0
         try:
             # Who was alone joins only when it has told what it used.
-            beat = await self._tell_of_life(away, joins=not self._is_alone)
+            beat = await self._tell_of_life(since_back, joins=not self._is_alone)
             if self._epoch not in (beat.epoch, None):
                 self._lost_everything()
             if self._is_alone or self._epoch != beat.epoch or not beat.was_known:
                 self._epoch = beat.epoch
                 await self._report()
             if self._is_alone:
-                beat = await self._tell_of_life(away, joins=True)
+                beat = await self._tell_of_life(since_back, joins=True)
             self._heard(beat)
-            if not self._is_alone:
-                await self._survey()
+            await self._survey()
         except DependencyDownError:
             self._went_down()
         self._forget_idle()
 
-    async def _tell_of_life(self, away_seconds: float, *, joins: bool) -> Beat:
+    async def _tell_of_life(self, since_seconds: float, *, joins: bool) -> Beat:
         assert self._store is not None
         return await self._store.beat(
-            self._process, away_seconds, joins=joins, budget_seconds=BEAT_BUDGET_SECONDS
+            self._process, since_seconds, joins=joins, budget_seconds=BEAT_BUDGET_SECONDS
         )
 
     def _lost_everything(self) -> None:
@@ -267,7 +288,7 @@ class Quotas:
     async def _survey(self) -> None:
         """Learn how far limits are used up that this process did not ask about lately."""
         assert self._store is not None
-        old = self._clock() - BEAT_SECONDS / 2
+        old = self._clock() - BEAT_SECONDS / 20
         leases = [
             lease
             for desk in self._desks.values()
@@ -288,5 +309,7 @@ class Quotas:
             lease.look(granted, now)
 
     def _forget_idle(self) -> None:
-        for app_id in [app_id for app_id, desk in self._desks.items() if desk.is_idle]:
-            del self._desks[app_id]
+        long_ago = self._clock() - REMEMBERS_SECONDS
+        for app_id, desk in list(self._desks.items()):
+            if desk.used < long_ago and desk.is_idle:
+                del self._desks[app_id]

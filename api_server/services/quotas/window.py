@@ -55,6 +55,13 @@ class Window:
         self.total -= removed
         return removed
 
+    def copy(self) -> "Window":
+        """The same, to go its own way."""
+        other = Window(0.0)
+        other._width, other.total = self._width, self.total
+        other._places, other._units = self._places.copy(), self._units.copy()
+        return other
+
     def clear(self) -> None:
         """Nothing counts any more."""
         self._places.clear()

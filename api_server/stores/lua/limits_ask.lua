@@ -8,6 +8,8 @@
 -- Returns msgpack: {now us, processes, limits, requests}
 --   a limit: {bucket, granted, counted, {in us, units that come free, ...}}
 --   a request: 0 if it was granted, else the number of the limit that has too little.
+-- ARGV[2..3]: for how long (us) a beat is good, and after how long a process is taken to be out of
+-- touch: then it may use its share alone, and the others get no more than theirs.
 -- Nothing was done where `processes` is 0: the call came too late, and nobody waits for it.
 
 local PARTS = 400
@@ -17,14 +19,23 @@ local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
 local call = cmsgpack.unpack(ARGV[1])
 local process, deadline, limits, requests = call[1], call[2], call[3], call[4]
+local good, silent = tonumber(ARGV[2]), tonumber(ARGV[3])
 if deadline > 0 and now > deadline then
+  -- It goes on alone, then.
+  redis.call('ZADD', KEYS[1], 'XX', string.format('%.0f', now + good - silent - 1), process)
   return cmsgpack.pack({now, 0, {}, {}})
 end
 
-local live, processes = {}, 0
-for _, name in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], now, '+inf')) do
-  live[name] = true
+local live, processes, away, away_since = {}, 0, 0, now
+local registry = redis.call('ZRANGEBYSCORE', KEYS[1], now, '+inf', 'WITHSCORES')
+for at = 1, #registry, 2 do
+  live[registry[at]] = true
   processes = processes + 1
+  local heard = tonumber(registry[at + 1]) - good
+  if heard < now - silent and registry[at] ~= process then
+    away = away + 1
+    away_since = math.min(away_since, heard)
+  end
 end
 processes = math.max(processes, 1)
 
@@ -136,6 +147,20 @@ local function close_places(state, limit)
   end
 end
 
+-- What those who are in touch may still have, if the others use their share since then.
+local function share_of_free(state, limit)
+  local since, before = math.floor(away_since / state.width), 0
+  local fields = redis.call('HGETALL', state.key)
+  for at = 1, #fields, 2 do
+    local bucket = tonumber(fields[at])
+    if bucket and bucket < since then
+      before = before + tonumber(fields[at + 1])
+    end
+  end
+  local ours = math.floor((limit[1] - before) * (processes - away) / processes)
+  return ours - (state.counted - before)
+end
+
 local states = {}
 for number, limit in ipairs(limits) do
   local state = {key = KEYS[number + 1], granted = 0, refused = false}
@@ -145,6 +170,9 @@ for number, limit in ipairs(limits) do
     open_places(state, limit)
   end
   state.free = limit[1] - state.counted
+  if away > 0 and limit[2] > 0 then
+    state.free = math.min(state.free, share_of_free(state, limit))
+  end
   states[number] = state
 end
 

@@ -23,6 +23,14 @@ from json_to_recordset($1::json) as line (
 )
 on conflict (at, id) do nothing
 
+-- name: insert_content
+insert into usage_content (at, id, app_id, request, answer, is_cut)
+select timestamptz 'epoch' + at * interval '1 microsecond', id, app_id, request, answer, is_cut
+from json_to_recordset($1::json) as line (
+    at bigint, id uuid, app_id text, request text, answer text, is_cut boolean
+)
+on conflict (at, id) do nothing
+
 -- name: drop_before
 select drop_usage_before($1::timestamptz)
 
