@@ -1,4 +1,4 @@
-"""The command line: `python -m benchmarks [--peers | --choosing | --affinity] [--quick]`."""
+"""`python -m benchmarks [--peers | --choosing | --limits | --affinity] [--quick]`."""
 
 import argparse
 import asyncio
@@ -18,7 +18,7 @@ from api_server.errors import SetupError
 from api_server.local.stack import engine_binary
 from api_server.local.terminal import TerminalSay
 from api_server.settings import load_environment, load_settings
-from benchmarks import choosing, machine
+from benchmarks import choosing, limits, machine
 from benchmarks.bench import (
     QUICK,
     BenchError,
@@ -42,6 +42,7 @@ def main() -> int:
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--peers", action="store_true", help="other gateways too")
     what.add_argument("--choosing", action="store_true", help="the choice of a replica alone")
+    what.add_argument("--limits", action="store_true", help="the limits of apps alone")
     what.add_argument("--affinity", action="store_true", help="real engines and their caches")
     parser.add_argument(
         "--quick", action="store_true", help="tiny counts; the figures mean nothing"
@@ -54,6 +55,10 @@ def main() -> int:
     if arguments.choosing:
         batches = 3 if arguments.quick else 200
         print(asyncio.run(choosing.report(batches=batches, requests=200)))
+        return 0
+    if arguments.limits:
+        batches = 3 if arguments.quick else 200
+        print(asyncio.run(limits.report(batches=batches, requests=500)))
         return 0
     gc.disable()  # no pauses of ours in what is measured
     try:
