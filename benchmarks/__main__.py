@@ -18,7 +18,7 @@ from api_server.errors import SetupError
 from api_server.local.stack import engine_binary
 from api_server.local.terminal import TerminalSay
 from api_server.settings import load_environment, load_settings
-from benchmarks import choosing, jobs, ledger, machine
+from benchmarks import choosing, jobs, ledger, limits, machine
 from benchmarks.bench import (
     QUICK,
     BenchError,
@@ -43,6 +43,7 @@ def main() -> int:
     what.add_argument("--peers", action="store_true", help="other gateways too")
     what.add_argument("--choosing", action="store_true", help="the choice of a replica alone")
     what.add_argument("--ledger", action="store_true", help="a request's lines in the ledger alone")
+    what.add_argument("--limits", action="store_true", help="the limits of apps alone")
     what.add_argument("--affinity", action="store_true", help="real engines and their caches")
     what.add_argument("--jobs", action="store_true", help="jobs accepted, done and polled")
     parser.add_argument(
@@ -56,6 +57,10 @@ def main() -> int:
     if arguments.choosing or arguments.ledger:
         alone = choosing.report if arguments.choosing else ledger.report
         print(asyncio.run(alone(batches=3 if arguments.quick else 200, requests=200)))
+        return 0
+    if arguments.limits:
+        batches = 3 if arguments.quick else 200
+        print(asyncio.run(limits.report(batches=batches, requests=500)))
         return 0
     gc.disable()  # no pauses of ours in what is measured
     try:

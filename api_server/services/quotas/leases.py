@@ -149,7 +149,7 @@ class Lease:
             for seconds, units in granted.frees:
                 self._view.add(now + seconds, units)
         more = granted.counted - self._view.count(now)
-        # Less may be because of what ended or was given back: nobody knows which; kept for a moment.
+        # Less: something ended or was given back, nobody knows what. Kept until the next look.
         if more > 0:
             self._view.add(now + self.rule.counts_seconds, more)
 
