@@ -18,7 +18,7 @@ from api_server.errors import SetupError
 from api_server.local.stack import engine_binary
 from api_server.local.terminal import TerminalSay
 from api_server.settings import load_environment, load_settings
-from benchmarks import choosing, ledger, machine
+from benchmarks import choosing, jobs, ledger, machine
 from benchmarks.bench import (
     QUICK,
     BenchError,
@@ -44,6 +44,7 @@ def main() -> int:
     what.add_argument("--choosing", action="store_true", help="the choice of a replica alone")
     what.add_argument("--ledger", action="store_true", help="a request's lines in the ledger alone")
     what.add_argument("--affinity", action="store_true", help="real engines and their caches")
+    what.add_argument("--jobs", action="store_true", help="jobs accepted, done and polled")
     parser.add_argument(
         "--quick", action="store_true", help="tiny counts; the figures mean nothing"
     )
@@ -52,13 +53,9 @@ def main() -> int:
     plan = QUICK if arguments.quick else Plan()
     if arguments.rounds:
         plan = replace(plan, rounds=arguments.rounds)
-    if arguments.choosing:
-        batches = 3 if arguments.quick else 200
-        print(asyncio.run(choosing.report(batches=batches, requests=200)))
-        return 0
-    if arguments.ledger:
-        batches = 3 if arguments.quick else 200
-        print(asyncio.run(ledger.report(batches=batches, requests=200)))
+    if arguments.choosing or arguments.ledger:
+        alone = choosing.report if arguments.choosing else ledger.report
+        print(asyncio.run(alone(batches=3 if arguments.quick else 200, requests=200)))
         return 0
     gc.disable()  # no pauses of ours in what is measured
     try:
@@ -66,6 +63,8 @@ def main() -> int:
             return uvloop.run(
                 until_signal(run_affinity(arguments.rounds, is_quick=arguments.quick))
             )
+        if arguments.jobs:
+            return uvloop.run(until_signal(run_jobs(is_quick=arguments.quick)))
         return uvloop.run(until_signal(run(plan, with_peers=arguments.peers)))
     except asyncio.CancelledError:
         print("stopped", file=sys.stderr)
@@ -116,6 +115,16 @@ async def run_affinity(rounds: int | None, *, is_quick: bool) -> int:
     watch = machine.LoadWatch.begin()
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         print(await affinity.measure(binary, Path(folder), workload, progress))
+    if warning := watch.warning():
+        print(warning)
+    return 0
+
+
+async def run_jobs(*, is_quick: bool) -> int:
+    """Measure jobs and print."""
+    watch = machine.LoadWatch.begin()
+    async with workplace(choose_cores(sorted(os.sched_getaffinity(0)))) as place:
+        print(await jobs.report(place, jobs.QUICK if is_quick else jobs.Size()))
     if warning := watch.warning():
         print(warning)
     return 0

@@ -7,6 +7,7 @@ import msgspec
 from api_server.schemas.apps import Priority
 
 Text = Annotated[str, msgspec.Meta(min_length=1)]
+TypeName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 Key = Annotated[str, msgspec.Meta(pattern=r"^[\x21-\x7e]{1,200}$")]
 MOST_ITEMS = 1000
 
@@ -14,7 +15,7 @@ MOST_ITEMS = 1000
 class AiRequest(msgspec.Struct):
     """`POST /ai_request`. The app may be named by a header instead of `app_code`."""
 
-    request_type: Text
+    request_type: TypeName
     request: Text
     app_code: str | None = None
     priority: Priority | None = None
@@ -24,7 +25,7 @@ class AiRequest(msgspec.Struct):
 class Item(msgspec.Struct):
     """One of a batch."""
 
-    request_type: Text
+    request_type: TypeName
     request: Text
     priority: Priority | None = None
 

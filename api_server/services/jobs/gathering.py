@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
-from api_server.errors import OverloadedError
+from api_server.errors import OverloadedError, StackError
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -47,16 +47,27 @@ class Gathering(Generic[T, R]):
     async def _write_all(self) -> None:
         while self._waiting:
             batch = self._next_batch()
-            try:
-                results = await self._write([item for item, _ in batch])
-            except Exception as exc:  # noqa: BLE001 - each of those who wait gets it
-                for _, done in batch:
-                    if not done.done():
-                        done.set_exception(exc)
-            else:
-                for (_, done), result in zip(batch, results, strict=True):
-                    if not done.done():
-                        done.set_result(result)
+            if not await self._write_batch(batch, is_last_try=len(batch) == 1):
+                for each in batch:
+                    await self._write_batch([each], is_last_try=True)
+
+    async def _write_batch(
+        self, batch: list[tuple[T, asyncio.Future[R]]], *, is_last_try: bool
+    ) -> bool:
+        """False where one of them may have spoilt it for the others: nothing was written."""
+        try:
+            results = await self._write([item for item, _ in batch])
+        except Exception as exc:  # noqa: BLE001 - those who wait get it
+            if not is_last_try and not isinstance(exc, StackError):
+                return False
+            for _, done in batch:
+                if not done.done():
+                    done.set_exception(exc)
+        else:
+            for (_, done), result in zip(batch, results, strict=True):
+                if not done.done():
+                    done.set_result(result)
+        return True
 
     def _next_batch(self) -> list[tuple[T, asyncio.Future[R]]]:
         batch = [self._waiting.popleft()]

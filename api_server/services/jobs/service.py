@@ -188,6 +188,8 @@ class JobService:
         self, item: Item, caller: Caller, key: str | None, batch_id: str | None, number: int
     ) -> NewJob:
         app = caller.app
+        if caller.user is not None and "\0" in caller.user:
+            raise InvalidRequestError("The user of this token has a name that cannot be kept.")
         type_ = _type_of(app, item.request_type)
         model = self._model_of(app, item.request_type, type_)
         priority: Priority = class_of(item.priority, app.policy.priority)

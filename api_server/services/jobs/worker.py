@@ -270,7 +270,7 @@ class Worker:
         until, tries = self._pauses.get((kind, name), (0.0, 0))
         if until > now:  # others of the same batch said so already
             return max(until - now, at_least)
-        seconds = pause_seconds(tries, at_least)
+        seconds = pause_seconds(tries if name else 0, at_least)
         self._pauses[kind, name] = (now + seconds, tries + 1)
         return seconds
 

@@ -132,7 +132,8 @@ with ended as (
     ) as e (id, fence, state, error_code, message, retry_possible, response)
 ), done as (
     update jobs set
-        state = ended.state, error_code = ended.error_code, message = ended.message,
+        state = ended.state, chat = case ended.state when 'completed' then '' else jobs.chat end,
+        error_code = ended.error_code, message = ended.message,
         retry_possible = ended.retry_possible, response = ended.response::json,
         finished_at = now(), lease_owner = null, lease_until = null
     from ended
@@ -150,14 +151,14 @@ where jobs.state in ('completed', 'error')
 with gone as (
     delete from job_queue where job_id = any($1::text[]) returning job_id
 )
-update jobs set state = 'cancelled', finished_at = now(), error_code = 'CANCELLED',
+update jobs set state = 'cancelled', chat = '', finished_at = now(), error_code = 'CANCELLED',
     message = 'The request was cancelled', retry_possible = false
 from gone where jobs.id = gone.job_id
 returning jobs.id
 
 -- name: cancel_running
 with stopped as (
-    update jobs set state = 'cancelled', fence = fence + 1, finished_at = now(),
+    update jobs set state = 'cancelled', chat = '', fence = fence + 1, finished_at = now(),
         lease_owner = null, lease_until = null, error_code = 'CANCELLED',
         message = 'The request was cancelled', retry_possible = false
     where id = any($1::text[]) and state = 'processing'
@@ -232,7 +233,7 @@ insert into job_counts (level, bucket, n)
 select level, bucket, sum(n) from gone group by level, bucket having sum(n) <> 0
 
 -- name: in_turn
-select pg_try_advisory_xact_lock(7264127404) as is_ours
+select pg_try_advisory_xact_lock(7264127409) as is_ours
 
 -- name: status
 select
