@@ -17,10 +17,10 @@ help: ## print this list
 	@echo "llm-serving-stack: a private replacement for the OpenAI API. Start here: make local"
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
 
-local: $(VENV)/.run ## start an engine and the API on this machine (PORT=, HOST=, MODEL=, EMBEDDINGS=on, DATA_DIR=)
+local: $(VENV)/.run ## start an engine and the API on this machine (PORT=, HOST=, MODEL=, EMBEDDINGS=on, AUTH=off, DATA_DIR=)
 	@exec $(BIN)/python -m api_server local
 
-local-reset: $(VENV)/.run ## remove what `make local` stored (DATA_DIR, default .local)
+local-reset: $(VENV)/.run ## remove what `make local` stored, the data included (DATA_DIR, default .local)
 	@$(BIN)/python -m api_server reset
 
 check-config: $(VENV)/.run ## check the environment and configs/stack.yaml, start nothing

@@ -28,6 +28,7 @@ from api_server.services.access.managing import ManagedApps
 from api_server.services.access.published_keys import PublishedKeys
 from api_server.services.access.tokens import TokenRules, Tokens
 from api_server.services.admission import Gate
+from api_server.services.answer_cache.cache import AnswerCache
 from api_server.services.completions import Completions
 from api_server.services.embeddings import Embeddings
 from api_server.services.entrance import Entrance
@@ -42,6 +43,7 @@ from api_server.services.models import ManagedModels
 from api_server.services.quotas.quotas import Quotas
 from api_server.services.schema import Schema
 from api_server.settings import Settings
+from api_server.stores.answers import Answers
 from api_server.stores.app_seeds import AppSeeds
 from api_server.stores.apps import AppStore
 from api_server.stores.limits import RedisLimits
@@ -149,7 +151,7 @@ def compose(
         index=worker.index,
     )
     entrance = Entrance(quotas, ledger)
-    completions = Completions(catalogue, lanes, entrance)
+    completions = Completions(catalogue, lanes, entrance, _cache(redis, settings))
     jobs = None
     if postgres is not None:
         slots = settings.jobs.workers if job_slots is None else job_slots
@@ -230,6 +232,16 @@ def _ledger(postgres: Postgres | None, settings: Settings, metrics: Metrics) -> 
         most_bytes=section.spool_mib * 1024 * 1024,
         retention_days=section.retention_days,
     )
+
+
+def _cache(redis: Redis | None, settings: Settings) -> AnswerCache:
+    """Without Redis no answer is given twice."""
+    section = settings.stack.cache
+    ttl_seconds, max_app_bytes = section.ttl_seconds, section.max_app_bytes
+    store = None
+    if redis is not None:
+        store = Answers(redis, ttl_seconds=ttl_seconds, max_app_bytes=max_app_bytes)
+    return AnswerCache(store, max_entry_bytes=section.max_entry_bytes)
 
 
 def _owners(settings: Settings, access: Access) -> Owners:

@@ -179,6 +179,12 @@ LEDGER_LOST = Family(
     "Rows that are not in the ledger: disk, spool_full, closed, torn, or put aside as refused.",
     ("reason",),
 )
+CACHE = Family(
+    "llm_gateway_cache_total",
+    "counter",
+    "Requests that asked for an answer given before: hit, miss, or bypass where that cannot be.",
+    ("result",),
+)
 JOBS = Family(
     "llm_gateway_jobs",
     "gauge",
@@ -198,7 +204,7 @@ FAMILIES = (
     *(FIRST_TOKEN, PER_TOKEN, DURATION, TOKENS),
     *(REQUESTS, QUEUE_WAIT, OVERHEAD, IN_FLIGHT),
     *(SHED, LIMITED, CANCELLED, RETRIES, FALLBACKS, DROPPED_MESSAGES, REPLICA_SOUND),
-    *(DEPENDENCY, SPOOL_ROWS, LEDGER_SHIPPED, LEDGER_LOST, JOBS, JOB_SECONDS, WORKERS),
+    *(DEPENDENCY, CACHE, SPOOL_ROWS, LEDGER_SHIPPED, LEDGER_LOST, JOBS, JOB_SECONDS, WORKERS),
 )
 _BY_NAME = {family.name: family for family in FAMILIES}
 
@@ -254,11 +260,13 @@ class Metrics:
             self._add(CANCELLED, model, record.phase)
         if not ended.is_generation:
             return
+        if record.cache is not None:
+            self._add(CACHE, record.cache)
         seconds = time.perf_counter() - record.started
         observe(cells, ended.duration, _WHOLE, seconds)
         if record.queue_ms is not None:
             observe(cells, ended.queue_wait, _QUEUE, record.queue_ms / 1000)
-        counted = not record.tokens_estimated
+        counted = not record.tokens_estimated and record.cache != "hit"
         if record.prompt_tokens is not None and counted:
             cells[ended.input_tokens] += record.prompt_tokens
         tokens = record.completion_tokens if counted else None

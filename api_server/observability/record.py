@@ -121,6 +121,8 @@ class RequestRecord:
             queue += (time.perf_counter() - self.phase_began) * 1000
         elif self.phase == "connecting":
             engine += (time.perf_counter() - self.phase_began) * 1000
+        elif self.phase == "generating":  # what came since its first event is the engine's time too
+            engine = total - queue - self.upload_ms - (self.own_ms or 0.0)
         own = max(0.0, total - queue - engine - self.upload_ms)
         if self.model is None:
             return b"gateway;dur=%.2f" % own

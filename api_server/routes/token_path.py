@@ -18,13 +18,16 @@ from api_server.errors import (
 )
 from api_server.observability.record import Content, RequestRecord, record_of
 from api_server.schemas.apps import ANYONE, CALLER, Caller
-from api_server.services.client import Client, Headers
+from api_server.services.client import CacheWish, Client, Headers
 
 CONNECTION = "llm_serving_stack.connection"
 """An ASGI extension of our server (server.py): the client's `Connection`."""
 
 RETRY_COUNT = b"x-stainless-retry-count"
 """OpenAI's official clients say in this header how often they have tried already."""
+
+CACHE = b"x-cache"
+CACHE_WISHES: Mapping[bytes, CacheWish] = {b"use": "use", b"no-store": "no-store"}
 
 JSON_HEADER = (b"content-type", b"application/json")
 STREAM_HEADERS = (
@@ -111,6 +114,14 @@ class AsgiClient:
         for name, value in self._scope["headers"]:
             if name == RETRY_COUNT:
                 return value not in (b"", b"0")
+        return None
+
+    @property
+    def cache_wish(self) -> CacheWish | None:
+        """What the client says of answers that were given before; what is no wish, is none."""
+        for name, value in self._scope["headers"]:
+            if name == CACHE:
+                return CACHE_WISHES.get(value.strip().lower())
         return None
 
     async def answer(self, body: bytes, headers: Headers = ()) -> None:

@@ -1,11 +1,12 @@
 """The one who waits for an answer, as the services see it. Routes implement it."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Literal, Protocol
 
 from api_server.schemas.apps import Caller
 
 Headers = Sequence[tuple[bytes, bytes]]
+CacheWish = Literal["use", "no-store"]
 
 
 class Client(Protocol):
@@ -18,6 +19,10 @@ class Client(Protocol):
     @property
     def is_retry(self) -> bool | None:
         """Whether it says that it was sent away before; None where it says nothing of it."""
+
+    @property
+    def cache_wish(self) -> CacheWish | None:
+        """Whether it asks for an answer that was given before, or for none; None if for nothing."""
 
     @property
     def has_begun(self) -> bool:

@@ -1,9 +1,9 @@
 """The life of a chat or completion request, from its body to its last byte, in one place.
 
-parse -> resolve the model -> may the app use it, and has it room in its limits -> wait for room in
-the model's engines -> open a stream at one of them and wait for its first event, before any header
-goes out -> relay events, or fold them into one answer -> account for what was used. A model that
-cannot answer leaves the request to its fallbacks.
+parse -> resolve the model -> may the app use it, and has it room in its limits -> was it answered
+before, where it asks for that -> wait for room in the model's engines -> open a stream at one of
+them and wait for its first event, before any header goes out -> relay events, or fold them into one
+answer -> account for what was used. A model that cannot answer leaves the request to its fallbacks.
 """
 
 import asyncio
@@ -28,6 +28,8 @@ from api_server.inference.chunks import decode
 from api_server.inference.shortening import TRIES, answer_room
 from api_server.inference.wire import Call, EventSource
 from api_server.observability.record import RequestRecord
+from api_server.services.answer_cache.cache import AnswerCache, Turn, wants_cache
+from api_server.services.answer_cache.replay import Tape, as_stream
 from api_server.services.answers import PLAIN_ANSWER, read_answer
 from api_server.services.clean_events import shape_of
 from api_server.services.client import Client, Headers
@@ -55,10 +57,17 @@ MAX_FOLDED_BYTES = 256 * 1024 * 1024
 class Completions:
     """Serves generations. One object for all requests; a lane for each model."""
 
-    def __init__(self, catalogue: Catalogue, lanes: Mapping[str, Lane], entrance: Entrance) -> None:
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        lanes: Mapping[str, Lane],
+        entrance: Entrance,
+        cache: AnswerCache,
+    ) -> None:
         self._catalogue = catalogue
         self._lanes = lanes
         self._entrance = entrance
+        self._cache = cache
 
     async def chat(self, body: bytes, client: Client, record: RequestRecord) -> None:
         """Answer one chat. Raises `ApiError` only as long as nothing was sent."""
@@ -123,6 +132,30 @@ class Completions:
     ) -> None:
         """Answer with one model; only one that `waits` does so while its engines are away."""
         record.model = lane.model.id
+        if not wants_cache(client):
+            await self._ask(lane, generation, client, record, waits=waits)
+            return
+        lane.check_choices(generation)
+        key = self._cache.key(generation, lane.model, client)
+        async with self._cache.turn(key, lane.model.timeouts.total_seconds, record) as turn:
+            record.cache = turn.found
+            if turn.answer is not None:
+                await _answer_again(turn.answer, generation, client, record)
+            else:
+                await self._ask(lane, generation, client, record, waits=waits, turn=turn)
+
+    async def _ask(
+        self,
+        lane: Lane,
+        generation: Generation,
+        client: Client,
+        record: RequestRecord,
+        *,
+        waits: bool,
+        turn: Turn | None = None,
+    ) -> None:
+        """Answer with what an engine says; where it is somebody's `turn`, that is told of it."""
+        tape = self._cache.tape(generation) if turn is not None and generation.is_stream else None
         choices = lane.check_choices(generation)
         place = await lane.enter(
             choices, record, is_retry=client.is_retry, caller=client.caller, waits=waits
@@ -134,7 +167,7 @@ class Completions:
                 answer = await _first(ask, generation, lane, place, record, as_stream=False)
                 _account_plain(answer, record)
             else:
-                answer = await _stream(generation, lane, place, client, record)
+                answer = await _stream(generation, lane, place, client, record, tape)
         except ApiError as exc:
             if not client.has_begun:
                 raise
@@ -147,12 +180,36 @@ class Completions:
             raise
         finally:
             lane.leave(place)
+        if turn is not None and not record.dropped_messages:
+            kept = tape.answer() if tape is not None else answer
+            if kept is not None:
+                turn.keep(kept)
         if answer is not None:
             await client.answer(answer, _headers(record))
 
 
+async def _answer_again(
+    body: bytes, generation: Generation, client: Client, record: RequestRecord
+) -> None:
+    """Send an answer that was kept, in the form that is asked for now."""
+    record.begin("generating")
+    _account_plain(body, record)
+    if not generation.is_stream:
+        await client.answer(body, _headers(record))
+        return
+    await client.begin_stream(_headers(record))
+    for event in as_stream(msgspec.json.decode(body), generation):
+        await client.events(event)
+    await client.end_stream()
+
+
 async def _stream(
-    generation: Generation, lane: Lane, place: Place, client: Client, record: RequestRecord
+    generation: Generation,
+    lane: Lane,
+    place: Place,
+    client: Client,
+    record: RequestRecord,
+    tape: Tape | None,
 ) -> bytes | None:
     """The engine streams: relay that, or return one answer folded from it where one is wanted."""
     try:
@@ -163,7 +220,7 @@ async def _stream(
             try:
                 if not generation.is_stream:
                     return await fold(generation, stream, lane, record)
-                await relay(generation, stream, lane, client, record)
+                await relay(generation, stream, lane, client, record, tape)
                 return None
             finally:
                 stream.close()
@@ -273,6 +330,7 @@ async def relay(
     lane: Lane,
     client: Client,
     record: RequestRecord,
+    tape: Tape | None = None,
 ) -> None:
     """Pass events on as they come, until the engine has said that it is done."""
     events = OutgoingEvents(
@@ -286,10 +344,15 @@ async def relay(
     try:
         block = stream.first
         while block:
-            await client.events(events.outgoing(block))
+            outgoing = events.outgoing(block)
+            if tape is not None:
+                tape.add(outgoing)
+            await client.events(outgoing)
             block = await stream.next_block()
     finally:
         _account(record, events, generation)
+    if tape is not None:
+        tape.end(events.tally)
     await client.end_stream()
 
 
@@ -338,6 +401,8 @@ def _headers(record: RequestRecord) -> Headers:
         headers.append((b"x-dropped-messages", str(record.dropped_messages).encode()))
     if record.fallback_for and record.model:
         headers.append((b"x-fallback-model", record.model.encode()))
+    if record.cache:
+        headers.append((b"x-cache", record.cache.encode()))
     return headers
 
 

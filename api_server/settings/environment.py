@@ -30,6 +30,9 @@ from api_server.settings.values import (
 )
 
 ENV_FILE = ".env"
+OTHER_SECRETS = frozenset({"JWT_SECRET", "POSTGRES_URL", "REDIS_URL"})
+"""Variables that hold a secret, though their names do not say so."""
+
 NEAR_MISS = 0.85
 """From this likeness on, a key of nobody is taken for a mistyped setting."""
 
@@ -145,9 +148,11 @@ def inherited_environment() -> dict[str, str]:
 
 
 def engine_environment() -> dict[str, str]:
-    """The same for an engine, which has no use for keys of other services."""
+    """The same for an engine, which has no use for secrets of other services."""
     return {
-        name: value for name, value in inherited_environment().items() if not KEY_NAME.match(name)
+        name: value
+        for name, value in inherited_environment().items()
+        if not KEY_NAME.match(name) and name not in OTHER_SECRETS
     }
 
 

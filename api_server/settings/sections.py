@@ -66,6 +66,18 @@ class AdmissionConfig(Strict):
     )
 
 
+class CacheConfig(Strict):
+    """Answers that are kept in Redis for requests that ask for it (docs/cache.md)."""
+
+    ttl_seconds: Positive = Field(3600, description="An answer is given again for so long.")
+    max_entry_bytes: int = Field(
+        1024 * 1024, ge=1024, le=64 * 1024 * 1024, description="Longer answers are not kept."
+    )
+    max_app_bytes: int = Field(
+        64 * 1024 * 1024, ge=1024, description="Of each app; its oldest answers make room."
+    )
+
+
 class RetryConfig(Strict):
     """How a request that got no answer is tried again, within `timeouts.queue_seconds`."""
 

@@ -11,6 +11,7 @@ from api_server.settings.sections import (
     AppsConfig,
     BalancingConfig,
     BreakerConfig,
+    CacheConfig,
     GatewayConfig,
     HealthConfig,
     JobsConfig,
@@ -178,6 +179,7 @@ class Stack(Strict):
     health: HealthConfig = HealthConfig()
     balancing: BalancingConfig = BalancingConfig()
     ledger: LedgerConfig = LedgerConfig()
+    cache: CacheConfig = CacheConfig()
     apps: AppsConfig = AppsConfig()
     jobs: JobsConfig = JobsConfig()
     models: list[ModelConfig] = Field(min_length=1)

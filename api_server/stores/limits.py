@@ -132,11 +132,9 @@ class RedisLimits:
         budget_seconds: float = BUDGET_SECONDS,
     ) -> Answer:
         """See `LimitStore`."""
-        too_late_us = round((budget_seconds + TOO_LATE_SECONDS) * 1e6)
-        deadline_us = self._ahead_us and _local_us() + self._ahead_us + too_late_us
         call = (
             process,
-            deadline_us,
+            self._deadline_us(budget_seconds),
             [_packed(each) for each in limits],
             [[number for at, units in each for number in (at + 1, units)] for each in requests],
         )
@@ -160,11 +158,20 @@ class RedisLimits:
         """See `LimitStore`."""
         arguments: list[str | int] = [process, _us(LIVES_SECONDS), _us(since_seconds)]
         arguments += [self._first_epoch, int(joins)]
+        arguments += [self._deadline_us(budget_seconds), _us(SILENT_SECONDS)]
         now_us, index, processes, unheard, was_known, epoch = await self._beating.run(
             [REGISTRY, EPOCH], arguments, budget_seconds=budget_seconds
         )
         self._ahead_us = now_us - _local_us()
+        if not epoch:
+            raise DependencyDownError("redis")
         return Beat(index, processes, unheard, bool(was_known), epoch.decode())
+
+    def _deadline_us(self, budget_seconds: float) -> int:
+        """In Redis' time: what it reads later, it leaves."""
+        if not self._ahead_us:
+            return 0
+        return _local_us() + self._ahead_us + _us(budget_seconds + TOO_LATE_SECONDS)
 
     async def leave(self, process: str) -> None:
         """See `LimitStore`."""

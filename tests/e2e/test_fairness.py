@@ -1,7 +1,8 @@
 """A light app beside one with 500 clients: what it waits for its first token.
 
-The engine is a process with slots and the pace of a small GPU; the clients come back as they are
-told. The same light client under the heavy app's name shows what the queue alone would do to it.
+The engine is a process with slots and the pace of a small GPU, the gateway another one, with keys,
+limits and the ledger; the clients come back as they are told. The light client with the heavy app's
+key shows what the queue alone would do to it.
 """
 
 import asyncio
@@ -9,22 +10,16 @@ import contextlib
 import itertools
 import random
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import quantiles
 
 import msgspec
 import pytest
-import yaml
-from starlette.types import Receive, Scope, Send
 
-from api_server.main import Gateway, create_app
-from api_server.schemas.apps import CALLER, App, Caller, Policy
-from api_server.server import Server, configuration
-from api_server.settings import load_settings
-from tests.replicas import running_replicas
+from tests.access import make_app
+from tests.replicas import running_gateway, running_replicas
+from tests.stores import PostgresServer, RedisServer
 
 SLOTS = 32
 CLIENTS = 500
@@ -55,6 +50,7 @@ class Crowd:
     """The clients of the heavy app, which go on until they are cancelled."""
 
     port: int
+    key: str
     attempts: list[tuple[int, Attempt]] = field(default_factory=list)
 
     async def run(self) -> None:
@@ -66,20 +62,20 @@ class Crowd:
         while True:
             tokens = random.choice(HEAVY_TOKENS)
             for tries in itertools.count():
-                attempt = await ask(self.port, "heavy", tokens, tries)
+                attempt = await ask(self.port, self.key, tokens, tries)
                 self.attempts.append((tries, attempt))
                 if attempt.status == 200:
                     break
                 await asyncio.sleep(attempt.retry_after_seconds)
 
 
-async def ask(port: int, app: str, tokens: int, tries: int = 0) -> Attempt:
+async def ask(port: int, key: str, tokens: int, tries: int = 0) -> Attempt:
     """One streamed chat on a connection of its own, read to its end."""
     play = {"tokens": tokens, "first_pause": FIRST_PAUSE, "pause": PAUSE}
     chat = {"model": "m", "stream": True, "messages": [{"role": "user", "content": "hi"}]}
     body = msgspec.json.encode(chat | play)
     head = (
-        f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nx-test-app: {app}\r\n"
+        f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\n"
         f"x-stainless-retry-count: {tries}\r\nconnection: close\r\n"
         f"content-length: {len(body)}\r\n\r\n"
     )
@@ -105,44 +101,6 @@ async def ask(port: int, app: str, tokens: int, tries: int = 0) -> Attempt:
             await writer.wait_closed()
 
 
-class Labelled(Gateway):
-    """The gateway for callers that say in a header which app they are."""
-
-    def __init__(self, gateway: Gateway) -> None:
-        super().__init__(gateway, gateway.health, gateway.begin_drain)
-        self._callers = {
-            name.encode(): Caller(App(f"app_{name}", name, Policy())) for name in ("heavy", "light")
-        }
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            scope[CALLER] = self._callers[dict(scope["headers"])[b"x-test-app"]]
-        await super().__call__(scope, receive, send)
-
-
-@asynccontextmanager
-async def labelled_gateway(folder: Path, replica_url: str) -> AsyncIterator[int]:
-    """The port of a gateway in this process."""
-    path = folder / "stack.yaml"
-    model = {"id": "m", "replicas": [replica_url], "slots": SLOTS}
-    path.write_text(yaml.safe_dump({"models": [model], "timeouts": {"queue_seconds": 30}}))
-    settings = load_settings({"STACK_CONFIG": str(path)})
-    gateway = Labelled(create_app(settings))
-    config = configuration(gateway, settings)
-    config.port = 0
-    server = Server(config)
-    server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment]
-    serving = asyncio.create_task(server.serve())
-    try:
-        async with asyncio.timeout(10):
-            while not server.started:
-                await asyncio.sleep(0.01)
-        yield server.servers[0].sockets[0].getsockname()[1]
-    finally:
-        server.should_exit = server.force_exit = True
-        await serving
-
-
 @dataclass(frozen=True)
 class Measured:
     """Seconds to a first token: p95 of the light client alone and beside the crowd; one of that.
@@ -159,17 +117,17 @@ class Measured:
     answers_per_second: float
 
 
-async def waits(port: int, app: str, count: int) -> list[float]:
+async def waits(port: int, key: str, count: int, *, may_be_refused: bool) -> list[float]:
     """Of so many requests, one after the other: seconds from the first try to the first token."""
     seconds: list[float] = []
     for _ in range(count):
         began = time.monotonic()
         for tries in itertools.count():
-            attempt = await ask(port, app, LIGHT_TOKENS, tries)
+            attempt = await ask(port, key, LIGHT_TOKENS, tries)
             if attempt.first_token_seconds is not None:
                 seconds.append(attempt.began + attempt.first_token_seconds - began)
                 break
-            assert app == "heavy", "the light app is sent away"
+            assert may_be_refused, "the light app is sent away"
             await asyncio.sleep(attempt.retry_after_seconds)
     return seconds
 
@@ -178,21 +136,38 @@ def p95(seconds: list[float]) -> float:
     return quantiles(seconds, n=20)[-1]
 
 
-async def measure(folder: Path) -> Measured:
+async def measure(folder: Path, postgres_url: str, redis_url: str) -> Measured:
+    heavy, light = [(await make_app(postgres_url, name)).key for name in ("heavy", "light")]
+    assert heavy is not None
+    assert light is not None
+    variables = {
+        "ENVIRONMENT": "production",
+        "AUTH": "on",
+        "POSTGRES_URL": postgres_url,
+        "REDIS_URL": redis_url,
+        "DATA_DIR": str(folder),
+    }
     async with (
         asyncio.timeout(LIMIT_SECONDS),
         running_replicas(1, slots=SLOTS) as (engine,),
-        labelled_gateway(folder, engine.url) as port,
+        running_gateway(
+            folder,
+            {},
+            variables=variables,
+            models=[{"id": "m", "replicas": [engine.url], "slots": SLOTS}],
+            timeouts={"queue_seconds": 30},
+        ) as gateway,
     ):
-        alone = await waits(port, "light", ASKED)
-        crowd = Crowd(port)
+        port = int(gateway.url.rsplit(":", 1)[1])
+        alone = await waits(port, light, ASKED, may_be_refused=False)
+        crowd = Crowd(port, heavy)
         running = asyncio.create_task(crowd.run())
         try:
             await asyncio.sleep(WARM_UP_SECONDS)
             crowd.attempts.clear()
-            among = asyncio.create_task(waits(port, "heavy", 1))
+            among = asyncio.create_task(waits(port, heavy, 1, may_be_refused=True))
             began, before = time.monotonic(), (await engine.counts()).finished
-            beside = await waits(port, "light", ASKED)
+            beside = await waits(port, light, ASKED, may_be_refused=False)
             done = (await engine.counts()).finished - before
             answers_per_second = done / (time.monotonic() - began)
             attempts = list(crowd.attempts)
@@ -213,8 +188,15 @@ async def measure(folder: Path) -> Measured:
 
 
 @pytest.fixture(scope="module")
-def measured(tmp_path_factory: pytest.TempPathFactory) -> Measured:
-    found = asyncio.run(measure(tmp_path_factory.mktemp("fairness")))
+def measured(
+    tmp_path_factory: pytest.TempPathFactory,
+    postgres_server: PostgresServer,
+    redis_server: RedisServer,
+) -> Measured:
+    redis_server.empty()
+    with postgres_server.database() as url:
+        folder = tmp_path_factory.mktemp("fairness")
+        found = asyncio.run(measure(folder, url, redis_server.url))
     print(f"\n{found}")
     return found
 

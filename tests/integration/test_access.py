@@ -131,8 +131,8 @@ async def test_the_life_of_an_app_through_admin(
     hint = next(each["hint"] for each in shown["credentials"] if each["kind"] == "key")
     assert hint == f"{app['key'][:6]}...{app['key'][-4:]}"
 
-    changed = await guarded.admin("PATCH", f"/{app['id']}", json={"tokens_per_minute": 9})
-    assert changed.json()["policy"]["tokens_per_minute"] == 9
+    changed = await guarded.admin("PATCH", f"/{app['id']}", json={"tokens_per_minute": 9000})
+    assert changed.json()["policy"]["tokens_per_minute"] == 9000
     assert changed.json()["policy"]["rate_limits"] == ["100/hour"]
     changed = await guarded.admin("PATCH", f"/{app['id']}", json={"rate_limits": None})
     assert changed.json()["policy"]["rate_limits"] == []

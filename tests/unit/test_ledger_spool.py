@@ -113,6 +113,22 @@ def test_what_a_killed_process_wrote_is_adopted_once(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_heir_takes_so_many_at_a_time(tmp_path: Path) -> None:
+    for number in range(5):
+        spool = Spool(tmp_path)
+        spool.open()
+        spool.write(b"%d\n" % number, is_row=True)
+        spool.close()
+    first = adopt(tmp_path, most=2)
+    second = adopt(tmp_path, most=10)
+    assert (len(first), len(second)) == (2, 3)
+    assert adopt(tmp_path, most=0) == []
+    written = [each.segments[0].path.read_bytes() for each in [*first, *second]]
+    assert written == [b"%d\n" % number for number in range(5)]
+    for each in [*first, *second]:
+        each.release()
+
+
 def test_an_empty_folder_goes_with_its_spool(tmp_path: Path) -> None:
     spool = Spool(tmp_path)
     spool.open()

@@ -14,7 +14,7 @@ from api_server.schemas.apps import ANYONE, App, Caller, Limits, Policy, RateLim
 from api_server.services.quotas.quotas import Quotas
 from api_server.services.quotas.reservation import NOTHING, Reservation
 from api_server.services.quotas.rules import Rule, make_rules
-from api_server.stores.limits import Answer, Ask, Beat, LimitStore
+from api_server.stores.limits import LIVES_SECONDS, SILENT_SECONDS, Answer, Ask, Beat, LimitStore
 from api_server.stores.limits_memory import MemoryLimits
 
 
@@ -34,6 +34,13 @@ class MayBeAway(MemoryLimits):
         self.is_away = False
         self.calls = 0
 
+    def fail_if_away(self, process: str) -> None:
+        """As Redis does with a call that it reads too late: the process is on its own now."""
+        if self.is_away:
+            if process in self._living:
+                self._living[process] = self._clock() + LIVES_SECONDS - SILENT_SECONDS - 0.001
+            raise DependencyDownError("redis")
+
     async def ask(
         self,
         process: str,
@@ -43,15 +50,13 @@ class MayBeAway(MemoryLimits):
         budget_seconds: float = 0.05,
     ) -> Answer:
         self.calls += 1
-        if self.is_away:
-            raise DependencyDownError("redis")
+        self.fail_if_away(process)
         return await super().ask(process, limits, requests, budget_seconds=budget_seconds)
 
     async def beat(
         self, process: str, since_seconds: float, *, joins: bool = True, budget_seconds: float
     ) -> Beat:
-        if self.is_away:
-            raise DependencyDownError("redis")
+        self.fail_if_away(process)
         return await super().beat(
             process, since_seconds, joins=joins, budget_seconds=budget_seconds
         )
@@ -127,17 +132,15 @@ async def test_ten_a_minute_is_ten_and_retry_after_is_true(
     for _ in range(10):
         assert await admitted(quotas, caller)
         clock.now += 1
-    for _ in range(5):
+    for number in range(5):
         error = await refused(quotas, caller)
         assert "10 requests in 60 s" in error.message
-        told = error.retry_after_seconds
-        assert told is not None
-        assert told > 49
-        clock.now += told - 0.7
+        told = error.retry_after_seconds or 0.0
+        assert (told > 49) == (number == 0)
+        clock.now += told - 0.5
         assert not await admitted(quotas, caller), "not before"
-        clock.now += 0.7
+        clock.now += 0.5
         assert await admitted(quotas, caller), "told the truth"
-        clock.now += 3
 
 
 async def test_many_who_are_refused_are_told_different_times(
@@ -273,15 +276,20 @@ async def test_no_window_is_over_the_limit_whatever_happens(seed: int) -> None:
     for quotas in fleet:
         await quotas._beat()
     caller = app_with()
+    for quotas in fleet:  # what a process has never heard of it cannot know in an outage
+        await admitted(quotas, caller)
+    clock.now += 2 * seconds
     times: list[float] = []
     next_beat = 0.0
     for _ in range(4000):
         clock.now += chance.choice([0.0, 0.0, 0.0005, 0.01, seconds / limit, seconds / 7])
         if clock.now >= next_beat:
             next_beat = clock.now + 1
-            store.is_away = chance.random() < 0.3
-            for quotas in fleet:
-                await quotas._beat()
+            clock.now += 0.2
+            for _ in range(2):
+                for quotas in fleet:
+                    await quotas._beat()
+                store.is_away = chance.random() < 0.3
         quotas = chance.choice(fleet)
         count = chance.choice([1, 1, 3, 12])
         results = await asyncio.gather(
@@ -296,6 +304,7 @@ async def test_no_window_is_over_the_limit_whatever_happens(seed: int) -> None:
                     result.release()
             else:
                 assert isinstance(result, RateLimitedError)
+    print(limit, seconds, any_window(times, seconds))
     assert any_window(times, seconds) <= limit
     periods = (clock.now - 1000) / seconds
     assert len(times) > 0.4 * limit * min(periods, 4000 / limit)
@@ -314,6 +323,9 @@ async def test_when_the_store_goes_away_nobody_gets_a_second_helping(
         clock.now += 0.001
     for quotas in fleet[1:]:
         used += await admitted(quotas, caller)
+    clock.now += 1
+    for quotas in fleet:
+        await quotas._beat()
     store.is_away = True
     clock.now += 1
     for quotas in fleet:
@@ -382,7 +394,7 @@ async def test_what_is_idle_is_forgotten_and_nothing_else(clock: Clock, store: M
     await quotas._beat()
     assert quotas._desks
     for _ in range(3):
-        clock.now += 3
+        clock.now += 300
         await looked(quotas)
         await quotas._beat()
     assert not quotas._desks

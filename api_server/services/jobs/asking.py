@@ -9,7 +9,7 @@ import msgspec
 from api_server.errors import InferenceError, NotAllowedError
 from api_server.observability.record import RequestRecord
 from api_server.schemas.apps import App, Caller, Policy
-from api_server.services.client import Client, Headers
+from api_server.services.client import CacheWish, Client, Headers
 from api_server.services.jobs.answers import response_of
 from api_server.stores.jobs import Taken
 
@@ -27,6 +27,7 @@ class Listener:
     """The `Client` of a job: keeps the whole answer. It never leaves, nobody sent it away."""
 
     is_retry: bool | None = None
+    cache_wish: CacheWish | None = None
     has_begun = False
     has_left = False
 

@@ -11,6 +11,9 @@ import msgspec
 
 from api_server.services.ledger.spool import LIVE, LOCK, SEALED, Segment, remove
 
+AT_ONCE = 32
+"""Processes whose heir one is at the same time."""
+
 
 @dataclass
 class Legacy:
@@ -27,10 +30,15 @@ class Legacy:
         os.close(self.lock)
 
 
-def adopt(spool: Path) -> list[Legacy]:
-    """Every folder of a process that lives no more, unless another process was faster."""
-    found = []
+def adopt(spool: Path, *, most: int = AT_ONCE) -> list[Legacy]:
+    """Folders of processes that live no more, the oldest first, unless others were faster.
+
+    At most so many: each costs an open file until it is released.
+    """
+    found: list[Legacy] = []
     for folder in _folders(spool):
+        if len(found) >= most:
+            break
         try:
             lock = os.open(folder / LOCK, os.O_RDWR)
         except FileNotFoundError:  # somebody else has just cleared it

@@ -17,7 +17,7 @@ from api_server.errors import DependencyDownError
 from api_server.observability.metrics import OPERATIONS, Metrics
 from api_server.observability.record import RequestRecord
 from api_server.services.ledger import rows
-from api_server.services.ledger.adopting import Legacy, adopt, size_bytes
+from api_server.services.ledger.adopting import AT_ONCE, Legacy, adopt, size_bytes
 from api_server.services.ledger.shipper import REFUSED, Shipper
 from api_server.services.ledger.spool import Segment, Spool
 from api_server.stores.usage import UsageStore
@@ -129,7 +129,7 @@ class Ledger:
         with contextlib.suppress(DependencyDownError, TimeoutError, OSError):
             async with asyncio.timeout(CLOSE_SECONDS):
                 await self._ship_all()
-        for legacy in {id(each): each for _, each in self._waiting if each is not None}.values():
+        for legacy in {each.folder: each for _, each in self._waiting if each is not None}.values():
             await asyncio.to_thread(legacy.release)
         self._waiting.clear()
         await asyncio.to_thread(self._spool.close)
@@ -181,7 +181,8 @@ class Ledger:
             self._count_waiting()
 
     async def _adopt(self) -> None:
-        for legacy in await asyncio.to_thread(adopt, self.folder):
+        room = AT_ONCE - len({legacy.folder for _, legacy in self._waiting if legacy is not None})
+        for legacy in await asyncio.to_thread(adopt, self.folder, most=room):
             self._waiting.extend((segment, legacy) for segment in legacy.segments)
             if not legacy.segments:
                 await asyncio.to_thread(legacy.release)

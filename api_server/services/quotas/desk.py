@@ -71,6 +71,7 @@ class Desk:
         clock: Callable[[], float],
         went_down: Callable[[], None],
     ) -> None:
+        self.used = clock()
         self.all: dict[str, AnyLease] = {}
         self._store = store
         self._process = process
@@ -107,7 +108,8 @@ class Desk:
     def is_idle(self) -> bool:
         """Whether nothing is lost if it is forgotten."""
         now = self.clock()
-        return self._task is None and all(lease.is_idle(now) for lease in self.all.values())
+        is_busy = self._task is not None and not self._task.done()
+        return not is_busy and all(lease.is_idle(now) for lease in self.all.values())
 
     async def wait(self, leases: Sequence[AnyLease], units: Sequence[int]) -> Verdict:
         """Take these units, for which the store must be asked first."""

@@ -144,15 +144,14 @@ class Lease:
     def look(self, granted: Granted, now: float) -> None:
         """Remember what is used by all, in case the store goes away."""
         self.seen = now
-        if granted.frees:
+        if granted.frees or not granted.counted:
             self._view.clear()
             for seconds, units in granted.frees:
                 self._view.add(now + seconds, units)
         more = granted.counted - self._view.count(now)
+        # Less may be because of what ended or was given back: nobody knows which; kept for a moment.
         if more > 0:
             self._view.add(now + self.rule.counts_seconds, more)
-        else:
-            self._view.remove(-more)
 
     def survey(self, now: float) -> Ask:
         """A question for what is used by all, which changes nothing."""

@@ -32,7 +32,8 @@ WAITS_FOR_OTHERS_SECONDS = 12.0
 """For so long a process that found Redis again waits for the others to report what they used."""
 
 SURVEYED_AT_ONCE = 64
-REFUSALS_TOLD = "Retry-After says when to try again."
+REMEMBERS_SECONDS = 600.0
+"""For so long after its last request it is kept in mind how far an app has used its limits."""
 
 log = logging.getLogger(__name__)
 
@@ -118,7 +119,7 @@ class Quotas:
             leases = tuple(lease for lease in leases if wanted[lease.rule.kind])
             if not leases:
                 return NOTHING
-        now = self._clock()
+        now = desk.used = self._clock()
         units = [wanted[lease.rule.kind] for lease in leases]
         if not self._is_alone and has_all(leases, units, now):
             return Held(desk, leases, units, take_all(leases, units), now)
@@ -244,8 +245,7 @@ class Quotas:
             if self._is_alone:
                 beat = await self._tell_of_life(since_back, joins=True)
             self._heard(beat)
-            if not self._is_alone:
-                await self._survey()
+            await self._survey()
         except DependencyDownError:
             self._went_down()
         self._forget_idle()
@@ -288,7 +288,7 @@ class Quotas:
     async def _survey(self) -> None:
         """Learn how far limits are used up that this process did not ask about lately."""
         assert self._store is not None
-        old = self._clock() - BEAT_SECONDS / 2
+        old = self._clock() - BEAT_SECONDS / 20
         leases = [
             lease
             for desk in self._desks.values()
@@ -309,5 +309,7 @@ class Quotas:
             lease.look(granted, now)
 
     def _forget_idle(self) -> None:
-        for app_id in [app_id for app_id, desk in self._desks.items() if desk.is_idle]:
-            del self._desks[app_id]
+        long_ago = self._clock() - REMEMBERS_SECONDS
+        for app_id, desk in list(self._desks.items()):
+            if desk.used < long_ago and desk.is_idle:
+                del self._desks[app_id]
