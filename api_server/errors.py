@@ -409,13 +409,17 @@ _OWN_JOB_CODES = {
 }
 
 
+def is_job_path(path: str) -> bool:
+    """Whether a path belongs to the jobs API. Pure."""
+    return any(f"{path}/".startswith(f"{each}/") for each in JOB_PATHS)
+
+
 def envelope_for(path: str, error: ApiError) -> Mapping[str, object]:
     """An error as the family of a path has it. Pure.
 
     `{"status": "error", "error_code", "message"}` in the jobs API, else OpenAI's.
     """
-    first = path.rstrip("/") + "/"
-    if not any(first.startswith(f"{each}/") for each in JOB_PATHS):
+    if not is_job_path(path):
         return error.envelope()
     by_status = _JOB_CODES.get(
         error.status, "INVALID_REQUEST" if error.status < 500 else "INTERNAL_ERROR"

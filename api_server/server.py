@@ -35,8 +35,9 @@ MAX_SOCKET_BYTES = 64 * 1024
 """Of a message that a client sends over a WebSocket; ours have nothing to hear."""
 
 _UPGRADE = re.compile(rb"(?i)\r\nupgrade:[^\r\n]*")
+_SOCKETS = b"/ws/requests/"
+"""How the paths begin that may change the protocol."""
 _WEBSOCKET = re.compile(rb"(?i)GET /ws/requests/[^\r]*\r\n(?:[^\r]+\r\n)*upgrade: *websocket *\r\n")
-"""The head of the one request that may change the protocol."""
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +52,8 @@ class _Protocol(HttpToolsProtocol):
     _running: RequestResponseCycle | None = None
     _refusal: ApiError | None = None
     _is_in_message = False
+    _may_change = False
+    """Whether this request may go on as a WebSocket: the path has them, nobody else is answered."""
     _waits_since = 0.0
     _unheard_bytes = 0
     """Received and not heard of again: a head, a chunk's size, a trailer that have no end."""
@@ -122,6 +125,8 @@ class _Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._unheard_bytes = 0
+        is_alone = not self._is_answering and not self.pipeline
+        self._may_change = is_alone and self.url.startswith(_SOCKETS)
         super().on_headers_complete()
         if len(self.pipeline) < MAX_PIPELINED:
             self.flow.resume_reading()  # or nobody would see the client leave
@@ -145,6 +150,9 @@ class _Protocol(HttpToolsProtocol):
         super().on_response_complete()
         if self._refusal is not None and not self._is_answering:
             self._write_refusal(self._refusal)
+
+    def _should_upgrade(self) -> bool:
+        return self._may_change and super()._should_upgrade()
 
     def send_400_response(self, _msg: str) -> None:
         self._refuse(InvalidRequestError("This is not a request in HTTP/1.1."))

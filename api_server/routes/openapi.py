@@ -6,6 +6,7 @@ import msgspec
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from api_server.errors import is_job_path
 from api_server.schemas.completions import ChatRequest, CompletionRequest
 from api_server.schemas.embeddings import EmbeddingsRequest
 from api_server.services.requests import Kind
@@ -30,6 +31,16 @@ _ERROR_SCHEMA: Json = {
         }
     },
 }
+_JOB_ERROR = {"$ref": _REFERENCE.format(name="JobError")}
+_JOB_ERROR_SCHEMA: Json = {
+    "type": "object",
+    "required": ["status", "error_code", "message"],
+    "properties": {
+        "status": {"const": "error"},
+        "error_code": {"type": "string"},
+        "message": {"type": "string"},
+    },
+}
 _RAW_ROUTES = (
     (Kind.CHAT, "Answer a chat, streamed or not", ChatRequest, "choices"),
     (Kind.TEXT, "Go on with a text, streamed or not", CompletionRequest, "choices"),
@@ -50,14 +61,16 @@ def document(app: FastAPI) -> Json:
     components = whole.setdefault("components", {}).setdefault("schemas", {})
     components.update(schemas)
     components["Error"] = _ERROR_SCHEMA
+    components["JobError"] = _JOB_ERROR_SCHEMA
     for name in ("HTTPValidationError", "ValidationError"):
         components.pop(name, None)
     for kind, summary, request, holds in _RAW_ROUTES:
         whole["paths"][kind.value] = {"post": _operation(summary, request, holds)}
-    for path in whole["paths"].values():
-        for operation in path.values():
+    for path, operations in whole["paths"].items():
+        error = _JOB_ERROR if is_job_path(path) else _ERROR
+        for operation in operations.values():
             operation["responses"].pop("422", None)
-            operation["responses"]["default"] = _json("An error", _ERROR)
+            operation["responses"]["default"] = _json("An error", error)
     app.openapi_schema = whole
     return whole
 

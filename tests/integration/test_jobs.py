@@ -86,17 +86,21 @@ async def until_processing(http: httpx.AsyncClient, id_: str) -> None:
 async def test_those_that_wait_know_their_position(
     http: httpx.AsyncClient, engine: FakeEngine
 ) -> None:
-    engine.obey(first_pause=0.4)
-    ids = [await send(http) for _ in range(8)]
+    engine.obey(pause=0.4, tokens=3)
+    ids = [await send(http) for _ in range(4)]
     await until_processing(http, ids[3])
-    said = [await position(http, id_) for id_ in ids]
-    assert said[0] == {
+    assert await position(http, ids[0]) == {
         "status": "processing",
         "message": "Request is currently being processed",
     }
+    engine.obey(pause=0.4, tokens=6)
+    ids += [await send(http) for _ in range(8)]
+    await until_processing(http, ids[7])
+    said = await asyncio.gather(*(position(http, id_) for id_ in ids))
     waiting = [each for each in said if each["status"] == "queued"]
-    assert [each["position"] for each in waiting] == list(range(1, len(waiting) + 1))
+    assert [each["position"] for each in waiting] == [1, 2, 3, 4]
     assert waiting[0].keys() == {"status", "position", "estimated_wait_time", "message"}
+    engine.obey(first_pause=0.2)
     for id_ in ids:
         assert (await ended(http, id_))["status"] == "completed"
     last = [await send(http) for _ in range(40)][-1]
