@@ -34,6 +34,8 @@ from benchmarks.processes import TargetError
 from benchmarks.targets import DIRECT, GATEWAY, GATEWAY_OF_FOUR, WITHOUT_STATE, Target
 
 INTERRUPTED = 130
+ALONE = {"choosing": choosing.report, "ledger": ledger.report, "limits": limits.report}
+"""What takes microseconds and is measured without a gateway round it."""
 
 
 def main() -> int:
@@ -54,13 +56,9 @@ def main() -> int:
     plan = QUICK if arguments.quick else Plan()
     if arguments.rounds:
         plan = replace(plan, rounds=arguments.rounds)
-    if arguments.choosing or arguments.ledger:
-        alone = choosing.report if arguments.choosing else ledger.report
+    alone = next((ALONE[name] for name in ALONE if getattr(arguments, name)), None)
+    if alone is not None:
         print(asyncio.run(alone(batches=3 if arguments.quick else 200, requests=200)))
-        return 0
-    if arguments.limits:
-        batches = 3 if arguments.quick else 200
-        print(asyncio.run(limits.report(batches=batches, requests=500)))
         return 0
     gc.disable()  # no pauses of ours in what is measured
     try:
