@@ -52,7 +52,7 @@ class Lease:
         self.refused_units = math.inf
         self.refused_until = 0.0
         self.seen = -math.inf
-        """When the store last told of it."""
+        """When the store last told of it in full."""
 
         self._touched = 0.0
         self._peers = Peers()
@@ -143,8 +143,8 @@ class Lease:
 
     def look(self, granted: Granted, now: float) -> None:
         """Remember what is used by all, in case the store goes away."""
-        self.seen = now
         if granted.frees or not granted.counted:
+            self.seen = now
             self._view.clear()
             for seconds, units in granted.frees:
                 self._view.add(now + seconds, units)
