@@ -182,7 +182,7 @@ class JobStore:
             await self._put_in(connection, submissions, fitting, answers, timeout_seconds)
             return answers
 
-        return await self._postgres.transaction(work, budget_seconds=BUDGET_SECONDS)
+        return await self._postgres.transaction(work)
 
     async def _put_in(
         self,

@@ -119,7 +119,6 @@ class RedisLimits:
         self._asking = redis.script("limits_ask")
         self._beating = redis.script("limits_beat")
         self._redis = redis
-        self._first_epoch = secrets.token_hex(8)
         self._ahead_us = 0
         """By how much Redis' clock is ahead of ours, at least; 0 as long as nobody knows."""
 
@@ -157,7 +156,8 @@ class RedisLimits:
     ) -> Beat:
         """See `LimitStore`."""
         arguments: list[str | int] = [process, _us(LIVES_SECONDS), _us(since_seconds)]
-        arguments += [self._first_epoch, int(joins)]
+        # Each time a new epoch: the one before may be what Redis has lost.
+        arguments += [secrets.token_hex(8), int(joins)]
         arguments += [self._deadline_us(budget_seconds), _us(SILENT_SECONDS)]
         now_us, index, processes, unheard, was_known, epoch = await self._beating.run(
             [REGISTRY, EPOCH], arguments, budget_seconds=budget_seconds

@@ -23,6 +23,9 @@ BUDGET_SECONDS = 0.05
 
 CONNECT_SECONDS = 1.0
 MOST_CONNECTIONS = 32
+CLOSED = "the handler is closed"
+"""What uvloop says of a connection that was reset while nobody used it; the driver passes it on."""
+
 FAULTS: tuple[type[BaseException], ...] = (
     OSError,
     exceptions.ConnectionError,
@@ -56,7 +59,18 @@ class Redis:
         budget_seconds: float = BUDGET_SECONDS,
     ) -> T:
         """Do something with the client, within a time budget."""
-        return await self.dependency.call(lambda: work(self._client), budget_seconds=budget_seconds)
+
+        async def run() -> T:
+            if self.dependency.is_on_trial:  # idle connections may be dead without knowing it
+                await self._client.connection_pool.disconnect(inuse_connections=False)
+            try:
+                return await work(self._client)
+            except RuntimeError as exc:
+                if CLOSED not in str(exc):
+                    raise
+                raise exceptions.ConnectionError(CLOSED) from exc
+
+        return await self.dependency.call(run, budget_seconds=budget_seconds)
 
     async def aclose(self) -> None:
         await self.dependency.aclose()
