@@ -23,7 +23,7 @@ FAILURES = 3
 FORGIVEN = 0.05
 """Of a failure, by each success: what fails rarely is well."""
 
-FORGET_SECONDS = 10.0
+FORGET_SECONDS = 5.0
 """A success so long after the last failure makes up for all."""
 
 FIRST_PAUSE_SECONDS = 0.5
