@@ -50,11 +50,13 @@ class Dependency:
         name: str,
         faults: tuple[type[BaseException], ...],
         *,
+        longest_pause_seconds: float = LONGEST_PAUSE_SECONDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name = name
         self.notice: Callable[[State], None] | None = None
         self._faults = faults
+        self._longest_pause_seconds = longest_pause_seconds
         self._clock = clock
         self._failures = 0.0
         self._failed_at = 0.0
@@ -172,7 +174,7 @@ class Dependency:
         if not was_open and self._failures < FAILURES:
             return
         longer = 2 * self._pause_seconds or FIRST_PAUSE_SECONDS
-        self._pause_seconds = min(longer, LONGEST_PAUSE_SECONDS)
+        self._pause_seconds = min(longer, self._longest_pause_seconds)
         # With jitter, so that many processes do not come back in the same moment.
         jitter = random.uniform(0.75, 1.25)  # noqa: S311 - no secret
         self._open_until = self._clock() + self._pause_seconds * jitter

@@ -22,6 +22,9 @@ BUDGET_SECONDS = 0.05
 """Requests wait for Redis, so that it gets this long and no more."""
 
 CONNECT_SECONDS = 1.0
+PAUSE_SECONDS = 0.5
+"""Between trials, however long an outage: processes that share limits must find it again together."""
+
 MOST_CONNECTIONS = 32
 CLOSED = "the handler is closed"
 """What uvloop says of a connection that was reset while nobody used it; the driver passes it on."""
@@ -39,7 +42,7 @@ class Redis:
     """Nothing connects before the first call. Raises `DependencyDownError` where Redis is away."""
 
     def __init__(self, url: str) -> None:
-        self.dependency = Dependency("redis", FAULTS)
+        self.dependency = Dependency("redis", FAULTS, longest_pause_seconds=PAUSE_SECONDS)
         self._client = Client.from_url(
             url,
             socket_connect_timeout=CONNECT_SECONDS,
