@@ -42,7 +42,8 @@ log = logging.getLogger(__name__)
 class Dependency:
     """Guards the calls to one service. `faults` are the errors that mean that it is away.
 
-    Other errors pass as they are: they tell of the call, not of the service.
+    Other errors pass as they are: they tell of the call, not of the service. One that `remembers`
+    trusts a service less that was away lately; else any success makes up for everything.
     """
 
     def __init__(
@@ -51,11 +52,13 @@ class Dependency:
         faults: tuple[type[BaseException], ...],
         *,
         longest_pause_seconds: float = LONGEST_PAUSE_SECONDS,
+        remembers: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name = name
         self.notice: Callable[[State], None] | None = None
         self._faults = faults
+        self._remembers = remembers
         self._longest_pause_seconds = longest_pause_seconds
         self._clock = clock
         self._failures = 0.0
@@ -164,6 +167,8 @@ class Dependency:
         elif self._failures:
             is_forgotten = self._clock() - self._failed_at > FORGET_SECONDS
             self._failures = 0.0 if is_forgotten else max(0.0, self._failures - FORGIVEN)
+        if not self._remembers:
+            self._failures = 0.0
         if not self._failures:
             self._pause_seconds = 0.0
 

@@ -23,7 +23,9 @@ BUDGET_SECONDS = 0.05
 
 CONNECT_SECONDS = 1.0
 PAUSE_SECONDS = 0.5
-"""Between trials, however long an outage: processes that share limits must find it again together."""
+"""Between trials, however long an outage was or how often Redis came and went: processes that share
+limits must find it again together, or some of them admit too much.
+"""
 
 MOST_CONNECTIONS = 32
 CLOSED = "the handler is closed"
@@ -42,7 +44,9 @@ class Redis:
     """Nothing connects before the first call. Raises `DependencyDownError` where Redis is away."""
 
     def __init__(self, url: str) -> None:
-        self.dependency = Dependency("redis", FAULTS, longest_pause_seconds=PAUSE_SECONDS)
+        self.dependency = Dependency(
+            "redis", FAULTS, longest_pause_seconds=PAUSE_SECONDS, remembers=False
+        )
         self._client = Client.from_url(
             url,
             socket_connect_timeout=CONNECT_SECONDS,
