@@ -61,6 +61,7 @@ class Taken:
     request_type: str
     chat: str
     model: str
+    priority: Priority
     attempts: int
     fence: int
     seconds_left: float

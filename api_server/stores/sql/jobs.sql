@@ -73,7 +73,7 @@ with next as (
 )
 select
     taken.id, taken.app_id, taken.user_name, taken.request_type, taken.chat, taken.model,
-    taken.attempts, taken.fence,
+    taken.class as priority, taken.attempts, taken.fence,
     extract(epoch from taken.expires_at - now())::double precision as seconds_left,
     extract(epoch from now() - taken.queued_at)::double precision as waited_seconds,
     apps.name as app_name, apps.policy::text as policy, apps.revoked_at is not null as is_revoked
@@ -98,7 +98,7 @@ with due as (
 )
 select
     taken.id, taken.app_id, taken.user_name, taken.request_type, taken.chat, taken.model,
-    taken.attempts, taken.fence,
+    taken.class as priority, taken.attempts, taken.fence,
     extract(epoch from taken.expires_at - now())::double precision as seconds_left,
     extract(epoch from now() - taken.queued_at)::double precision as waited_seconds,
     apps.name as app_name, apps.policy::text as policy, apps.revoked_at is not null as is_revoked
