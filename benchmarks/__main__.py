@@ -18,7 +18,7 @@ from api_server.errors import SetupError
 from api_server.local.stack import engine_binary
 from api_server.local.terminal import TerminalSay
 from api_server.settings import load_environment, load_settings
-from benchmarks import choosing, jobs, ledger, machine
+from benchmarks import choosing, jobs, ledger, limits, machine
 from benchmarks.bench import (
     QUICK,
     BenchError,
@@ -34,6 +34,8 @@ from benchmarks.processes import TargetError
 from benchmarks.targets import DIRECT, GATEWAY, GATEWAY_OF_FOUR, WITHOUT_STATE, Target
 
 INTERRUPTED = 130
+ALONE = {"choosing": choosing.report, "ledger": ledger.report, "limits": limits.report}
+"""What takes microseconds and is measured without a gateway round it."""
 
 
 def main() -> int:
@@ -43,6 +45,7 @@ def main() -> int:
     what.add_argument("--peers", action="store_true", help="other gateways too")
     what.add_argument("--choosing", action="store_true", help="the choice of a replica alone")
     what.add_argument("--ledger", action="store_true", help="a request's lines in the ledger alone")
+    what.add_argument("--limits", action="store_true", help="the limits of apps alone")
     what.add_argument("--affinity", action="store_true", help="real engines and their caches")
     what.add_argument("--jobs", action="store_true", help="jobs accepted, done and polled")
     parser.add_argument(
@@ -53,8 +56,8 @@ def main() -> int:
     plan = QUICK if arguments.quick else Plan()
     if arguments.rounds:
         plan = replace(plan, rounds=arguments.rounds)
-    if arguments.choosing or arguments.ledger:
-        alone = choosing.report if arguments.choosing else ledger.report
+    alone = next((ALONE[name] for name in ALONE if getattr(arguments, name)), None)
+    if alone is not None:
         print(asyncio.run(alone(batches=3 if arguments.quick else 200, requests=200)))
         return 0
     gc.disable()  # no pauses of ours in what is measured

@@ -18,16 +18,21 @@ from api_server.local.process import Command, free_port
 from api_server.local.store_programs import find_postgres, find_redis
 from api_server.local.terminal import TerminalSay
 from api_server.local.unprivileged import unprivileged_user
+from api_server.schemas.apps import Policy
+from api_server.services.access.secrets import credential, new_id
 from api_server.settings import load_environment
+from api_server.stores.apps import AppStore
+from api_server.stores.migrations import migrate
+from api_server.stores.postgres import Postgres
 from benchmarks.exchanges import KEY
 from benchmarks.processes import Running, TargetError, clean_environment, running
 
 START_SECONDS = 30.0
-POLICY = {
-    "rate_limits": ["900000000/hour", "100000000/minute"],
-    "tokens_per_minute": 1_000_000_000,
-    "concurrent_requests": 100_000,
-}
+POLICY = Policy(
+    rate_limits=["900000000/hour", "100000000/minute"],
+    tokens_per_minute=1_000_000_000,
+    concurrent_requests=100_000,
+)
 
 
 @asynccontextmanager
@@ -71,6 +76,16 @@ async def stores(core: int, folder: Path) -> AsyncIterator[dict[str, str]]:
             }
     finally:
         remove_cluster(place)
+
+
+async def _make_app(url: str) -> None:
+    await migrate(url)
+    postgres = Postgres(url)
+    try:
+        keys = [credential(KEY, "key")]
+        await AppStore(postgres).create(new_id("app"), "bench", POLICY, keys)
+    finally:
+        await postgres.aclose()
 
 
 async def _until(program: Running, claim: Callable[[], Awaitable[bool]]) -> None:

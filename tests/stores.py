@@ -138,6 +138,8 @@ class PostgresServer(Server):
             except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
                 if time.monotonic() > deadline:
                     raise
+                if self.process is not None and self.process.poll() is not None:
+                    self.start()  # a child of the killed one still held its memory
                 time.sleep(0.05)
 
     def command(self, *statements: str) -> None:

@@ -12,12 +12,6 @@ from collections.abc import Callable
 from api_server.errors import OverloadedError, QueueTimeoutError
 from api_server.services.fairness import NOBODY, Account, FairQueue, Flow, Ticket
 
-FIRST_GUESS_SECONDS = 1.0
-"""How long a request is taken to hold its slot before one has been seen to."""
-
-SMOOTHING, SURPRISED = 0.1, 0.2
-"""The weight of the newest observation in the mean; a longer one than expected counts more."""
-
 SLACK = 1.25
 """Places are booked more slowly than they come free on the average: no engine is a clockwork."""
 
@@ -35,10 +29,8 @@ class Gate:
         self.capacity = capacity
         self.queue_size = queue_size
         self.running = 0
-        self._entered_sum = 0.0
         self._clock = clock
         self._queue = FairQueue()
-        self._mean_hold_seconds = FIRST_GUESS_SECONDS
 
     def resize(self, capacity: int) -> None:
         """Let more or fewer in from now on; who is in stays in."""
@@ -107,13 +99,12 @@ class Gate:
         of how long an engine takes. `tokens` are those of the prompt and the answer; None where
         nobody knows.
         """
+        mine = self._queue.account(flow)
         if has_answered:
-            held_seconds = self._clock() - entered
-            surprise = held_seconds - self._mean_hold_seconds
-            self._mean_hold_seconds += (SURPRISED if surprise > 0 else SMOOTHING) * surprise
+            self._queue.held(mine, self._clock() - entered)
         elif tokens is None:
             tokens = 0
-        self._release(self._queue.account(flow), weight, entered, tokens)
+        self._release(mine, weight, entered, tokens)
 
     def expected_wait_seconds(self, flow: Flow = NOBODY) -> float:
         """How long one of this flow that joins the queue now will probably wait."""
@@ -122,23 +113,15 @@ class Gate:
     def _expected_wait_seconds(self, mine: Account) -> float:
         return (mine.waiting_weight() + 1) * self._seconds_per_place_of(mine)
 
-    def _seconds_per_place(self) -> float:
-        """A place comes free so often. Where those that run are older than any was expected to
-        get, what was seen before says nothing: then they are taken to be half done.
+    def _seconds_per_place(self, account: Account) -> float:
+        """A place would come free so often if this flow had all of them; those with longer answers
+        get fewer.
         """
-        age_seconds = self._clock() - self._entered_sum / self.running if self.running else 0.0
-        hold_seconds = self._mean_hold_seconds
-        if age_seconds > hold_seconds:
-            hold_seconds = 2 * age_seconds
-        return max(hold_seconds, 0.001) / max(1, self.capacity)
+        return account.hold_seconds(self._clock()) / max(1, self.capacity)
 
     def _seconds_per_place_of(self, mine: Account) -> float:
-        """A place comes free so often for this flow: its share is one of tokens, so that one with
-        longer answers gets fewer places.
-        """
-        length = mine.mean_tokens / self._queue.mean_tokens
-        share = self._queue.share_of(mine, self.capacity)
-        return self._seconds_per_place() * length / share
+        """A place comes free so often for this flow."""
+        return self._seconds_per_place(mine) / self._queue.share_of(mine, self.capacity)
 
     def _check_room(
         self, mine: Account, weight: int, deadline_seconds: float, is_retry: bool | None
@@ -169,7 +152,7 @@ class Gate:
         that has less in the queue than another, promised places included, it may take that of the
         other.
         """
-        drained_seconds = self.queue_size * self._seconds_per_place() * SLACK
+        drained_seconds = self.queue_size * self._seconds_per_place(mine) * SLACK
         now = self._clock()
         booked = 0 if is_expected else mine.bookings.due(now, drained_seconds)
         size = len(mine.waiting) + booked
@@ -219,14 +202,12 @@ class Gate:
     def _take(self, account: Account, weight: int) -> float:
         now = self._clock()
         self.running += weight
-        self._entered_sum += weight * now
-        self._queue.charge(account, weight)
+        self._queue.charge(account, weight, now)
         return now
 
     def _release(self, account: Account, weight: int, entered: float, tokens: int | None) -> None:
         self.running -= weight
-        self._entered_sum = self._entered_sum - weight * entered if self.running else 0.0
-        self._queue.settle(account, weight, tokens)
+        self._queue.settle(account, weight, entered, tokens)
         if self._queue.waiting:
             self._admit()
 

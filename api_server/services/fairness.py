@@ -17,11 +17,11 @@ from api_server.services.bookings import Bookings
 CLASS_WEIGHTS: dict[Priority, float] = {"interactive": 16.0, "default": 4.0, "batch": 1.0}
 """Shares and no strict order: else a busy class would starve those below it."""
 
-FIRST_GUESS_TOKENS = 200.0
-"""What a request is taken to use before one has been seen."""
+FIRST_GUESS_TOKENS, FIRST_GUESS_SECONDS = 200.0, 1.0
+"""What a request is taken to use, and to hold its slot, before one has been seen to."""
 
-SMOOTHING = 0.1
-"""The weight of the newest observation in a mean of tokens."""
+SMOOTHING, SURPRISED = 0.1, 0.2
+"""The weight of the newest observation in a mean; that of seconds longer than expected."""
 
 KEPT_FLOWS = 64
 """So many may be known before those without requests are forgotten."""
@@ -60,22 +60,33 @@ class Account:
     """One flow as the queue knows it.
 
     `served` is its counter, in tokens by weight; `floor` is what it was raised to when the flow
-    last joined. `charged` is what its running requests were expected to use, `running` the places
-    they have. `mean_tokens` is of one answer with its prompt.
+    last joined. `running` are the places that its requests have, `charged` what those were expected
+    to use, `entered_sum` when they entered, all added up. `mean_tokens` is of one answer with its
+    prompt, `mean_hold_seconds` how long one has its place.
     """
 
     weight: float
     mean_tokens: float
+    mean_hold_seconds: float
     served: float
     floor: float
     running: int = 0
     charged: float = 0.0
+    entered_sum: float = 0.0
     waiting: collections.deque[Ticket] = field(default_factory=collections.deque)
     bookings: Bookings = field(default_factory=Bookings)
 
     def waiting_weight(self) -> int:
         """Places that those in the queue will occupy."""
         return sum(ticket.weight for ticket in self.waiting)
+
+    def hold_seconds(self, now: float) -> float:
+        """How long a request has its place. Where those that run are older than any was expected
+        to get, what was seen before says nothing: then they are taken to be half done.
+        """
+        age_seconds = now - self.entered_sum / self.running if self.running else 0.0
+        mean = self.mean_hold_seconds
+        return max(2 * age_seconds if age_seconds > mean else mean, 0.001)
 
 
 class FairQueue:
@@ -86,6 +97,7 @@ class FairQueue:
     def __init__(self) -> None:
         self.waiting = 0
         self.mean_tokens = FIRST_GUESS_TOKENS
+        self.mean_hold_seconds = FIRST_GUESS_SECONDS
         self._now_served = 0.0
         self._accounts: dict[Flow, Account] = {}
         self._backlogged: dict[Account, None] = {}
@@ -97,8 +109,8 @@ class FairQueue:
         if account is None:
             if len(self._accounts) >= self._sweep_at:
                 self._forget()
-            now_served = self._now_served
-            account = Account(flow.weight, self.mean_tokens, now_served, now_served)
+            means = self.mean_tokens, self.mean_hold_seconds
+            account = Account(flow.weight, *means, self._now_served, self._now_served)
             self._accounts[flow] = account
         return account
 
@@ -144,23 +156,32 @@ class FairQueue:
         others = (each for each in self._backlogged if each is not but)
         return max(others, key=lambda each: len(each.waiting) / each.weight, default=None)
 
-    def charge(self, account: Account, weight: int) -> None:
-        """One enters: it is taken to use what those of its flow used on the average."""
+    def charge(self, account: Account, weight: int, now: float) -> None:
+        """One enters now: it is taken to use what those of its flow used on the average."""
         self._now_served = max(self._now_served, account.served)
         tokens = weight * account.mean_tokens
         account.running += weight
+        account.entered_sum += weight * now
         account.charged += tokens
         account.served += tokens / account.weight
 
-    def settle(self, account: Account, weight: int, tokens: int | None) -> None:
-        """One leaves that used so many tokens; where None it stays charged as expected."""
+    def held(self, account: Account, seconds: float) -> None:
+        """One has its answer, and had its place for so long."""
+        account.mean_hold_seconds = _smoothed(account.mean_hold_seconds, seconds)
+        self.mean_hold_seconds = _smoothed(self.mean_hold_seconds, seconds)
+
+    def settle(self, account: Account, weight: int, entered: float, tokens: int | None) -> None:
+        """One leaves that entered then and used so many tokens; where nobody knows how many, it
+        stays charged as expected.
+        """
         if account.running == weight:
             charged = account.charged
-            account.running, account.charged = 0, 0.0
+            account.running, account.charged, account.entered_sum = 0, 0.0, 0.0
         else:
             charged = account.charged * weight / account.running
             account.running -= weight
             account.charged -= charged
+            account.entered_sum -= weight * entered
         if tokens is None:
             return
         # Not below where it joined: what was charged too much before is no credit.
@@ -199,3 +220,8 @@ class FairQueue:
             if account.waiting or account.running or account.bookings
         }
         self._sweep_at = max(KEPT_FLOWS, 2 * len(self._accounts))
+
+
+def _smoothed(mean_seconds: float, seconds: float) -> float:
+    surprise = seconds - mean_seconds
+    return mean_seconds + (SURPRISED if surprise > 0 else SMOOTHING) * surprise

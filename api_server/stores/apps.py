@@ -18,6 +18,9 @@ Source = Literal["admin", "file"]
 LOAD_SECONDS = 10.0
 """For reading all apps, of which there may be tens of thousands."""
 
+ROWS_AT_ONCE = 500
+"""Then others have their turn."""
+
 
 @dataclass(frozen=True, slots=True)
 class NewCredential:
@@ -113,14 +116,11 @@ class AppStore:
             is_whole = known is None or not deletion <= known <= change
             since = -1 if is_whole else known
             # Credentials first: who sees one sees its app as well.
-            credentials = await connection.fetch(self._sql["credentials_since"], since)
-            apps = await connection.fetch(self._sql["apps_since"], since)
-            return Changes(
-                change,
-                [AppRow(**row) for row in apps],
-                [_credential_row(row) for row in credentials],
-                is_whole,
-            )
+            rows = connection.cursor(self._sql["credentials_since"], since, prefetch=ROWS_AT_ONCE)
+            credentials = [_credential_row(row) async for row in rows]
+            rows = connection.cursor(self._sql["apps_since"], since, prefetch=ROWS_AT_ONCE)
+            apps = [AppRow(**row) async for row in rows]
+            return Changes(change, apps, credentials, is_whole)
 
         try:
             return await self._postgres.transaction(read, budget_seconds=LOAD_SECONDS)

@@ -21,6 +21,7 @@ from api_server.local.process import free_port
 from api_server.observability.metrics import FAMILIES
 from api_server.server import listen
 from api_server.workers import SILENT_LOOKS, STOP_MARGIN_SECONDS
+from tests.access import make_app, managed_apps
 from tests.integration.test_metrics import scrape
 from tests.integration.test_serve import collect, exit_code, until_ready
 from tests.local_stack import NEUTRAL, REPOSITORY
@@ -380,3 +381,36 @@ async def test_one_worker_has_no_parent(tmp_path: Path) -> None:
         assert running.workers() == []
         wanted = await chats(running.url, connections=3, each=4)
         await sum_is(running.url, wanted)
+
+
+async def test_a_revoked_key_is_out_in_every_worker_within_three_seconds(
+    tmp_path: Path, postgres_url: str
+) -> None:
+    folder = str(tmp_path / "data")
+    async with serving(
+        tmp_path, 2, AUTH="on", POSTGRES_URL=postgres_url, DATA_DIR=folder
+    ) as running:
+        issued = await make_app(postgres_url)
+
+        async def statuses() -> set[int]:
+            """Of new connections, which both workers take."""
+            found = set()
+            for _ in range(24):
+                async with httpx.AsyncClient(base_url=running.url) as http:
+                    headers = {"authorization": f"Bearer {issued.key}"}
+                    found.add((await http.get("/v1/models", headers=headers)).status_code)
+            return found
+
+        async with asyncio.timeout(4):
+            while await statuses() != {200}:
+                await asyncio.sleep(0.05)
+        async with managed_apps(postgres_url) as apps:
+            await apps.revoke("shop")
+        async with asyncio.timeout(4):
+            while await statuses() != {401}:
+                await asyncio.sleep(0.05)
+        snapshot = tmp_path / "data" / "apps.snapshot"
+        assert snapshot.exists()
+        assert issued.key is not None
+        assert issued.key.encode() not in snapshot.read_bytes()
+        assert issued.key not in running.log_path.read_text()

@@ -12,6 +12,7 @@ from api_server.services.bookings import (
     SHORTEST_RETRY_SECONDS,
     Bookings,
 )
+from api_server.services.fairness import NOBODY
 
 
 class Clock:
@@ -30,7 +31,8 @@ async def enter(
 
 def leave(gate: Gate, weight: int = 1, *, has_answered: bool = False) -> None:
     """One of those that run leaves; they have entered together."""
-    gate.leave(weight, gate._entered_sum / gate.running, has_answered=has_answered)
+    entered_sum = gate._queue.account(NOBODY).entered_sum
+    gate.leave(weight, entered_sum / gate.running, has_answered=has_answered)
 
 
 async def until(condition: Callable[[], bool]) -> None:

@@ -212,7 +212,8 @@ async def test_an_app_with_longer_answers_gets_fewer_places_and_is_told_so() -> 
     gate = Gate(1, 100, clock=Clock())
     for flow, tokens in ((HEAVY, 1000), (LIGHT, 100)) * 200:
         await entering(gate, flow)
-        gate.leave(1, gate._clock() - 1, has_answered=True, tokens=tokens, flow=flow)
+        held_seconds = tokens / 100
+        gate.leave(1, gate._clock() - held_seconds, has_answered=True, tokens=tokens, flow=flow)
     await entering(gate, THIRD)
     waiting = [*await queued(gate, HEAVY), *await queued(gate, LIGHT)]
     ratio = gate.expected_wait_seconds(HEAVY) / gate.expected_wait_seconds(LIGHT)

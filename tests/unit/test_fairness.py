@@ -55,7 +55,7 @@ class Engine:
         self._fill()
         while self._ends and self._ends[0][0] <= until:
             self.now, _, account, tokens = heapq.heappop(self._ends)
-            self.queue.settle(account, 1, tokens)
+            self.queue.settle(account, 1, 0.0, tokens)
             self.served[self._draws[account][0]] += tokens
             self._fill()
         self.now = until
@@ -64,7 +64,7 @@ class Engine:
     def _fill(self) -> None:
         while len(self._ends) < self._slots and (ticket := self.queue.head()):
             self.queue.remove(ticket)
-            self.queue.charge(ticket.account, 1)
+            self.queue.charge(ticket.account, 1, self.now)
             wanted, draw = self._draws[ticket.account]
             tokens = draw(self._random)
             self._number += 1
@@ -129,14 +129,14 @@ def test_what_was_charged_too_much_is_no_credit_for_later() -> None:
     liar.mean_tokens = 100_000
     for _ in range(SLOTS):
         queue.arrive(flow("liar"))
-        queue.charge(liar, 1)
+        queue.charge(liar, 1, 0.0)
     for _ in range(100):
         queue.arrive(flow("other"))
-        queue.charge(other, 1)
+        queue.charge(other, 1, 0.0)
     queue.arrive(flow("liar"))
     stood = liar.served
     for _ in range(SLOTS):
-        queue.settle(liar, 1, 1)
+        queue.settle(liar, 1, 0.0, 1)
     assert liar.served >= liar.floor
     assert stood - liar.served < 100_000 * SLOTS / liar.weight
 
@@ -144,10 +144,10 @@ def test_what_was_charged_too_much_is_no_credit_for_later() -> None:
 def test_one_that_used_more_than_expected_pays_for_it_later() -> None:
     queue = FairQueue()
     greedy, modest = queue.arrive(flow("greedy")), queue.arrive(flow("modest"))
-    queue.charge(greedy, 1)
-    queue.charge(modest, 1)
-    queue.settle(greedy, 1, 10_000)
-    queue.settle(modest, 1, 10)
+    queue.charge(greedy, 1, 0.0)
+    queue.charge(modest, 1, 0.0)
+    queue.settle(greedy, 1, 0.0, 10_000)
+    queue.settle(modest, 1, 0.0, 10)
     waiting = [Ticket(1, account, cast("Any", None)) for account in (greedy, modest)]
     for ticket in waiting:
         queue.join(ticket)
@@ -167,12 +167,12 @@ def test_a_refused_request_costs_nothing_and_an_unknown_one_what_was_expected() 
     queue = FairQueue()
     account = queue.arrive(flow("a"))
     before = account.served
-    queue.charge(account, 2)
-    queue.settle(account, 2, 0)
+    queue.charge(account, 2, 0.0)
+    queue.settle(account, 2, 0.0, 0)
     assert account.served == pytest.approx(before)
-    queue.charge(account, 2)
+    queue.charge(account, 2, 0.0)
     charged = account.served
-    queue.settle(account, 2, None)
+    queue.settle(account, 2, 0.0, None)
     assert account.served == charged > before
 
 
@@ -180,8 +180,8 @@ def test_flows_that_left_are_forgotten() -> None:
     queue = FairQueue()
     for number in range(50 * KEPT_FLOWS):
         account = queue.arrive(flow(str(number)))
-        queue.charge(account, 1)
-        queue.settle(account, 1, 50)
+        queue.charge(account, 1, 0.0)
+        queue.settle(account, 1, 0.0, 50)
     assert len(queue._accounts) <= 2 * KEPT_FLOWS
 
 
@@ -189,11 +189,11 @@ def test_a_share_is_what_those_leave_that_want_less() -> None:
     queue = FairQueue()
     light, heavy, third = (queue.arrive(flow(name)) for name in ("light", "heavy", "third"))
     assert queue.share_of(heavy, 16) == 1
-    queue.charge(light, 2)
+    queue.charge(light, 2, 0.0)
     assert queue.share_of(heavy, 16) == pytest.approx(14 / 16)
     queue.join(Ticket(1, third, cast("Any", None)))
     assert queue.share_of(heavy, 16) == pytest.approx(7 / 16)
-    queue.charge(light, 14)
+    queue.charge(light, 14, 0.0)
     assert queue.share_of(heavy, 16) == pytest.approx(1 / 3), "never less than a fair one"
 
 

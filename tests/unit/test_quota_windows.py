@@ -87,8 +87,10 @@ def test_a_models_limits_come_on_top_of_the_apps() -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0, "0ms"), (0.02, "20ms"), (0.0201, "21ms"), (1, "1s"), (1.5, "1.5s"), (360, "6m0s")]
-    + [(59.9999, "1m0s"), (3661, "1h1m1s")],
+    [
+        *[(0, "0ms"), (0.02, "20ms"), (0.0201, "21ms"), (1, "1s"), (1.5, "1.5s")],
+        *[(59.9999, "1m0s"), (360, "6m0s"), (3661, "1h1m1s")],
+    ],
 )
 def test_durations_are_written_as_openai_does(seconds: float, text: str) -> None:
     assert duration(seconds) == text

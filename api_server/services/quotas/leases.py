@@ -52,7 +52,7 @@ class Lease:
         self.refused_units = math.inf
         self.refused_until = 0.0
         self.seen = -math.inf
-        """When the store last told of it."""
+        """When the store last told of it in full."""
 
         self._touched = 0.0
         self._peers = Peers()
@@ -143,13 +143,13 @@ class Lease:
 
     def look(self, granted: Granted, now: float) -> None:
         """Remember what is used by all, in case the store goes away."""
-        self.seen = now
         if granted.frees or not granted.counted:
+            self.seen = now
             self._view.clear()
             for seconds, units in granted.frees:
                 self._view.add(now + seconds, units)
         more = granted.counted - self._view.count(now)
-        # Less may be because of what ended or was given back: nobody knows which; kept for a moment.
+        # Less: something ended or was given back, nobody knows what. Kept until the next look.
         if more > 0:
             self._view.add(now + self.rule.counts_seconds, more)
 
