@@ -122,7 +122,7 @@ update jobs set lease_until = now() + $3::double precision * interval '1 second'
 from held where jobs.id = held.id
 
 -- name: still_held
-select w.id from unnest($1::text[], $2::bigint[]) as w (id, fence)
+select w.id, w.fence from unnest($1::text[], $2::bigint[]) as w (id, fence)
 join jobs on jobs.id = w.id and jobs.fence = w.fence and jobs.state = 'processing'
 
 -- name: finish
