@@ -70,6 +70,10 @@ async def make_app(postgres_url: str, name: str = "shop", **policy: Any) -> Issu
         return await apps.create(name, Policy(**policy))
 
 
+async def has_status(guarded: Guarded, key: str | None, status: int) -> bool:
+    return (await guarded.chat(key)).status_code == status
+
+
 async def until(claim: Callable[[], Awaitable[bool]], seconds: float) -> None:
     """Wait until a claim holds."""
     async with asyncio.timeout(seconds):

@@ -28,6 +28,7 @@ from api_server.inference.chunks import decode
 from api_server.inference.shortening import TRIES, answer_room
 from api_server.inference.wire import Call, EventSource
 from api_server.observability.record import RequestRecord
+from api_server.services.access.permissions import allows_model, check_model
 from api_server.services.answer_cache.cache import AnswerCache, Turn, wants_cache
 from api_server.services.answer_cache.replay import Tape, as_stream
 from api_server.services.answers import PLAIN_ANSWER, read_answer
@@ -79,8 +80,10 @@ class Completions:
 
     async def _serve(self, generation: Generation, client: Client, record: RequestRecord) -> None:
         record.stream = generation.is_stream
+        caller = client.caller
+        check_model(caller, generation.model)  # first: it tells nothing of other models
         lane = find_lane(self._catalogue, self._lanes, generation.model, "text")
-        caller, model = client.caller, lane.model
+        model = lane.model
         bound_answer(generation, caller)
         visit = await self._entrance.enter(
             caller, model, record, lambda: tokens_of(generation, model)
@@ -94,7 +97,7 @@ class Completions:
         self, lane: Lane, generation: Generation, client: Client, record: RequestRecord
     ) -> None:
         """Answer with the model, or else with one of its fallbacks."""
-        left = list(lane.model.fallbacks)
+        left = [each for each in lane.model.fallbacks if allows_model(client.caller, each)]
         mine = _copy(generation) if left else generation
         try:
             await self._serve_with(lane, mine, client, record, waits=not left)

@@ -11,6 +11,7 @@ import msgspec
 from api_server.errors import EngineTimeoutError, InvalidRequestError
 from api_server.inference.catalogue import Catalogue
 from api_server.observability.record import RequestRecord
+from api_server.services.access.permissions import check_model
 from api_server.services.answers import read_answer
 from api_server.services.client import Client
 from api_server.services.entrance import Entrance
@@ -56,6 +57,7 @@ class Embeddings:
     async def embed(self, body: bytes, client: Client, record: RequestRecord) -> None:
         """Answer one request. Raises `ApiError` only as long as nothing was sent."""
         job = parse_embeddings(body)
+        check_model(client.caller, job.model)
         lane = find_lane(self._catalogue, self._lanes, job.model, "embeddings")
         visit = await self._entrance.enter(
             client.caller, lane.model, record, lambda: _guessed_tokens(job)

@@ -1,4 +1,4 @@
-"""What a request passes before it queues: may its app do this, and has it room in its limits.
+"""What a request passes before it queues: has its app room in its limits, and is it written down.
 
 What was taken is put right at the end, by what the request really used.
 """
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from api_server.inference.catalogue import Model
 from api_server.observability.record import RequestRecord
 from api_server.schemas.apps import Caller
-from api_server.services.access.permissions import check_max_tokens, check_model
+from api_server.services.access.permissions import check_max_tokens
 from api_server.services.ledger.ledger import Ledger
 from api_server.services.quotas.quotas import Quotas
 from api_server.services.quotas.reservation import Reservation
@@ -31,11 +31,10 @@ class Entrance:
     ) -> "Visit":
         """Let a request in; `tokens` says how many it may use, and is asked only where it matters.
 
-        The visit must be ended. Raises `NotAllowedError`, `RateLimitedError`, and
-        `InvalidRequestError` for a request beyond a whole limit.
+        The visit must be ended. Raises `RateLimitedError`, and `InvalidRequestError` for a request
+        beyond a whole limit.
         """
         record.model = model.id
-        check_model(caller, model.id)
         wanted = tokens() if _counts_tokens(caller, model.id) else 0
         requests = 0 if caller.was_counted else 1
         reservation = await self._quotas.reserve(caller, model.id, wanted, requests=requests)

@@ -61,6 +61,7 @@ class Taken:
     request_type: str
     chat: str
     model: str
+    priority: Priority
     attempts: int
     fence: int
     seconds_left: float
@@ -254,11 +255,11 @@ class JobStore:
         ids, fences = [each[0] for each in held], [each[1] for each in held]
         await self._postgres.execute(_SQL["renew"], ids, fences, lease_seconds)
 
-    async def still_held(self, held: Sequence[tuple[str, int]]) -> set[str]:
+    async def still_held(self, held: Sequence[tuple[str, int]]) -> set[tuple[str, int]]:
         """Which of these are still ours to do: neither cancelled, ended nor given to another."""
         ids, fences = [each[0] for each in held], [each[1] for each in held]
         rows = await self._postgres.fetch(_SQL["still_held"], ids, fences)
-        return {row["id"] for row in rows}
+        return {(row["id"], row["fence"]) for row in rows}
 
     async def finish(self, ends: Sequence[End]) -> set[str]:
         """Write how jobs ended; returns the ids of those whose fence was right.

@@ -119,6 +119,7 @@ class RedisLimits:
         self._asking = redis.script("limits_ask")
         self._beating = redis.script("limits_beat")
         self._redis = redis
+        self._epoch = ""
         self._ahead_us = 0
         """By how much Redis' clock is ahead of ours, at least; 0 as long as nobody knows."""
 
@@ -138,8 +139,13 @@ class RedisLimits:
             [[number for at, units in each for number in (at + 1, units)] for each in requests],
         )
         reply = await self._asking.run(
-            [REGISTRY, *(each.key for each in limits)],
-            [msgspec.msgpack.encode(call), _us(LIVES_SECONDS), _us(SILENT_SECONDS)],
+            [REGISTRY, EPOCH, *(each.key for each in limits)],
+            [
+                msgspec.msgpack.encode(call),
+                _us(LIVES_SECONDS),
+                _us(SILENT_SECONDS),
+                self._epoch,
+            ],
             budget_seconds=budget_seconds,
         )
         now_us, processes, granted, refused = _REPLY.decode(reply)
@@ -156,8 +162,7 @@ class RedisLimits:
     ) -> Beat:
         """See `LimitStore`."""
         arguments: list[str | int] = [process, _us(LIVES_SECONDS), _us(since_seconds)]
-        # Each time a new epoch: the one before may be what Redis has lost.
-        arguments += [secrets.token_hex(8), int(joins)]
+        arguments += [secrets.token_hex(8), int(joins)]  # never the same epoch twice
         arguments += [self._deadline_us(budget_seconds), _us(SILENT_SECONDS)]
         now_us, index, processes, unheard, was_known, epoch = await self._beating.run(
             [REGISTRY, EPOCH], arguments, budget_seconds=budget_seconds
@@ -165,7 +170,8 @@ class RedisLimits:
         self._ahead_us = now_us - _local_us()
         if not epoch:
             raise DependencyDownError("redis")
-        return Beat(index, processes, unheard, bool(was_known), epoch.decode())
+        self._epoch = epoch.decode()
+        return Beat(index, processes, unheard, bool(was_known), self._epoch)
 
     def _deadline_us(self, budget_seconds: float) -> int:
         """In Redis' time: what it reads later, it leaves."""

@@ -1,23 +1,18 @@
 """1,000 jobs while the gateway and the workers are killed at random, none of them asked first."""
 
 import asyncio
-import contextlib
 import math
-import os
 import random
-import sys
 import time
-from asyncio.subprocess import DEVNULL, Process
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-import yaml
 
 from api_server.local.process import free_port
 from api_server.stores.postgres import Postgres
-from tests.local_stack import NEUTRAL, REPOSITORY
+from tests.job_programs import programs
 from tests.replicas import running_replicas
 
 JOBS = 1000
@@ -33,40 +28,6 @@ create trigger completed after update on jobs for each row
     when (new.state = 'completed') execute function count_completion();
 """
 """Every single write of a result leaves a row here, whoever writes it."""
-
-
-class Program:
-    """`python -m api_server ...`, that is killed and started again."""
-
-    def __init__(self, verb: str, environment: dict[str, str], log: Path) -> None:
-        self._verb = verb
-        self._environment = environment
-        self._log = log
-        self._process: Process | None = None
-
-    async def start(self) -> None:
-        with self._log.open("ab") as log:
-            self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "api_server", self._verb),
-                cwd=REPOSITORY,
-                env=os.environ | NEUTRAL | self._environment,
-                stdin=DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
-
-    async def kill(self) -> None:
-        if self._process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.kill()
-            await self._process.wait()
-
-    async def stop(self) -> int:
-        """With SIGTERM, as an operator does; returns the exit code."""
-        assert self._process is not None
-        self._process.terminate()
-        async with asyncio.timeout(20):
-            return await self._process.wait()
 
 
 async def persistently(http: httpx.AsyncClient, method: str, path: str, **said: Any) -> Any:
@@ -122,27 +83,19 @@ async def test_every_job_is_completed_once_however_many_are_killed(
     await postgres.execute(COUNTING)
     async with running_replicas(1) as (engine,), asyncio.timeout(PATIENCE_SECONDS + 20):
         await engine.order(first_pause=0.1, tokens=2)
-        config = tmp_path / "stack.yaml"
         jobs = {"workers": 3, "worker_slots": 6, "lease_seconds": 1, "max_attempts": 50}
-        model = {"id": "fake", "replicas": [engine.url], "slots": 32}
-        config.write_text(yaml.safe_dump({"jobs": jobs, "models": [model]}))
         port = free_port()
-        environment = {"STACK_CONFIG": str(config), "PORT": str(port)}
-        environment |= {"POSTGRES_URL": postgres_url, "LOG_LEVEL": "warning"}
-        names = ("serve", "worker", "worker")
-        programs = [
-            Program(name, environment, tmp_path / f"{number}.log")
-            for number, name in enumerate(names)
-        ]
+        verbs = ("serve", "worker", "worker")
+        running = programs(tmp_path, engine, postgres_url, port, verbs, jobs=jobs)
         try:
-            await asyncio.gather(*(program.start() for program in programs))
+            await asyncio.gather(*(program.start() for program in running))
             url = f"http://127.0.0.1:{port}"
             async with httpx.AsyncClient(base_url=url, timeout=5) as http:
 
                 async def kill_at_random() -> None:
                     for _ in range(KILLS):
                         await asyncio.sleep(chance.uniform(0.8, 2.0))
-                        victim = chance.choice(programs)
+                        victim = chance.choice(running)
                         await victim.kill()
                         await victim.start()
 
@@ -170,10 +123,11 @@ async def test_every_job_is_completed_once_however_many_are_killed(
             asked = (await engine.counts()).request_ids
             assert JOBS <= len(asked) <= JOBS + begun_again
             assert begun_again > 0, "nobody who worked was killed"
-            alive = "select count(*) as n from job_workers where seen_at > now() - interval '2 s'"
-            while (await postgres.fetch(alive))[0]["n"] < len(programs):
+            since = (await postgres.fetch("select now() as at"))[0]["at"]
+            alive = "select count(*) as n from job_workers where seen_at > $1"
+            while (await postgres.fetch(alive, since))[0]["n"] < len(running):
                 await asyncio.sleep(0.1)
-            assert [await program.stop() for program in programs[1:]] == [0, 0]
+            assert [await program.stop() for program in running[1:]] == [0, 0]
         finally:
-            await asyncio.gather(*(program.kill() for program in programs))
+            await asyncio.gather(*(program.kill() for program in running))
             await postgres.aclose()

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.access import ADMIN, Guarded, guarded_gateway, make_app, managed_apps, until
+from tests.access import ADMIN, Guarded, guarded_gateway, has_status, make_app, managed_apps, until
 from tests.wire import assert_valid
 
 
@@ -16,10 +16,6 @@ from tests.wire import assert_valid
 async def guarded(tmp_path: Path, postgres_url: str) -> AsyncIterator[Guarded]:
     async with guarded_gateway(tmp_path, postgres_url) as gateway:
         yield gateway
-
-
-async def has_status(guarded: Guarded, key: str | None, status: int) -> bool:
-    return (await guarded.chat(key)).status_code == status
 
 
 @pytest.mark.parametrize(

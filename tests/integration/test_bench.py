@@ -204,3 +204,12 @@ async def test_a_target_with_errors_gets_no_figures(tmp_path: Path) -> None:
     assert row.is_wrong
     assert not row.rounds
     assert "HTTP 503: busy" in (row.failure or "")
+
+
+@needs_two_cores
+def test_jobs_are_measured(tmp_path: Path) -> None:
+    process = start(tmp_path, "--jobs")
+    output, errors = process.communicate(timeout=100)
+    assert process.returncode == 0, errors
+    assert re.search(r"200 jobs, 32 clients: \d+ accepted/s .* all completed at \d+/s", output)
+    assert "0 of 20 positions wrong" in output

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import jwt
 import pytest
 
 from api_server.services.access.managing import Issued
@@ -145,6 +146,41 @@ async def test_what_is_shown_with_an_id_must_be_its_owners(
     ]
     assert (await history(guarded, other)).json()["requests"] == []
     assert refusal(await guarded.http.get("/requests")) == (401, "INVALID_APP_CODE")
+
+
+async def test_users_of_one_app_do_not_see_each_others(tmp_path: Path, postgres_url: str) -> None:
+    secret = "a-secret-that-nobody-would-ever-guess"
+    variables = {"JWT_SECRET": secret, "JWT_APP": "shop"}
+    async with guarded_gateway(tmp_path, postgres_url, variables) as guarded:
+        shop = await app(guarded, postgres_url)
+
+        def token(user: str) -> dict[str, str]:
+            claims = {"sub": user, "exp": time.time() + 60}
+            return {"authorization": f"Bearer {jwt.encode(claims, secret, 'HS256')}"}
+
+        ann, bob = token("ann"), token("bob")
+        sent = await send(guarded, headers=ann, idempotency_key="one")
+        id_ = sent.json()["request_id"]
+        assert refusal(await send(guarded, headers=bob, idempotency_key="one")) == (
+            400,
+            "INVALID_REQUEST",
+        )
+        for headers, status in ((ann, 200), (bob, 404), ({"x-app-code": shop.app_code}, 200)):
+            answer = await guarded.http.get(f"/get_request/{id_}", headers=headers)  # type: ignore[arg-type]
+            assert answer.status_code == status
+        for headers, count in ((ann, 1), (bob, 0), ({"x-app-code": shop.app_code}, 1)):
+            answer = await guarded.http.get("/requests", headers=headers)  # type: ignore[arg-type]
+            assert len(answer.json()["requests"]) == count
+        forged = jwt.encode(
+            {"sub": "ann", "exp": time.time() + 60},
+            "another-secret-that-is-long-enough-too",
+            "HS256",
+        )
+        headers = {"authorization": f"Bearer {forged}"}
+        assert refusal(await guarded.http.get("/requests", headers=headers)) == (
+            401,
+            "INVALID_APP_CODE",
+        )
 
 
 async def test_an_operator_can_demand_the_owner(tmp_path: Path, postgres_url: str) -> None:

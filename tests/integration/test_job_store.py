@@ -199,7 +199,7 @@ async def test_a_lease_that_is_renewed_is_kept(store: JobStore) -> None:
         await asyncio.sleep(0.15)
         await store.renew([(job.id, job.fence)], 0.3)
         assert await take(store) == []
-    assert await store.still_held([(job.id, job.fence)]) == {job.id}
+    assert await store.still_held([(job.id, job.fence)]) == {(job.id, job.fence)}
     assert await store.still_held([(job.id, job.fence + 1)]) == set()
 
 

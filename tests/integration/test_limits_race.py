@@ -183,7 +183,8 @@ def own_redis() -> Iterator[RedisServer]:
 
 
 def test_while_redis_hangs_nobody_waits_and_nobody_gets_more(own_redis: RedisServer) -> None:
-    race = Race(own_redis.url, 300, 3, lasts_seconds=13, obeys=False)
+    # Long enough for the breakers, which try again after 4 s, or 5.
+    race = Race(own_redis.url, 300, 3, lasts_seconds=19, obeys=False)
     with racing(race) as racers:
         began = racers.go()
         time.sleep(4)

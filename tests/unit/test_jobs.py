@@ -30,14 +30,15 @@ from api_server.errors import (
     RouteNotFoundError,
     envelope_for,
 )
-from api_server.schemas.apps import Priority
+from api_server.schemas.apps import Policy, Priority
 from api_server.services.jobs.answers import answer_of, batch_answer, read_cursor
+from api_server.services.jobs.asking import caller_of, new_record
 from api_server.services.jobs.gathering import Gathering
 from api_server.services.jobs.reading import read_batch, read_request
 from api_server.services.jobs.trouble import Failed, PutOff, outcome_of, pause_seconds
 from api_server.services.jobs.waiting import class_of, step_of, wait_seconds, words
 from api_server.services.jobs.watching import Watching
-from api_server.stores.jobs import Job
+from api_server.stores.jobs import Job, Taken
 
 JOB = Job(
     id="job_x",
@@ -56,6 +57,41 @@ JOB = Job(
     finished_at=None,
     position=5,
 )
+
+
+TAKEN = Taken(
+    id="job_secret",
+    app_id="app_a",
+    user="ann",
+    request_type="t",
+    chat="{}",
+    model="m",
+    priority="batch",
+    attempts=1,
+    fence=7,
+    seconds_left=9,
+    waited_seconds=0,
+    app_name="shop",
+    policy=None,
+    is_revoked=False,
+)
+
+
+def test_a_job_is_asked_for_as_its_app_and_class_and_counted_once() -> None:
+    policy = Policy(rate_limits=["1/hour"], priority="interactive", weight=3, models=["m"])
+    caller = caller_of(replace(TAKEN, policy=policy.model_dump_json()))
+    assert (caller.app.id, caller.app.name, caller.user) == ("app_a", "shop", "ann")
+    assert caller.was_counted
+    assert caller.app.policy == policy.model_copy(update={"priority": "batch"})
+    assert caller_of(TAKEN).app.policy == Policy(priority="batch")
+
+
+def test_an_engine_or_a_log_learns_nothing_of_the_id_that_opens_the_result() -> None:
+    record = new_record(TAKEN)
+    assert "secret" not in record.request_id
+    assert record.request_id == new_record(TAKEN).request_id
+    assert record.request_id != new_record(replace(TAKEN, fence=8)).request_id
+    assert (record.route, record.app, record.user) == ("/ai_request", "shop", "ann")
 
 
 @pytest.mark.parametrize(

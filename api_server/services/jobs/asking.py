@@ -8,7 +8,7 @@ import msgspec
 
 from api_server.errors import InferenceError, NotAllowedError
 from api_server.observability.record import RequestRecord
-from api_server.schemas.apps import App, Caller, Policy
+from api_server.schemas.apps import App, Caller, Policy, Priority
 from api_server.services.client import CacheWish, Client, Headers
 from api_server.services.jobs.answers import response_of
 from api_server.stores.jobs import Taken
@@ -95,8 +95,8 @@ async def ask(chats: Chats, job: Taken, record: RequestRecord) -> str:
 
 
 def caller_of(job: Taken) -> Caller:
-    """Who the job is done for. Its requests were counted when it was accepted."""
-    policy = _policy(job.policy) if job.policy is not None else Policy()
+    """Who the job is done for, as urgent as the job is. Its requests were counted when it came."""
+    policy = _policy(job.policy or "{}", job.priority)
     app = App(job.app_id, job.app_name or job.app_id, policy)
     return Caller(app, job.user, was_counted=True)
 
@@ -111,5 +111,5 @@ def new_record(job: Taken) -> RequestRecord:
 
 
 @lru_cache(maxsize=1024)
-def _policy(text: str) -> Policy:
-    return Policy.model_validate_json(text)
+def _policy(text: str, priority: Priority) -> Policy:
+    return Policy.model_validate_json(text).model_copy(update={"priority": priority})

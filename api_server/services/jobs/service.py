@@ -193,7 +193,8 @@ class JobService:
         type_ = _type_of(app, item.request_type)
         model = self._model_of(app, item.request_type, type_)
         priority: Priority = class_of(item.priority, app.policy.priority)
-        digest = hashlib.sha256(f"{item.request_type}\0{item.request}".encode())
+        asked = f"{caller.user or ''}\0{item.request_type}\0{item.request}"
+        digest = hashlib.sha256(asked.encode())
         return NewJob(
             id=f"job_{secrets.token_urlsafe(24)}",
             app_id=app.id,

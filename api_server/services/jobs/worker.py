@@ -28,6 +28,8 @@ NEWEST = 0.1
 """The weight of the newest job in the mean of what jobs take."""
 
 Observe = Callable[[float, float], None]
+Held = tuple[str, int]
+"""A job and its fence: after a silence the same worker may hold one job twice for a moment."""
 
 log = logging.getLogger(__name__)
 
@@ -59,11 +61,10 @@ class Worker:
         self._rules = rules
         self._ended = ended
         self._observe = observe
-        self._running: dict[str, tuple[Taken, asyncio.Task[None]]] = {}
-        self._lost: set[str] = set()
-        self._ending: set[str] = set()
+        self._running: dict[Held, asyncio.Task[None]] = {}
+        self._lost: set[Held] = set()
+        self._ending: set[Held] = set()
         self._wake = asyncio.Event()
-        self._is_stopping = False
         self._mean_seconds: float | None = None
         self._pauses: dict[tuple[str, str], tuple[float, int]] = {}
         self._finishing: Gathering[End, bool] = Gathering(self._finish)
@@ -74,10 +75,8 @@ class Worker:
 
     def stop_job(self, job_id: str) -> None:
         """A job is ours no more: it was cancelled, or is too late. The engine's work ends."""
-        running = self._running.get(job_id)
-        if running is not None and job_id not in self._ending:
-            self._lost.add(job_id)
-            running[1].cancel()
+        for held in [held for held in self._running if held[0] == job_id]:
+            self._let_go(held)
 
     async def run(self) -> None:
         """Until it is cancelled; then what runs goes on until `drain`."""
@@ -88,17 +87,15 @@ class Worker:
                 if not await self._take_some():
                     await self._something_new()
         finally:
-            self._is_stopping = True
             keeping.cancel()
 
     async def drain(self, seconds: float) -> None:
         """Let what runs come to its end within that time; give back the rest."""
-        self._is_stopping = True
         keeping = asyncio.create_task(self._keep_leases())
         try:
-            if tasks := {task for _, task in self._running.values()}:
+            if tasks := set(self._running.values()):
                 await asyncio.wait(tasks, timeout=seconds)
-            rest = {task for _, task in self._running.values()}
+            rest = set(self._running.values())
             for task in rest:
                 task.cancel()
             if rest:
@@ -135,7 +132,7 @@ class Worker:
             return False
         for job in taken:
             task = asyncio.create_task(self._do(job))
-            self._running[job.id] = (job, task)
+            self._running[job.id, job.fence] = task
         return bool(taken)
 
     async def _something_new(self) -> None:
@@ -147,10 +144,10 @@ class Worker:
             waiting.cancel()
 
     async def _do(self, job: Taken) -> None:
-        began = time.monotonic()
+        began, held = time.monotonic(), (job.id, job.fence)
         try:
             end = await self._outcome(job)
-            self._ending.add(job.id)
+            self._ending.add(held)
             if end is not None and await self._finishing.put(end):
                 self._observe(job.waited_seconds, time.monotonic() - began)
                 if end.state == "completed":
@@ -158,9 +155,9 @@ class Worker:
         except Exception:  # the top of this task: its lease ends, and another worker tries
             log.exception("a job could not be ended")
         finally:
-            self._lost.discard(job.id)
-            self._ending.discard(job.id)
-            del self._running[job.id]
+            self._lost.discard(held)
+            self._ending.discard(held)
+            del self._running[held]
             self._wake.set()
 
     async def _outcome(self, job: Taken) -> End | None:
@@ -170,7 +167,7 @@ class Worker:
             async with asyncio.timeout(max(0.01, job.seconds_left)):
                 response = await ask(self._chats, job, record)
         except asyncio.CancelledError:
-            if job.id not in self._lost:
+            if (job.id, job.fence) not in self._lost:
                 await self._put_off(job, 0.0)  # we are going down
             record.fail("error", "cancelled", "the job was stopped", logging.INFO)
             self._ended(record)
@@ -238,7 +235,7 @@ class Worker:
         beaten = renewed = 0.0
         while True:
             now = time.monotonic()
-            held = [(job.id, job.fence) for job, _ in self._running.values()]
+            held = list(self._running)
             try:
                 if now - beaten >= BEAT_SECONDS:
                     beaten = now
@@ -248,18 +245,19 @@ class Worker:
                     renewed = now
                 if held:
                     ours = await self._store.still_held(held)
-                    for job_id, fence in held:
-                        self._let_go(job_id, fence, ours)
+                    for lost in [each for each in held if each not in ours]:
+                        self._let_go(lost)
             except DependencyDownError:
                 log.debug("the leases of jobs cannot be extended now")
             except Exception:  # the top of a background loop
                 log.exception("the leases of jobs could not be extended")
             await asyncio.sleep(min(LOOK_SECONDS, self._rules.lease_seconds / 3))
 
-    def _let_go(self, job_id: str, fence: int, ours: set[str]) -> None:
-        running = self._running.get(job_id)
-        if job_id not in ours and running is not None and running[0].fence == fence:
-            self.stop_job(job_id)
+    def _let_go(self, held: Held) -> None:
+        task = self._running.get(held)
+        if task is not None and held not in self._ending:
+            self._lost.add(held)
+            task.cancel()
 
     def _learn(self, seconds: float) -> None:
         old = self._mean_seconds

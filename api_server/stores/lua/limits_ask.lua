@@ -1,6 +1,6 @@
 -- Grants units of several limits to several requests, all or nothing for each request.
 --
--- KEYS: the registry of processes, then a hash for each limit.
+-- KEYS: the registry of processes, the epoch, then a hash for each limit.
 -- ARGV[1], msgpack: {process, too late after (us, 0: never), limits, requests}
 --   a limit: {limit, period us (0: places, held at the same time), life us, {bucket, units given
 --     back, ...}, {age us, units used without a grant, ...}, places in use, wanted on top, tells}
@@ -10,7 +10,9 @@
 --   a request: 0 if it was granted, else the number of the limit that has too little.
 -- ARGV[2..3]: for how long (us) a beat is good, and after how long a process is taken to be out of
 -- touch: then it may use its share alone, and the others get no more than theirs.
--- Nothing was done where `processes` is 0: the call came too late, and nobody waits for it.
+-- ARGV[4]: the epoch that the process knows, if it knows one.
+-- Nothing was done where `processes` is 0: the call came too late, and nobody waits for it; or all
+-- that was counted is lost, which the process must hear of first.
 
 local PARTS = 400
 local EXACT = 8
@@ -23,6 +25,10 @@ local good, silent = tonumber(ARGV[2]), tonumber(ARGV[3])
 if deadline > 0 and now > deadline then
   -- It goes on alone, then.
   redis.call('ZADD', KEYS[1], 'XX', string.format('%.0f', now + good - silent - 1), process)
+  return cmsgpack.pack({now, 0, {}, {}})
+end
+
+if ARGV[4] ~= '' and redis.call('GET', KEYS[2]) ~= ARGV[4] then
   return cmsgpack.pack({now, 0, {}, {}})
 end
 
@@ -163,7 +169,7 @@ end
 
 local states = {}
 for number, limit in ipairs(limits) do
-  local state = {key = KEYS[number + 1], granted = 0, refused = false}
+  local state = {key = KEYS[number + 2], granted = 0, refused = false}
   if limit[2] > 0 then
     open_period(state, limit)
   else

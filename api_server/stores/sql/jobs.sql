@@ -73,7 +73,7 @@ with next as (
 )
 select
     taken.id, taken.app_id, taken.user_name, taken.request_type, taken.chat, taken.model,
-    taken.attempts, taken.fence,
+    taken.class as priority, taken.attempts, taken.fence,
     extract(epoch from taken.expires_at - now())::double precision as seconds_left,
     extract(epoch from now() - taken.queued_at)::double precision as waited_seconds,
     apps.name as app_name, apps.policy::text as policy, apps.revoked_at is not null as is_revoked
@@ -98,7 +98,7 @@ with due as (
 )
 select
     taken.id, taken.app_id, taken.user_name, taken.request_type, taken.chat, taken.model,
-    taken.attempts, taken.fence,
+    taken.class as priority, taken.attempts, taken.fence,
     extract(epoch from taken.expires_at - now())::double precision as seconds_left,
     extract(epoch from now() - taken.queued_at)::double precision as waited_seconds,
     apps.name as app_name, apps.policy::text as policy, apps.revoked_at is not null as is_revoked
@@ -122,7 +122,7 @@ update jobs set lease_until = now() + $3::double precision * interval '1 second'
 from held where jobs.id = held.id
 
 -- name: still_held
-select w.id from unnest($1::text[], $2::bigint[]) as w (id, fence)
+select w.id, w.fence from unnest($1::text[], $2::bigint[]) as w (id, fence)
 join jobs on jobs.id = w.id and jobs.fence = w.fence and jobs.state = 'processing'
 
 -- name: finish
