@@ -172,7 +172,7 @@ class JobService:
     ) -> Receipt:
         caller = await self._owners.caller_of(shown)
         jobs = [
-            self._job(item, caller, _key(key, number, batch_id), batch_id, number)
+            self._job(item, caller, _key(key, number, batch_id), batch_id, (number, len(items)))
             for number, item in enumerate(items)
         ]
         await self._admit(caller, len(jobs))
@@ -185,15 +185,21 @@ class JobService:
         return _receipt(accepted, jobs, batch_id)
 
     def _job(
-        self, item: Item, caller: Caller, key: str | None, batch_id: str | None, number: int
+        self,
+        item: Item,
+        caller: Caller,
+        key: str | None,
+        batch_id: str | None,
+        place: tuple[int, int],
     ) -> NewJob:
-        app = caller.app
+        """`place` is which of how many that were sent together."""
+        app, (number, count) = caller.app, place
         if caller.user is not None and "\0" in caller.user:
             raise InvalidRequestError("The user of this token has a name that cannot be kept.")
         type_ = _type_of(app, item.request_type)
         model = self._model_of(app, item.request_type, type_)
         priority: Priority = class_of(item.priority, app.policy.priority)
-        asked = f"{caller.user or ''}\0{item.request_type}\0{item.request}"
+        asked = f"{count}\0{caller.user or ''}\0{item.request_type}\0{item.request}"
         digest = hashlib.sha256(asked.encode())
         return NewJob(
             id=f"job_{secrets.token_urlsafe(24)}",
@@ -281,8 +287,10 @@ def _owns(caller: Caller, job: Job) -> bool:
 
 
 def _key(key: str | None, number: int, batch_id: str | None) -> str | None:
-    """A batch has its key on each of its jobs, so that it is known again as a whole."""
-    return key if key is None or batch_id is None else f"{key}#{number}"
+    """A batch has its key on each of its jobs, so that it is known again as a whole. No client's
+    key has a space, so that none stands for a part of somebody's batch.
+    """
+    return key if key is None or batch_id is None else f"{key} {number}"
 
 
 def _receipt(
