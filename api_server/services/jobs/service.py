@@ -2,7 +2,8 @@
 
 import hashlib
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -41,11 +42,14 @@ BUILT_IN = frozenset({ANYONE.app.id, "app_development"})
 
 MOST_LISTED = 200
 
-Admit = Callable[[Caller, int], Awaitable[None]]
-"""Counts so many requests of a caller against its limits. Raises `RateLimitedError`."""
+Admit = Callable[[Caller, Mapping[str, int]], Awaitable[None]]
+"""Counts so many requests of a caller to each model against its limits: all of them, or none.
+
+Raises `RateLimitedError`, and `InvalidRequestError` for more at once than a whole limit.
+"""
 
 
-async def admit_all(_caller: Caller, _requests: int) -> None:
+async def admit_all(_caller: Caller, _requests: Mapping[str, int]) -> None:
     """Where there are no limits."""
 
 
@@ -175,7 +179,7 @@ class JobService:
             self._job(item, caller, _key(key, number, batch_id), batch_id, (number, len(items)))
             for number, item in enumerate(items)
         ]
-        await self._admit(caller, len(jobs))
+        await self._admit(caller, Counter(job.model for job in jobs))
         accepted = await self._accepting.put(jobs)
         if accepted is None:
             raise QueueFullError(
