@@ -44,7 +44,7 @@ def _is_rate(text: str) -> str:
 
 
 def _can_be_kept(text: str) -> str:
-    if "\0" in text or not text.isascii() and any("\ud800" <= each <= "\udfff" for each in text):
+    if "\0" in text or (not text.isascii() and any("\ud800" <= each <= "\udfff" for each in text)):
         raise ValueError("holds a character that cannot be kept: a NUL, or half of a pair")
     return text
 
