@@ -6,7 +6,7 @@ ends what works beside requests.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -41,6 +41,7 @@ from api_server.services.ledger.ledger import Ledger
 from api_server.services.ledger.reports import Usage
 from api_server.services.models import ManagedModels
 from api_server.services.quotas.quotas import Quotas
+from api_server.services.quotas.reservation import Reservation
 from api_server.services.schema import Schema
 from api_server.settings import Settings
 from api_server.stores.answers import Answers
@@ -264,11 +265,19 @@ def _rules(settings: Settings) -> Rules:
     )
 
 
-async def _admit(quotas: Quotas, caller: Caller, requests: int) -> None:
-    """Count jobs that are accepted; what they use is counted when they are done."""
-    reservation = await quotas.reserve(caller, "", 0, requests=requests, places=0)
-    reservation.settle(None)
-    reservation.release()
+async def _admit(quotas: Quotas, caller: Caller, requests: Mapping[str, int]) -> None:
+    """Count jobs that are accepted, by model; what they use is counted when they are done."""
+    held: list[Reservation] = []
+    try:
+        for model, count in requests.items():
+            held.append(await quotas.reserve(caller, model, 0, requests=count, places=0))
+    except BaseException:
+        for reservation in held:
+            reservation.cancel()
+        raise
+    for reservation in held:
+        reservation.settle(None)
+        reservation.release()
 
 
 def _job_ended(metrics: Metrics, ledger: Ledger | None, record: RequestRecord) -> None:

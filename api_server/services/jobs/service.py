@@ -2,7 +2,8 @@
 
 import hashlib
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -41,11 +42,14 @@ BUILT_IN = frozenset({ANYONE.app.id, "app_development"})
 
 MOST_LISTED = 200
 
-Admit = Callable[[Caller, int], Awaitable[None]]
-"""Counts so many requests of a caller against its limits. Raises `RateLimitedError`."""
+Admit = Callable[[Caller, Mapping[str, int]], Awaitable[None]]
+"""Counts so many requests of a caller to each model against its limits: all of them, or none.
+
+Raises `RateLimitedError`, and `InvalidRequestError` for more at once than a whole limit.
+"""
 
 
-async def admit_all(_caller: Caller, _requests: int) -> None:
+async def admit_all(_caller: Caller, _requests: Mapping[str, int]) -> None:
     """Where there are no limits."""
 
 
@@ -172,10 +176,10 @@ class JobService:
     ) -> Receipt:
         caller = await self._owners.caller_of(shown)
         jobs = [
-            self._job(item, caller, _key(key, number, batch_id), batch_id, number)
+            self._job(item, caller, _key(key, number, batch_id), batch_id, (number, len(items)))
             for number, item in enumerate(items)
         ]
-        await self._admit(caller, len(jobs))
+        await self._admit(caller, Counter(job.model for job in jobs))
         accepted = await self._accepting.put(jobs)
         if accepted is None:
             raise QueueFullError(
@@ -185,15 +189,21 @@ class JobService:
         return _receipt(accepted, jobs, batch_id)
 
     def _job(
-        self, item: Item, caller: Caller, key: str | None, batch_id: str | None, number: int
+        self,
+        item: Item,
+        caller: Caller,
+        key: str | None,
+        batch_id: str | None,
+        place: tuple[int, int],
     ) -> NewJob:
-        app = caller.app
+        """`place` is which of how many that were sent together."""
+        app, (number, count) = caller.app, place
         if caller.user is not None and "\0" in caller.user:
             raise InvalidRequestError("The user of this token has a name that cannot be kept.")
         type_ = _type_of(app, item.request_type)
         model = self._model_of(app, item.request_type, type_)
         priority: Priority = class_of(item.priority, app.policy.priority)
-        asked = f"{caller.user or ''}\0{item.request_type}\0{item.request}"
+        asked = f"{count}\0{caller.user or ''}\0{item.request_type}\0{item.request}"
         digest = hashlib.sha256(asked.encode())
         return NewJob(
             id=f"job_{secrets.token_urlsafe(24)}",
@@ -281,8 +291,10 @@ def _owns(caller: Caller, job: Job) -> bool:
 
 
 def _key(key: str | None, number: int, batch_id: str | None) -> str | None:
-    """A batch has its key on each of its jobs, so that it is known again as a whole."""
-    return key if key is None or batch_id is None else f"{key}#{number}"
+    """A batch has its key on each of its jobs, so that it is known again as a whole. No client's
+    key has a space, so that none stands for a part of somebody's batch.
+    """
+    return key if key is None or batch_id is None else f"{key} {number}"
 
 
 def _receipt(

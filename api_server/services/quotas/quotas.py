@@ -166,6 +166,12 @@ class Quotas:
 
     def _check_possible(self, leases: Sequence[AnyLease], units: Sequence[int]) -> None:
         for lease, each in zip(leases, units, strict=True):
+            if each > lease.rule.limit and lease.rule.kind == "requests":
+                raise InvalidRequestError(
+                    f"This is {each} requests at once, and your app's limit is {lease.rule.what}. "
+                    "Send fewer in one batch.",
+                    param="requests",
+                )
             if each > lease.rule.limit:
                 raise InvalidRequestError(
                     f"This request may use {each} tokens (its prompt and max_tokens), and your "
