@@ -41,6 +41,7 @@ from api_server.services.ledger.ledger import Ledger
 from api_server.services.ledger.reports import Usage
 from api_server.services.models import ManagedModels
 from api_server.services.quotas.quotas import Quotas
+from api_server.services.quotas.reservation import Reservation
 from api_server.services.schema import Schema
 from api_server.settings import Settings
 from api_server.stores.answers import Answers
@@ -264,11 +265,9 @@ def _rules(settings: Settings) -> Rules:
     )
 
 
-async def _admit(quotas: Quotas, caller: Caller, requests: int) -> None:
+async def _admit(quotas: Quotas, caller: Caller, requests: int) -> Reservation:
     """Count jobs that are accepted; what they use is counted when they are done."""
-    reservation = await quotas.reserve(caller, "", 0, requests=requests, places=0)
-    reservation.settle(None)
-    reservation.release()
+    return await quotas.reserve(caller, "", 0, requests=requests, places=0)
 
 
 def _job_ended(metrics: Metrics, ledger: Ledger | None, record: RequestRecord) -> None:

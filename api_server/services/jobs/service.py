@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import msgspec
 
 from api_server.errors import (
+    ApiError,
     AppCodeError,
     InvalidRequestError,
     JobNotFoundError,
@@ -34,6 +35,7 @@ from api_server.services.jobs.owners import Credentials, Owners
 from api_server.services.jobs.rules import Rules
 from api_server.services.jobs.tally import Tally
 from api_server.services.jobs.waiting import class_of, step_of, wait_seconds
+from api_server.services.quotas.reservation import NOTHING, Reservation
 from api_server.stores.jobs import Accepted, Job, JobStore, Known, NewJob, Wanted
 
 BUILT_IN = frozenset({ANYONE.app.id, "app_development"})
@@ -41,12 +43,15 @@ BUILT_IN = frozenset({ANYONE.app.id, "app_development"})
 
 MOST_LISTED = 200
 
-Admit = Callable[[Caller, int], Awaitable[None]]
-"""Counts so many requests of a caller against its limits. Raises `RateLimitedError`."""
+Admit = Callable[[Caller, int], Awaitable[Reservation]]
+"""Counts so many requests of a caller against its limits, unless the reservation is cancelled.
+Raises `RateLimitedError`.
+"""
 
 
-async def admit_all(_caller: Caller, _requests: int) -> None:
+async def admit_all(_caller: Caller, _requests: int) -> Reservation:
     """Where there are no limits."""
+    return NOTHING
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,8 +180,15 @@ class JobService:
             self._job(item, caller, _key(key, number, batch_id), batch_id, number)
             for number, item in enumerate(items)
         ]
-        await self._admit(caller, len(jobs))
-        accepted = await self._accepting.put(jobs)
+        reservation = await self._admit(caller, len(jobs))
+        try:
+            accepted = await self._accepting.put(jobs)
+        except ApiError:  # not for a client that leaves: its jobs are accepted all the same
+            reservation.cancel()
+            raise
+        if accepted is None or any(isinstance(each, Known) for each in accepted):
+            reservation.cancel()  # nothing new was accepted
+        reservation.release()
         if accepted is None:
             raise QueueFullError(
                 f"{self._rules.queue_size} requests wait already; send it again later.",
