@@ -175,3 +175,23 @@ async def test_whoever_writes_an_end_down_is_not_stopped(
         async with asyncio.timeout(5):
             while not working.observed:
                 await asyncio.sleep(0.01)
+
+
+async def test_a_job_that_takes_longer_than_its_lease_is_kept_by_its_worker(
+    store: JobStore,
+) -> None:
+    model, rules = Model(), Rules(lease_seconds=0.6)
+    model.seconds = 1.5
+    (id_,) = await put(store, new_job())
+    async with Working(store, model, rules), Working(store, model, rules):
+        await when(store, id_, lambda job: job.state == "completed")
+    assert model.asked == 1
+
+
+async def test_many_that_find_no_room_together_make_one_pause(store: JobStore) -> None:
+    model = Model()
+    model.errors = [OverloadedError("full", retry_after_seconds=0.1) for _ in range(6)]
+    ids = await put(store, *(new_job() for _ in range(6)))
+    async with Working(store, model, Rules(), slots=6):
+        for id_ in ids:
+            await when(store, id_, lambda job: job.state == "completed", seconds=4)
