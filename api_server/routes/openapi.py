@@ -9,6 +9,7 @@ from fastapi.openapi.utils import get_openapi
 from api_server.errors import is_job_path
 from api_server.schemas.completions import ChatRequest, CompletionRequest
 from api_server.schemas.embeddings import EmbeddingsRequest
+from api_server.schemas.jobs import AiBatch, AiRequest
 from api_server.services.requests import Kind
 
 Json = dict[str, Any]
@@ -56,7 +57,7 @@ def document(app: FastAPI) -> Json:
     if app.openapi_schema is not None:
         return app.openapi_schema
     whole = get_openapi(title=app.title, version=app.version, routes=app.routes)
-    requests = [request for _, _, request, _ in _RAW_ROUTES]
+    requests = [*(request for _, _, request, _ in _RAW_ROUTES), AiRequest, AiBatch]
     _, schemas = msgspec.json.schema_components(requests, ref_template=_REFERENCE)
     components = whole.setdefault("components", {}).setdefault("schemas", {})
     components.update(schemas)
