@@ -265,7 +265,9 @@ def _rules(settings: Settings) -> Rules:
     )
 
 
-async def _admit(quotas: Quotas, caller: Caller, requests: Mapping[str, int]) -> None:
+async def _admit(
+    quotas: Quotas, caller: Caller, requests: Mapping[str, int]
+) -> Sequence[Reservation]:
     """Count jobs that are accepted, by model; what they use is counted when they are done."""
     held: list[Reservation] = []
     try:
@@ -275,9 +277,7 @@ async def _admit(quotas: Quotas, caller: Caller, requests: Mapping[str, int]) ->
         for reservation in held:
             reservation.cancel()
         raise
-    for reservation in held:
-        reservation.settle(None)
-        reservation.release()
+    return held
 
 
 def _job_ended(metrics: Metrics, ledger: Ledger | None, record: RequestRecord) -> None:

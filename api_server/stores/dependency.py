@@ -105,12 +105,12 @@ class Dependency:
         if outage is not None and outage.done() and not task.done():
             raise self._error()
         if not task.done() or task.cancelled():
-            self._failed(f"no answer within {budget_seconds:g} s")
+            self._failed(f"no answer within {budget_seconds:g} s", is_trial=is_trial)
             raise self._error()
         try:
             result = task.result()
         except self._faults as exc:
-            self._failed(type(exc).__name__)
+            self._failed(type(exc).__name__, is_trial=is_trial)
             raise self._error() from exc
         self._succeeded()
         return result
@@ -172,10 +172,12 @@ class Dependency:
         if not self._failures:
             self._pause_seconds = 0.0
 
-    def _failed(self, reason: str) -> None:
+    def _failed(self, reason: str, *, is_trial: bool) -> None:
         self._failures += 1
         self._failed_at = self._clock()
         was_open = self._open_until is not None
+        if was_open and not is_trial:
+            return  # it was under way when others failed, and tells nothing new
         if not was_open and self._failures < FAILURES:
             return
         longer = 2 * self._pause_seconds or FIRST_PAUSE_SECONDS

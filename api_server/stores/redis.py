@@ -37,6 +37,7 @@ FAULTS: tuple[type[BaseException], ...] = (
     exceptions.TimeoutError,
     exceptions.BusyLoadingError,
     exceptions.ReadOnlyError,
+    exceptions.OutOfMemoryError,  # nothing can be counted or kept: as good as away
 )
 
 

@@ -107,6 +107,36 @@ async def test_only_its_own_types_and_models(guarded: Guarded, postgres_url: str
     assert refusal(answer) == (400, "UNSUPPORTED_REQUEST_TYPE")
 
 
+async def test_what_is_not_accepted_anew_counts_nowhere(tmp_path: Path, postgres_url: str) -> None:
+    jobs = {"workers": 0, "queue_size": 1}
+    async with guarded_gateway(tmp_path, postgres_url, jobs=jobs) as guarded:
+        shop = await app(guarded, postgres_url, rate_limits=["2/hour"])
+
+        async def ask(key: str) -> httpx.Response:
+            return await send(guarded, app_code=shop.app_code, idempotency_key=key)
+
+        first = await ask("first")
+        assert first.status_code == 200, first.text
+        for _ in range(3):
+            assert refusal(await ask("other")) == (503, "QUEUE_FULL")
+        gone = await guarded.http.post(f"/get_request/{first.json()['request_id']}/cancel")
+        assert gone.status_code == 200, gone.text
+        for _ in range(3):
+            assert (await ask("first")).json() == first.json()
+        assert (await ask("second")).status_code == 200
+        assert refusal(await ask("third")) == (429, "RATE_LIMITED")
+
+
+async def test_a_batch_beyond_a_whole_limit_is_told_so(guarded: Guarded, postgres_url: str) -> None:
+    shop = await app(guarded, postgres_url, rate_limits=["2/hour"])
+    batch = [{"request_type": "explain", "request": str(number)} for number in range(3)]
+    body = {"app_code": shop.app_code, "requests": batch}
+    answer = await guarded.http.post("/ai_request/batch", json=body)
+    assert refusal(answer) == (400, "INVALID_REQUEST")
+    assert "3 requests at once" in answer.json()["message"]
+    assert "2 requests in 3600 s" in answer.json()["message"]
+
+
 async def test_a_rate_limit_counts_accepted_jobs_once(guarded: Guarded, postgres_url: str) -> None:
     shop = await app(guarded, postgres_url, rate_limits=["3/hour"])
     ids = []

@@ -186,6 +186,31 @@ async def test_whoever_lost_its_lease_cannot_end_the_job(store: JobStore) -> Non
     assert (await store.find([fast.id]))[fast.id].response == '{"by":"fast"}'
 
 
+async def test_an_end_that_was_written_stands(store: JobStore) -> None:
+    await put(store, new_job())
+    (job,) = await take(store)
+    await store.finish([done(job, '{"by":"first"}')])
+    assert await store.finish([done(job, '{"by":"second"}')]) == {job.id}
+    assert (await store.find([job.id]))[job.id].response == '{"by":"first"}'
+
+
+async def test_whoever_lost_its_lease_does_not_extend_that_of_another(store: JobStore) -> None:
+    await put(store, new_job())
+    (slow,) = await take(store, lease_seconds=0.05)
+    await asyncio.sleep(0.1)
+    (died,) = await take(store, owner="other", lease_seconds=0.05)
+    await store.renew([(slow.id, slow.fence)], 60.0)
+    await asyncio.sleep(0.1)
+    assert [job.id for job in await take(store, owner="third")] == [died.id]
+
+
+async def test_a_job_that_may_run_no_longer_is_not_begun_again(store: JobStore) -> None:
+    await put(store, new_job())
+    await take(store, lease_seconds=0.05, timeout_seconds=0.05)
+    await asyncio.sleep(0.1)
+    assert await take(store) == []
+
+
 async def test_an_end_that_was_written_may_be_written_again(store: JobStore) -> None:
     await put(store, new_job())
     (job,) = await take(store)

@@ -1,7 +1,7 @@
 """A worker on its own, with a model that the test plays."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import msgspec
 import pytest
@@ -11,7 +11,7 @@ from api_server.observability.record import RequestRecord
 from api_server.services.client import Client
 from api_server.services.jobs.rules import Rules
 from api_server.services.jobs.worker import Worker
-from api_server.stores.jobs import Job, JobStore
+from api_server.stores.jobs import End, Job, JobStore
 from tests.job_rows import job_store, new_job, put, take
 
 ANSWER = msgspec.json.encode(
@@ -49,11 +49,15 @@ class Working:
 
     def __init__(self, store: JobStore, model: Model, rules: Rules, slots: int = 2) -> None:
         self.records: list[RequestRecord] = []
+        self.observed = 0
         self.worker = Worker(
             *(store, model, rules, slots),
             ended=self.records.append,
-            observe=lambda _waited, _ran: None,
+            observe=self._observe,
         )
+
+    def _observe(self, _waited: float, _ran: float) -> None:
+        self.observed += 1
 
     async def __aenter__(self) -> "Working":
         self._task = asyncio.create_task(self.worker.run())
@@ -147,3 +151,47 @@ async def test_what_was_given_back_can_be_taken_at_once(store: JobStore) -> None
         working.worker.wake()
         await when(store, id_, lambda job: job.state == "processing")
     assert [job.id for job in await take(store)] == [id_]
+
+
+async def test_whoever_writes_an_end_down_is_not_stopped(
+    store: JobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writing, may_go_on = asyncio.Event(), asyncio.Event()
+    finish = store.finish
+
+    async def slow_finish(ends: Sequence[End]) -> set[str]:
+        writing.set()
+        await may_go_on.wait()
+        return await finish(ends)
+
+    monkeypatch.setattr(store, "finish", slow_finish)
+    (id_,) = await put(store, new_job())
+    async with Working(store, Model(), Rules()) as working:
+        await asyncio.wait_for(writing.wait(), 5)
+        working.worker.stop_job(id_)
+        await asyncio.sleep(0.05)
+        may_go_on.set()
+        await when(store, id_, lambda job: job.state == "completed")
+        async with asyncio.timeout(5):
+            while not working.observed:
+                await asyncio.sleep(0.01)
+
+
+async def test_a_job_that_takes_longer_than_its_lease_is_kept_by_its_worker(
+    store: JobStore,
+) -> None:
+    model, rules = Model(), Rules(lease_seconds=0.6)
+    model.seconds = 1.5
+    (id_,) = await put(store, new_job())
+    async with Working(store, model, rules), Working(store, model, rules):
+        await when(store, id_, lambda job: job.state == "completed")
+    assert model.asked == 1
+
+
+async def test_many_that_find_no_room_together_make_one_pause(store: JobStore) -> None:
+    model = Model()
+    model.errors = [OverloadedError("full", retry_after_seconds=0.1) for _ in range(6)]
+    ids = await put(store, *(new_job() for _ in range(6)))
+    async with Working(store, model, Rules(), slots=6):
+        for id_ in ids:
+            await when(store, id_, lambda job: job.state == "completed", seconds=4)

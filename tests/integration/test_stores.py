@@ -7,7 +7,12 @@ from collections.abc import Awaitable, Callable, Iterator
 import asyncpg
 import pytest
 
-from api_server.errors import DependencyDownError
+from api_server.errors import DependencyDownError, RateLimitedError
+from api_server.observability.metrics import Metrics
+from api_server.observability.numbers import Numbers
+from api_server.schemas.apps import App, Caller, Policy
+from api_server.services.quotas.quotas import Quotas
+from api_server.stores.limits import RedisLimits
 from api_server.stores.postgres import Postgres
 from api_server.stores.redis import Redis
 from tests.slow_proxy import slow_proxy
@@ -139,3 +144,32 @@ async def test_a_crowd_that_waits_for_connections_does_not_storm_a_server_that_l
         assert {type(each) for each in failed} == {DependencyDownError}
         assert len(proxy.attempts) <= 4 * 8, "each of the pool is tried with TLS and without"
         await postgres.aclose()
+
+
+async def test_a_redis_without_memory_is_as_good_as_away() -> None:
+    with running_redis() as server:
+        redis = Redis(server.url)
+        await redis.use(lambda client: client.config_set("maxmemory", "1"))
+        for _ in range(3):
+            with pytest.raises(DependencyDownError):
+                await redis.use(lambda client: client.set("a", "1"))
+        assert not redis.dependency.is_up
+        await redis.aclose()
+
+
+async def test_limits_beyond_redis_memory_are_those_of_each_process() -> None:
+    caller = Caller(App("app_1", "a", Policy(rate_limits=["2/hour"])))
+    with running_redis() as server:
+        redis = Redis(server.url)
+        quotas = Quotas(RedisLimits(redis), Metrics([], Numbers()))
+        await quotas.start()
+        await quotas.reserve(caller, "m", 1)
+        await redis.use(lambda client: client.config_set("maxmemory", "1"))
+        await until_it_works(lambda: quotas.reserve(caller, "m", 1))
+        with pytest.raises(RateLimitedError):
+            await quotas.reserve(caller, "m", 1)
+        async with asyncio.timeout(5):
+            while not quotas.is_degraded:
+                await asyncio.sleep(0.05)
+        await quotas.aclose()
+        await redis.aclose()

@@ -201,3 +201,26 @@ async def test_a_loop_that_stood_still_says_nothing_of_the_service() -> None:
         await asyncio.sleep(0)
         time.sleep(0.1)  # whatever else this process has to do
         assert await asked == "well"
+
+
+async def test_whoever_leaves_takes_the_call_along_and_says_nothing_of_the_service() -> None:
+    service = Service()
+    call = asyncio.create_task(service.call(service.hangs, 60))
+    await asyncio.sleep(0.01)
+    call.cancel()
+    await asyncio.wait({call})
+    await service.guard.aclose()
+    assert service.guard.is_up
+    assert service.told == []
+
+
+async def test_a_trial_whose_client_leaves_makes_room_for_another() -> None:
+    service = Service()
+    await service.go_down()
+    service.wait()
+    trial = asyncio.create_task(service.call(service.hangs, 60))
+    await asyncio.sleep(0.01)
+    trial.cancel()
+    await asyncio.wait({trial})
+    assert await service.call(service.answers, 1) == "well"
+    assert service.guard.is_up

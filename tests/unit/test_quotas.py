@@ -11,10 +11,19 @@ from api_server.errors import DependencyDownError, InvalidRequestError, RateLimi
 from api_server.observability.metrics import Metrics
 from api_server.observability.numbers import Numbers
 from api_server.schemas.apps import ANYONE, App, Caller, Limits, Policy, RateLimit
+from api_server.services.quotas.leases import Lease, Peers
 from api_server.services.quotas.quotas import Quotas
 from api_server.services.quotas.reservation import NOTHING, Reservation
 from api_server.services.quotas.rules import Rule, make_rules
-from api_server.stores.limits import LIVES_SECONDS, SILENT_SECONDS, Answer, Ask, Beat, LimitStore
+from api_server.stores.limits import (
+    LIVES_SECONDS,
+    SILENT_SECONDS,
+    Answer,
+    Ask,
+    Beat,
+    Granted,
+    LimitStore,
+)
 from api_server.stores.limits_memory import MemoryLimits
 
 
@@ -409,3 +418,28 @@ async def test_what_is_idle_is_forgotten_and_nothing_else(clock: Clock, store: M
         await looked(quotas)
         await quotas._beat()
     assert not quotas._desks
+
+
+def test_what_an_older_grant_gave_is_not_used_under_a_newer_one() -> None:
+    """It would count until the older one's end, and be used after that."""
+    (rule,) = make_rules("app_1", None, [RateLimit(1000, 60)])
+    lease = Lease(rule)
+    lease.answered(Granted(bucket=7, units=100, counted=100), sent=0.0, now=0.0)
+    old = lease.take(50)
+    lease.answered(Granted(bucket=8, units=20, counted=120), sent=30.0, now=30.0)
+    lease.give_back(old, 30, 30.1)
+    assert lease.left == 20
+    assert (7, 30) in lease.ask(30.2).returns
+
+
+def test_what_the_store_may_not_have_heard_is_told_again_until_it_answers() -> None:
+    (rule,) = make_rules("app_1", None, [RateLimit(1000, 60)])
+    lease = Lease(rule)
+    lease.go_alone(0.0, Peers())
+    lease.take_alone(3, 1.0)
+    for now in (2.0, 3.0):
+        assert sum(units for _, units in lease.ask(now).used) == 3
+        lease.failed()
+    assert sum(units for _, units in lease.ask(4.0).used) == 3
+    lease.answered(Granted(bucket=1, units=0, counted=3), sent=4.0, now=4.0)
+    assert not lease.ask(5.0).used

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import msgspec
 
 from api_server.errors import (
+    ApiError,
     AppCodeError,
     InvalidRequestError,
     JobNotFoundError,
@@ -35,6 +36,7 @@ from api_server.services.jobs.owners import Credentials, Owners
 from api_server.services.jobs.rules import Rules
 from api_server.services.jobs.tally import Tally
 from api_server.services.jobs.waiting import class_of, step_of, wait_seconds
+from api_server.services.quotas.reservation import Reservation
 from api_server.stores.jobs import Accepted, Job, JobStore, Known, NewJob, Wanted
 
 BUILT_IN = frozenset({ANYONE.app.id, "app_development"})
@@ -42,15 +44,22 @@ BUILT_IN = frozenset({ANYONE.app.id, "app_development"})
 
 MOST_LISTED = 200
 
-Admit = Callable[[Caller, Mapping[str, int]], Awaitable[None]]
-"""Counts so many requests of a caller to each model against its limits: all of them, or none.
+Admit = Callable[[Caller, Mapping[str, int]], Awaitable[Sequence[Reservation]]]
+"""Counts so many requests of a caller to each model against its limits: all of them, or none, and
+none where what it returns is cancelled.
 
 Raises `RateLimitedError`, and `InvalidRequestError` for more at once than a whole limit.
 """
 
 
-async def admit_all(_caller: Caller, _requests: Mapping[str, int]) -> None:
+async def admit_all(_caller: Caller, _requests: Mapping[str, int]) -> Sequence[Reservation]:
     """Where there are no limits."""
+    return ()
+
+
+def _cancel(reservations: Sequence[Reservation]) -> None:
+    for each in reservations:
+        each.cancel()
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,8 +188,16 @@ class JobService:
             self._job(item, caller, _key(key, number, batch_id), batch_id, (number, len(items)))
             for number, item in enumerate(items)
         ]
-        await self._admit(caller, Counter(job.model for job in jobs))
-        accepted = await self._accepting.put(jobs)
+        reservations = await self._admit(caller, Counter(job.model for job in jobs))
+        try:
+            accepted = await self._accepting.put(jobs)
+        except ApiError:  # not for a client that leaves: its jobs are accepted all the same
+            _cancel(reservations)
+            raise
+        if accepted is None or any(isinstance(each, Known) for each in accepted):
+            _cancel(reservations)  # nothing new was accepted
+        for reservation in reservations:
+            reservation.release()
         if accepted is None:
             raise QueueFullError(
                 f"{self._rules.queue_size} requests wait already; send it again later.",

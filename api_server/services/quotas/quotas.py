@@ -166,18 +166,19 @@ class Quotas:
 
     def _check_possible(self, leases: Sequence[AnyLease], units: Sequence[int]) -> None:
         for lease, each in zip(leases, units, strict=True):
-            if each > lease.rule.limit and lease.rule.kind == "requests":
-                raise InvalidRequestError(
-                    f"This is {each} requests at once, and your app's limit is {lease.rule.what}. "
-                    "Send fewer in one batch.",
-                    param="requests",
-                )
-            if each > lease.rule.limit:
+            if each <= lease.rule.limit:
+                continue
+            if lease.rule.kind == "tokens":
                 raise InvalidRequestError(
                     f"This request may use {each} tokens (its prompt and max_tokens), and your "
                     f"app's limit is {lease.rule.what}. Ask for a shorter answer or send less.",
                     param="max_tokens",
                 )
+            raise InvalidRequestError(
+                f"These are {each} requests at once, and your app's limit is {lease.rule.what}. "
+                "Send fewer at a time.",
+                param="requests",
+            )
 
     def _refusal(
         self, desk: Desk, leases: Sequence[AnyLease], lease: AnyLease, units: int

@@ -66,7 +66,7 @@ update app_credentials set revoked_at = null, expires_at = null where app_id = $
 select app_id from app_credentials where hash = $1
 
 -- name: lock_seeds
-select pg_advisory_xact_lock(7264127404)
+select pg_advisory_xact_lock(7264127405)
 
 -- name: rename_app
 update apps set name = $2, updated_at = now() where id = $1
