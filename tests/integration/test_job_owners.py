@@ -166,7 +166,7 @@ async def test_jobs_keep_to_the_limits_of_their_model(guarded: Guarded, postgres
 
     too_many = await batch(4)
     assert refusal(too_many) == (400, "INVALID_REQUEST")
-    assert "This is 4 requests at once" in too_many.json()["message"]
+    assert "These are 4 requests at once" in too_many.json()["message"]
     assert (await batch(2)).status_code == 200
     assert refusal(await batch(2)) == (429, "RATE_LIMITED")
     assert (await send(guarded, app_code=shop.app_code)).status_code == 200
