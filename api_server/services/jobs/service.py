@@ -200,7 +200,8 @@ class JobService:
             reservation.release()
         if accepted is None:
             raise QueueFullError(
-                f"{self._rules.queue_size} requests wait already; send it again later.",
+                f"Too many requests wait already: {self._rules.queue_size} may, the last tenth of "
+                "them of apps that have few. Send it again later.",
                 retry_after_seconds=self._seconds_until_room(len(jobs)),
             )
         return _receipt(accepted, jobs, batch_id)
