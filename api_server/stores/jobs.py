@@ -310,10 +310,16 @@ class JobStore:
 
         return await self._postgres.transaction(work)
 
-    async def restart(self, job_ids: Sequence[str], *, timeout_seconds: float) -> set[str]:
-        """Put failed jobs to the end of their app's queue again; returns the ids of those."""
+    async def restart(
+        self, job_ids: Sequence[str], *, timeout_seconds: float, queue_size: int
+    ) -> set[str] | None:
+        """Put failed jobs to the end of their app's queue again; returns the ids of those, None
+        where there is no room for all.
+        """
 
-        async def work(connection: Connection) -> set[str]:
+        async def work(connection: Connection) -> set[str] | None:
+            if queue_size - (await connection.fetchval(_SQL["queued"])) < len(job_ids):
+                return None
             rows = await connection.fetch(_SQL["restart"], list(job_ids), timeout_seconds)
             again = {row["id"] for row in rows}
             ordered = [each for each in job_ids if each in again]

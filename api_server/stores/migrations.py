@@ -4,6 +4,7 @@ Each file of `init-scripts/postgres/` is applied once, in the order of its numbe
 transaction of its own, under a lock that only one process at a time can have.
 """
 
+import contextlib
 import hashlib
 import logging
 from collections.abc import Mapping
@@ -21,6 +22,7 @@ LOCK = 7264127402
 
 LOCK_SECONDS = 60
 STATEMENT_SECONDS = 300
+FAULTS = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
 
 _TABLE = """
 create table if not exists schema_migrations (
@@ -68,7 +70,7 @@ async def migrate(url: str, folder: Path = FOLDER) -> list[str]:
         connection = await asyncpg.connect(
             url, timeout=CONNECT_SECONDS, command_timeout=STATEMENT_SECONDS
         )
-    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as exc:
+    except FAULTS as exc:
         raise SetupError(
             f"PostgreSQL does not answer at POSTGRES_URL ({type(exc).__name__}). Start it, or "
             "correct the address, the user or the password."
@@ -83,10 +85,12 @@ async def migrate(url: str, folder: Path = FOLDER) -> list[str]:
         for each in missing:
             await _apply(connection, each)
         return [each.name for each in missing]
-    except asyncpg.PostgresError as exc:
-        raise SetupError(f"The database could not be brought up to date: {exc}") from exc
+    except FAULTS as exc:
+        reason = str(exc) or type(exc).__name__
+        raise SetupError(f"The database could not be brought up to date: {reason}") from exc
     finally:
-        await connection.close(timeout=CONNECT_SECONDS)
+        with contextlib.suppress(*FAULTS):  # it is terminated, then
+            await connection.close(timeout=CONNECT_SECONDS)
 
 
 def _is_missing(migration: Migration, applied: Mapping[int, str]) -> bool:

@@ -12,6 +12,7 @@ import pytest
 
 from api_server.services.access.managing import Issued
 from tests.access import Guarded, guarded_gateway, make_app, managed_apps
+from tests.job_rows import failed, job_store, take
 from tests.stores import PostgresServer, running_postgres
 
 TYPES = {
@@ -125,6 +126,41 @@ async def test_what_is_not_accepted_anew_counts_nowhere(tmp_path: Path, postgres
             assert (await ask("first")).json() == first.json()
         assert (await ask("second")).status_code == 200
         assert refusal(await ask("third")) == (429, "RATE_LIMITED")
+
+
+async def test_a_retry_counts_as_a_request_and_needs_room(
+    tmp_path: Path, postgres_url: str
+) -> None:
+    jobs = {"workers": 0, "queue_size": 1}
+    async with (
+        guarded_gateway(tmp_path, postgres_url, jobs=jobs) as guarded,
+        job_store(postgres_url) as store,
+    ):
+        shop = await app(guarded, postgres_url, rate_limits=["2/hour"])
+        other = await app(guarded, postgres_url, "other")
+
+        async def failing(issued: Issued) -> str:
+            sent = await send(guarded, app_code=issued.app_code)
+            assert sent.status_code == 200, sent.text
+            await fail()
+            id_: str = sent.json()["request_id"]
+            return id_
+
+        async def fail() -> None:
+            (job,) = await take(store)
+            await store.finish([failed(job)])
+
+        async def retry(id_: str) -> httpx.Response:
+            return await guarded.http.post(f"/get_request/{id_}/retry")
+
+        limited, free = await failing(shop), await failing(other)
+        assert (await retry(free)).status_code == 200
+        assert refusal(await retry(limited)) == (503, "QUEUE_FULL")
+        await fail()
+        assert (await retry(limited)).status_code == 200
+        assert refusal(await retry(limited)) == (409, "INVALID_REQUEST")
+        await fail()
+        assert refusal(await retry(limited)) == (429, "RATE_LIMITED")
 
 
 async def test_a_batch_beyond_a_whole_limit_is_told_so(guarded: Guarded, postgres_url: str) -> None:

@@ -112,7 +112,7 @@ async def test_positions_are_exact_whatever_happens(store: JobStore) -> None:
             order = await in_order(store)
             await store.cancel(chance.sample(order, min(3, len(order))))
         elif what == "retry" and ended:
-            await store.restart([ended.pop()], timeout_seconds=300)
+            await store.restart([ended.pop()], timeout_seconds=300, queue_size=MANY)
         elif what == "add_up":
             await keep(store)
         if step % 4 == 0:
@@ -316,7 +316,7 @@ async def test_only_what_failed_is_done_again(store: JobStore) -> None:
     await store.finish([done(first), failed(second)])
     await store.finish([failed(third, retry_possible=False)])
     assert await store.of_batch("batch_x") == ids
-    assert await store.restart(ids, timeout_seconds=300) == {second.id}
+    assert await store.restart(ids, timeout_seconds=300, queue_size=MANY) == {second.id}
     assert [job.id for job in await take(store, 5)] == [second.id]
 
 

@@ -7,12 +7,13 @@ from collections.abc import Awaitable, Callable, Iterator
 import asyncpg
 import pytest
 
-from api_server.errors import DependencyDownError, RateLimitedError
+from api_server.errors import DependencyDownError, RateLimitedError, SetupError
 from api_server.observability.metrics import Metrics
 from api_server.observability.numbers import Numbers
 from api_server.schemas.apps import App, Caller, Policy
 from api_server.services.quotas.quotas import Quotas
 from api_server.stores.limits import RedisLimits
+from api_server.stores.migrations import LOCK, migrate
 from api_server.stores.postgres import Postgres
 from api_server.stores.redis import Redis
 from tests.slow_proxy import slow_proxy
@@ -173,3 +174,17 @@ async def test_limits_beyond_redis_memory_are_those_of_each_process() -> None:
                 await asyncio.sleep(0.05)
         await quotas.aclose()
         await redis.aclose()
+
+
+async def test_migrations_that_cannot_go_on_say_so(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api_server.stores.migrations.STATEMENT_SECONDS", 0.3)
+    other = await asyncpg.connect(postgres_url)
+    await other.execute("select pg_advisory_lock($1)", LOCK)
+    try:
+        with pytest.raises(SetupError, match="brought up to date: TimeoutError"):
+            await migrate(postgres_url)
+    finally:
+        await other.close()
+    assert await migrate(postgres_url) == []

@@ -199,3 +199,18 @@ def test_a_share_is_what_those_leave_that_want_less() -> None:
 
 def test_who_says_nothing_of_itself_is_one_flow() -> None:
     assert flow_of(Caller(App("app_anyone", "x", Policy()))) == NOBODY
+
+
+def test_an_answer_shorter_than_expected_is_no_credit_from_before_it_joined() -> None:
+    queue = FairQueue()
+    slow = queue.arrive(flow("slow"))
+    queue.charge(slow, 1, 0.0)
+    for _ in range(3):
+        busy = queue.arrive(flow("busy"))
+        queue.charge(busy, 1, 0.0)
+        queue.settle(busy, 1, 0.0, 5000)
+    assert queue.arrive(flow("slow")) is slow
+    joined = slow.served
+    assert joined > slow.mean_tokens
+    queue.settle(slow, 1, 0.0, 1)
+    assert slow.served == joined

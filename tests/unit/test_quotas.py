@@ -443,3 +443,30 @@ def test_what_the_store_may_not_have_heard_is_told_again_until_it_answers() -> N
     assert sum(units for _, units in lease.ask(4.0).used) == 3
     lease.answered(Granted(bucket=1, units=0, counted=3), sent=4.0, now=4.0)
     assert not lease.ask(5.0).used
+
+
+async def test_who_finds_the_store_again_first_waits_for_the_others(
+    clock: Clock, store: MayBeAway
+) -> None:
+    caller = app_with(rate_limits=["10/hour"])
+    first = await joined(store, clock, processes=2, index=0)
+    second = await joined(store, clock, processes=2, index=1)
+    both = (first, second)
+    for quotas in (*both, *both):
+        await quotas._beat()
+    assert not any(quotas.is_degraded for quotas in both)
+    store.is_away = True
+    for quotas in both:
+        await quotas._beat()
+        assert await admitted(quotas, caller)
+    clock.now += 1.0
+    store.is_away = False
+    await first._beat()
+    assert first.is_degraded, "the second one has not told what it used"
+    clock.now += 0.1
+    await second._beat()
+    clock.now += 0.1
+    for quotas in both:
+        await quotas._beat()
+    assert not any(quotas.is_degraded for quotas in both)
+    assert sum([await admitted(first, caller) for _ in range(20)]) == 8

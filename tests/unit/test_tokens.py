@@ -271,6 +271,16 @@ async def test_a_public_key_is_no_secret_where_only_published_keys_count(
     assert tokens.caller_of(signed(RSA_KEY, "RS256")).user == "ada", "the only one needs no name"
 
 
+async def test_a_token_without_a_key_id_is_refused_where_several_keys_fit(
+    directory: Directory,
+) -> None:
+    keys = await published(jwk(RSA_KEY, "r"), jwk(OTHER_RSA_KEY, "other"))
+    tokens = Tokens(TokenRules(), directory, keys)
+    with pytest.raises(UnknownSignerError):
+        tokens.caller_of(signed(RSA_KEY, "RS256"))
+    assert tokens.caller_of(signed(RSA_KEY, "RS256", "r")).user == "ada"
+
+
 async def test_secret_and_unfit_keys_that_are_published_do_not_count(directory: Directory) -> None:
     oct_key = {"kty": "oct", "k": part(b"k" * 32), "kid": "o", "alg": "HS256"}
     wrong = [{"kty": "RSA", "n": "?", "e": "?", "kid": "w"}, "text", None, {"kty": 7}]

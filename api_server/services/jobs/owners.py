@@ -9,7 +9,7 @@ from api_server.errors import (
     NotAllowedError,
     UnknownSignerError,
 )
-from api_server.schemas.apps import ANYONE, App, Caller
+from api_server.schemas.apps import ANYONE, App, Caller, Policy
 
 _NOTHING_SENT = (
     "No app code was sent: this needs app_code, the header X-App-Code, or a key as 'Authorization: "
@@ -22,6 +22,9 @@ class FindsApps(Protocol):
 
     def find_app_code(self, code: str) -> App | None:
         """The app of a code, None for nobody. Raises `DependencyDownError`."""
+
+    def app(self, name_or_id: str) -> App | None:
+        """The app of that id, None where it is revoked or built in. Raises likewise."""
 
 
 class Authenticates(Protocol):
@@ -72,6 +75,10 @@ class Owners:
             raise NotAllowedError("The app code and the key are not of the same app.")
         return caller
 
+    def owner_of(self, app_id: str) -> Caller:
+        """The app that a job is of. One that is no more has no limits; its jobs end as such."""
+        return Caller(self._apps.app(app_id) or App(app_id, app_id, Policy()))
+
     async def _holder(self, sent: bytes | None) -> Caller:
         try:
             return self._authentication.caller_of(sent)
@@ -89,6 +96,9 @@ class OpenToAll:
     """AUTH=off: every code and every key is `ANYONE`'s. Both sides of `Owners`."""
 
     def find_app_code(self, code: str) -> App | None:  # noqa: ARG002
+        return ANYONE.app
+
+    def app(self, name_or_id: str) -> App | None:  # noqa: ARG002
         return ANYONE.app
 
     def caller_of(self, authorization: bytes | None) -> Caller:  # noqa: ARG002

@@ -43,6 +43,7 @@ BUILT_IN = frozenset({ANYONE.app.id, "app_development"})
 """Apps of the stack's own, for development: any type of request is theirs."""
 
 MOST_LISTED = 200
+RETRIED = frozenset({"error", "expired"})
 
 Admit = Callable[[Caller, Mapping[str, int]], Awaitable[Sequence[Reservation]]]
 """Counts so many requests of a caller to each model against its limits: all of them, or none, and
@@ -133,11 +134,25 @@ class JobService:
     async def retry(self, id_: str, shown: Credentials) -> Json:
         """Begin a failed job again, or those of a batch that failed; what is done stays done."""
         jobs = await self._owned(id_, shown)
-        again = await self._store.restart(
-            [job.id for job in jobs], timeout_seconds=self._rules.timeout_seconds
-        )
-        if not again:
+        failed = [job.id for job in jobs if job.state in RETRIED and job.retry_possible]
+        if not failed:
             raise JobStateError("Only a request that failed and may be retried can begin again.")
+        reservation = await self._admit(self._owners.owner_of(jobs[0].app_id), len(failed))
+        try:
+            again = await self._store.restart(
+                failed,
+                timeout_seconds=self._rules.timeout_seconds,
+                queue_size=self._rules.queue_size,
+            )
+        except ApiError:
+            reservation.cancel()
+            raise
+        if not again:
+            reservation.cancel()
+            if again is None:
+                raise self._queue_full(len(failed))
+            raise JobStateError("This request begins again already.")
+        reservation.release()
         return {
             "status": "success",
             "request_id": id_,
@@ -199,11 +214,7 @@ class JobService:
         for reservation in reservations:
             reservation.release()
         if accepted is None:
-            raise QueueFullError(
-                f"Too many requests wait already: {self._rules.queue_size} may, the last tenth of "
-                "them of apps that have few. Send it again later.",
-                retry_after_seconds=self._seconds_until_room(len(jobs)),
-            )
+            raise self._queue_full(len(jobs))
         return _receipt(accepted, jobs, batch_id)
 
     def _job(
@@ -283,6 +294,13 @@ class JobService:
     def _line(self, job: Job) -> Json:
         line = {"request_id": job.id, "state": job.state, "request_type": job.request_type}
         return line | self.answer(job)
+
+    def _queue_full(self, jobs: int) -> QueueFullError:
+        return QueueFullError(
+            f"Too many requests wait already: {self._rules.queue_size} may, the last tenth of "
+            "them of apps that have few. Send it again later.",
+            retry_after_seconds=self._seconds_until_room(jobs),
+        )
 
     def _seconds_until_room(self, jobs: int) -> float:
         counts = self._tally.counts
