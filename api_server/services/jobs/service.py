@@ -134,25 +134,27 @@ class JobService:
     async def retry(self, id_: str, shown: Credentials) -> Json:
         """Begin a failed job again, or those of a batch that failed; what is done stays done."""
         jobs = await self._owned(id_, shown)
-        failed = [job.id for job in jobs if job.state in RETRIED and job.retry_possible]
+        failed = [job for job in jobs if job.state in RETRIED and job.retry_possible]
         if not failed:
             raise JobStateError("Only a request that failed and may be retried can begin again.")
-        reservation = await self._admit(self._owners.owner_of(jobs[0].app_id), len(failed))
+        owner = self._owners.owner_of(jobs[0].app_id)
+        reservations = await self._admit(owner, Counter(job.model for job in failed))
         try:
             again = await self._store.restart(
-                failed,
+                [job.id for job in failed],
                 timeout_seconds=self._rules.timeout_seconds,
                 queue_size=self._rules.queue_size,
             )
         except ApiError:
-            reservation.cancel()
+            _cancel(reservations)
             raise
         if not again:
-            reservation.cancel()
+            _cancel(reservations)
             if again is None:
                 raise self._queue_full(len(failed))
             raise JobStateError("This request begins again already.")
-        reservation.release()
+        for reservation in reservations:
+            reservation.release()
         return {
             "status": "success",
             "request_id": id_,
