@@ -13,7 +13,7 @@ from typing import Protocol
 
 from api_server.commands import apps, migrate, usage
 from api_server.commands.worker import work
-from api_server.errors import SetupError
+from api_server.errors import ConfigurationError, SetupError
 from api_server.local.data_dir import reset
 from api_server.local.stack import engine_binary, run_local, stop_on_signals
 from api_server.local.terminal import TerminalSay
@@ -95,6 +95,10 @@ def check(settings: Settings) -> int:
     print(f"{settings.environment.stack_config}: ok. Models: {names}.")
     for warning in settings.warnings():
         print(f"warning: {warning}")
+    try:
+        settings.check_can_serve()
+    except ConfigurationError as exc:
+        print(f"warning: `serve` would refuse to start with this: {exc}")
     return 0
 
 

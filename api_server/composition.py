@@ -6,7 +6,7 @@ ends what works beside requests.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -265,9 +265,19 @@ def _rules(settings: Settings) -> Rules:
     )
 
 
-async def _admit(quotas: Quotas, caller: Caller, requests: int) -> Reservation:
-    """Count jobs that are accepted; what they use is counted when they are done."""
-    return await quotas.reserve(caller, "", 0, requests=requests, places=0)
+async def _admit(
+    quotas: Quotas, caller: Caller, requests: Mapping[str, int]
+) -> Sequence[Reservation]:
+    """Count jobs that are accepted, by model; what they use is counted when they are done."""
+    held: list[Reservation] = []
+    try:
+        for model, count in requests.items():
+            held.append(await quotas.reserve(caller, model, 0, requests=count, places=0))
+    except BaseException:
+        for reservation in held:
+            reservation.cancel()
+        raise
+    return held
 
 
 def _job_ended(metrics: Metrics, ledger: Ledger | None, record: RequestRecord) -> None:

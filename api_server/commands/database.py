@@ -10,11 +10,18 @@ from api_server.stores.postgres import Postgres
 
 T = TypeVar("T")
 
+POSTGRES_URL_FILE = "postgres.url"
+"""Where `make local` says how to reach its own, in DATA_DIR."""
+
 
 def postgres_url(settings: Settings) -> str:
     """Raises `SetupError` where there is no database."""
     if settings.postgres_url is None:
-        raise SetupError("This needs PostgreSQL: set POSTGRES_URL in the environment or in .env.")
+        beside = settings.environment.data_dir / POSTGRES_URL_FILE
+        hint = f' That of `make local`: POSTGRES_URL="$(cat {beside})".' if beside.exists() else ""
+        raise SetupError(
+            f"This needs PostgreSQL: set POSTGRES_URL in the environment or in .env.{hint}"
+        )
     return settings.postgres_url
 
 

@@ -43,7 +43,14 @@ def _is_rate(text: str) -> str:
     return text
 
 
+def _can_be_kept(text: str) -> str:
+    if "\0" in text or (not text.isascii() and any("\ud800" <= each <= "\udfff" for each in text)):
+        raise ValueError("holds a character that cannot be kept: a NUL, or half of a pair")
+    return text
+
+
 Rate = Annotated[str, AfterValidator(_is_rate)]
+Text = Annotated[str, AfterValidator(_can_be_kept)]
 AppName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}$")]
 TypeName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 
@@ -66,9 +73,9 @@ class RequestType(Strict):
     `prompt` is the message for the model, in which `{request}` stands for what the client sent.
     """
 
-    model: str | None = Field(None, description="Else the app's default, else the first one.")
-    system: str | None = Field(None, max_length=100_000)
-    prompt: str = Field("{request}", max_length=100_000)
+    model: Text | None = Field(None, description="Else the app's default, else the first one.")
+    system: Text | None = Field(None, max_length=100_000)
+    prompt: Text = Field("{request}", max_length=100_000)
     temperature: float = Field(0.7, ge=0, le=2)
     max_tokens: int = Field(1000, ge=1)
 
@@ -80,8 +87,8 @@ class Policy(Limits):
     `cache` on, every deterministic request may be answered from the cache, without asking for it.
     """
 
-    models: list[str] | None = None
-    limits_by_model: dict[str, Limits] = {}
+    models: list[Text] | None = None
+    limits_by_model: dict[Text, Limits] = {}
     max_tokens: int | None = Field(None, ge=1, description="The longest answer it may ask for.")
     priority: Priority = "default"
     weight: float = Field(1.0, ge=0.01, le=100)

@@ -90,6 +90,9 @@ class Completions:
         )
         try:
             await self._serve_with_any(lane, generation, client, record)
+        except asyncio.CancelledError:
+            visit.left(record, guessed_prompt_tokens(generation.fields, generation.prompts))
+            raise
         finally:
             visit.end(record)
 

@@ -64,6 +64,9 @@ class Embeddings:
         )
         try:
             answer = await _embedded(job, lane, client, record)
+        except asyncio.CancelledError:
+            visit.left(record, _guessed_tokens(job))
+            raise
         finally:
             visit.end(record)
         await client.answer(answer)

@@ -182,9 +182,11 @@ class AppStore:
 
         async def change(connection: Connection) -> None:
             row = await self._find(connection, name_or_id)
-            done = await connection.execute(
-                self._sql["revoke_credential"], row["id"], id_or_hint.strip()
-            )
+            done = "UPDATE 0"
+            if "\0" not in id_or_hint:
+                done = await connection.execute(
+                    self._sql["revoke_credential"], row["id"], id_or_hint.strip()
+                )
             if done == "UPDATE 0":
                 raise AppNotFoundError(
                     f"The app {row['name']!r} has no valid credential with that id or hint."

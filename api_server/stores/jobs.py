@@ -183,7 +183,7 @@ class JobStore:
             await self._put_in(connection, submissions, fitting, answers, timeout_seconds)
             return answers
 
-        return await self._postgres.transaction(work, budget_seconds=BUDGET_SECONDS)
+        return await self._postgres.transaction(work)
 
     async def _put_in(
         self,
@@ -198,6 +198,10 @@ class JobStore:
             return
         rows = await connection.fetch(_SQL["add"], *_columns(jobs), timeout_seconds)
         added = {row["id"] for row in rows}
+        torn = _torn(submissions, fitting, added)
+        if torn:
+            await connection.execute(_SQL["take_back"], sorted(torn))
+            added -= torn
         await connection.execute(_SQL["line_up"], [job.id for job in jobs if job.id in added])
         known: dict[str, Known] = {}
         doubled = [job for job in jobs if job.id not in added]
@@ -359,6 +363,18 @@ class JobStore:
             await connection.fetch(_SQL["forget_old"], retention_seconds)
 
         await self._postgres.transaction(work, budget_seconds=BUDGET_SECONDS)
+
+
+def _torn(
+    submissions: Sequence[Sequence[NewJob]], fitting: Sequence[int], added: set[str]
+) -> set[str]:
+    """What was added of submissions of which something else was known already."""
+    torn: set[str] = set()
+    for number in fitting:
+        ids = {job.id for job in submissions[number]}
+        if not ids <= added:
+            torn |= ids & added
+    return torn
 
 
 def _columns(jobs: Sequence[NewJob]) -> list[list[Any]]:

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
@@ -117,6 +117,8 @@ class Postgres:
         """Lend a connection for as long as the work takes."""
 
         async def run() -> T:
+            if self.dependency.is_on_trial:
+                self._drop_pool()
             pool = await self._opened()
             async with pool.acquire(timeout=budget_seconds) as connection:
                 return await work(connection)
@@ -155,9 +157,23 @@ class Postgres:
                 if self._pool is None:
                     self._pool = await asyncpg.create_pool(
                         self._url,
+                        connect=self._connect,
                         min_size=0,
                         max_size=self._pool_size,
                         timeout=CONNECT_SECONDS,
                         max_inactive_connection_lifetime=60.0,
                     )
         return self._pool
+
+    def _drop_pool(self) -> None:
+        """After an outage its connections may be dead without knowing it; nobody waits for them."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.terminate()
+
+    async def _connect(self, *where: Any, **options: Any) -> "asyncpg.Connection[Row]":
+        """For the pool: what waited for its turn while the server went away leaves it alone."""
+        if not self.dependency.may_connect:
+            raise asyncpg.InterfaceError("no new connections while the server is away")
+        connection: asyncpg.Connection[Row] = await asyncpg.connect(*where, **options)
+        return connection

@@ -22,7 +22,15 @@ BUDGET_SECONDS = 0.05
 """Requests wait for Redis, so that it gets this long and no more."""
 
 CONNECT_SECONDS = 1.0
+PAUSE_SECONDS = 0.5
+"""Between trials, however long an outage was or how often Redis came and went: processes that share
+limits must find it again together, or some of them admit too much.
+"""
+
 MOST_CONNECTIONS = 32
+CLOSED = "the handler is closed"
+"""What uvloop says of a connection that was reset while nobody used it; the driver passes it on."""
+
 FAULTS: tuple[type[BaseException], ...] = (
     OSError,
     exceptions.ConnectionError,
@@ -37,7 +45,9 @@ class Redis:
     """Nothing connects before the first call. Raises `DependencyDownError` where Redis is away."""
 
     def __init__(self, url: str) -> None:
-        self.dependency = Dependency("redis", FAULTS)
+        self.dependency = Dependency(
+            "redis", FAULTS, longest_pause_seconds=PAUSE_SECONDS, remembers=False
+        )
         self._client = Client.from_url(
             url,
             socket_connect_timeout=CONNECT_SECONDS,
@@ -57,7 +67,18 @@ class Redis:
         budget_seconds: float = BUDGET_SECONDS,
     ) -> T:
         """Do something with the client, within a time budget."""
-        return await self.dependency.call(lambda: work(self._client), budget_seconds=budget_seconds)
+
+        async def run() -> T:
+            if self.dependency.is_on_trial:  # idle connections may be dead without knowing it
+                await self._client.connection_pool.disconnect(inuse_connections=False)
+            try:
+                return await work(self._client)
+            except RuntimeError as exc:
+                if CLOSED not in str(exc):
+                    raise
+                raise exceptions.ConnectionError(CLOSED) from exc
+
+        return await self.dependency.call(run, budget_seconds=budget_seconds)
 
     async def aclose(self) -> None:
         await self.dependency.aclose()

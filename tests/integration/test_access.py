@@ -179,6 +179,30 @@ async def test_a_wrong_body_is_a_clear_400(guarded: Guarded, body: bytes, fragme
     assert fragment in answer.json()["error"]["message"]
 
 
+@pytest.mark.parametrize(
+    "policy",
+    [
+        rb'{"models": ["a\u0000"]}',
+        rb'{"models": ["\ud800"]}',
+        rb'{"limits_by_model": {"\u0000": {}}}',
+        rb'{"request_types": {"explain": {"prompt": "\u0000"}}}',
+        rb'{"request_types": {"explain": {"system": "\u0000"}}}',
+        rb'{"request_types": {"explain": {"model": "\udfff"}}}',
+    ],
+)
+async def test_a_policy_that_cannot_be_kept_is_a_400(
+    guarded: Guarded, postgres_url: str, policy: bytes
+) -> None:
+    await make_app(postgres_url, "kept")
+    for method, path, body in (
+        ("POST", "", b'{"name": "new", "policy": ' + policy + b"}"),
+        ("PATCH", "/kept", policy),
+    ):
+        answer = await guarded.admin(method, path, content=body)
+        assert answer.status_code == 400, answer.text
+    assert (await guarded.admin("DELETE", "/kept", params={"key": "\0"})).status_code == 404
+
+
 async def test_a_name_is_taken_once_and_what_is_not_there_is_404(guarded: Guarded) -> None:
     assert (await guarded.admin("POST", "", json={"name": "a"})).status_code == 201
     assert (await guarded.admin("POST", "", json={"name": "a"})).status_code == 409

@@ -86,6 +86,15 @@ def test_without_a_database_it_says_what_to_set() -> None:
         assert "Traceback" not in done.stderr
 
 
+def test_beside_make_local_it_says_where_the_database_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATA_DIR", str(tmp_path))
+    assert "make local" not in command("", "apps", "list").stderr
+    (tmp_path / "postgres.url").write_text("postgresql://nobody@127.0.0.1:1/none\n")
+    assert f'POSTGRES_URL="$(cat {tmp_path}/postgres.url)"' in command("", "apps", "list").stderr
+
+
 def test_migrate_says_what_it_did(postgres_url: str) -> None:
     done = command(postgres_url, "migrate")
     assert done.returncode == 0

@@ -1,8 +1,14 @@
 """What an app may ask of models, and what its limits say, through a whole gateway."""
 
+import asyncio
 from pathlib import Path
 
-from tests.access import guarded_gateway, has_status, make_app, until
+import httpx
+import pytest
+
+from tests.access import CHAT, Guarded, guarded_gateway, has_status, make_app, until
+from tests.fake_engine import running_engine
+from tests.integration.conftest import running_gateway
 
 
 async def test_an_app_learns_nothing_of_models_that_it_may_not_use(
@@ -45,3 +51,29 @@ async def test_a_request_refused_before_an_engine_saw_it_counts_nowhere(
         last = await gateway.chat(few.key)
         assert last.headers["x-ratelimit-remaining-requests"] == "0"
         assert int(last.headers["retry-after"]) > 3000
+
+
+async def test_who_leaves_before_the_first_token_pays_for_the_prompt(
+    tmp_path: Path, postgres_url: str
+) -> None:
+    hasty = await make_app(postgres_url, "hasty", tokens_per_minute=1000)
+    variables = {"POSTGRES_URL": postgres_url, "ENVIRONMENT": "production", "AUTH": "on"}
+    async with (
+        running_engine() as engine,
+        running_gateway(tmp_path, engine, variables=variables) as (_, url),
+        httpx.AsyncClient(base_url=url) as http,
+    ):
+        gateway = Guarded(url, http)
+        await until(lambda: has_status(gateway, hasty.key, 200), 3)
+        first = await gateway.chat(hasty.key, max_tokens=1)
+        before = int(first.headers["x-ratelimit-remaining-tokens"])
+        engine.obey(first_pause=30)
+        body = CHAT | {"messages": [{"role": "user", "content": "word " * 300}], "max_tokens": 99}
+        headers = {"authorization": f"Bearer {hasty.key}"}
+        with pytest.raises(httpx.ReadTimeout):
+            await http.post("/v1/chat/completions", json=body, headers=headers, timeout=0.3)
+        engine.obey()
+        await asyncio.sleep(0.2)
+        last = await gateway.chat(hasty.key, max_tokens=1)
+        used = before - int(last.headers["x-ratelimit-remaining-tokens"])
+        assert 300 <= used < 600

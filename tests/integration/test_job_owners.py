@@ -187,6 +187,29 @@ async def test_a_rate_limit_counts_accepted_jobs_once(guarded: Guarded, postgres
         assert (await ended(guarded, id_))["status"] == "completed"
 
 
+async def test_jobs_keep_to_the_limits_of_their_model(guarded: Guarded, postgres_url: str) -> None:
+    shop = await app(
+        guarded,
+        postgres_url,
+        rate_limits=["9/hour"],
+        limits_by_model={"fake": {"rate_limits": ["3/hour"]}},
+    )
+
+    async def batch(count: int) -> httpx.Response:
+        items = [{"request_type": "explain", "request": "What?"}] * count
+        body = {"app_code": shop.app_code, "requests": items}
+        return await guarded.http.post("/ai_request/batch", json=body)
+
+    too_many = await batch(4)
+    assert refusal(too_many) == (400, "INVALID_REQUEST")
+    assert "These are 4 requests at once" in too_many.json()["message"]
+    assert (await batch(2)).status_code == 200
+    assert refusal(await batch(2)) == (429, "RATE_LIMITED")
+    assert (await send(guarded, app_code=shop.app_code)).status_code == 200
+    assert refusal(await send(guarded, app_code=shop.app_code)) == (429, "RATE_LIMITED")
+    assert (await guarded.chat(shop.key)).status_code == 429
+
+
 async def test_what_is_shown_with_an_id_must_be_its_owners(
     guarded: Guarded, postgres_url: str
 ) -> None:

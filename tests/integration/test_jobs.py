@@ -130,6 +130,30 @@ async def test_an_idempotency_key_gives_the_same_job(http: httpx.AsyncClient) ->
     assert (answer.status_code, answer.json()["error_code"]) == (400, "INVALID_REQUEST")
 
 
+async def test_a_key_that_stands_for_another_batch_leaves_nothing_behind(
+    http: httpx.AsyncClient,
+) -> None:
+    async def put(key: str, *requests: str) -> httpx.Response:
+        items = [{"request_type": "explain", "request": request} for request in requests]
+        body = {"app_code": "x", "requests": items, "idempotency_key": key}
+        return await http.post("/ai_request/batch", json=body)
+
+    async def jobs() -> int:
+        return len((await http.get("/requests", headers={"x-app-code": "x"})).json()["requests"])
+
+    first = await put("order", "1", "2")
+    assert first.status_code == 200
+    assert (await put("order", "1", "2")).json() == first.json()
+    for others in (("1", "2", "3", "4"), ("1",), ("2", "1")):  # longer, shorter, in another order
+        answer = await put("order", *others)
+        assert (answer.status_code, answer.json()["error_code"]) == (400, "INVALID_REQUEST")
+    assert await jobs() == 2
+    for key in ("order#1", "order"):  # a single request has nothing to do with the batch
+        await send(http, idempotency_key=key)
+    assert (await put("order#1", "1")).status_code == 200
+    assert await jobs() == 5
+
+
 async def test_an_engine_that_fails_is_an_error_that_may_be_retried(
     http: httpx.AsyncClient, engine: FakeEngine
 ) -> None:

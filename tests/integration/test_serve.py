@@ -152,3 +152,12 @@ def test_check_validates_without_starting(tmp_path: Path) -> None:
     bad = run("modles: []\n")
     assert bad.returncode == 1
     assert "Did you mean 'models'?" in bad.stderr
+
+
+def test_check_tells_what_serve_would_refuse() -> None:
+    said = run_command("check", ENVIRONMENT="production", AUTH="off").stdout
+    assert "`serve` would refuse to start with this: AUTH is off" in said
+    secrets = {"POSTGRES_URL": "postgresql://me:changeme@127.0.0.1:1/none", "AUTH": "on"}
+    said = run_command("check", ENVIRONMENT="production", **secrets).stdout
+    assert "POSTGRES_URL, the password: this is a placeholder" in said
+    assert "refuse" not in run_command("check", ENVIRONMENT="development", AUTH="off").stdout

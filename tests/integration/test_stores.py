@@ -16,6 +16,7 @@ from api_server.stores.limits import RedisLimits
 from api_server.stores.migrations import LOCK, migrate
 from api_server.stores.postgres import Postgres
 from api_server.stores.redis import Redis
+from tests.slow_proxy import slow_proxy
 from tests.stores import PostgresServer, running_postgres, running_redis
 
 
@@ -92,6 +93,58 @@ async def test_a_redis_that_hangs_costs_its_budget_and_no_more() -> None:
         server.resume()
         await until_it_works(lambda: redis.use(lambda client: client.ping()))
         await redis.aclose()
+
+
+async def test_connections_that_died_in_silence_are_given_up_together(
+    own_postgres: PostgresServer,
+) -> None:
+    with slow_proxy(own_postgres.port) as proxy:
+        url = own_postgres.url("postgres").replace(f":{own_postgres.port}/", f":{proxy.port}/")
+        postgres = Postgres(url)
+        await asyncio.gather(*(postgres.fetch("select pg_sleep(0.1)") for _ in range(8)))
+        assert len(proxy.attempts) == 8
+        proxy.strand()
+        for _ in range(3):
+            with pytest.raises(DependencyDownError):
+                await postgres.fetch("select 1", budget_seconds=0.1)
+        assert not postgres.dependency.is_up
+        began = time.monotonic()
+        await until_it_works(lambda: postgres.fetch("select 1"))
+        assert time.monotonic() - began < 1.5, "the first trial finds a server that is there"
+        await postgres.aclose()
+
+
+async def test_redis_forgets_its_idle_connections_too() -> None:
+    with running_redis() as server, slow_proxy(server.port) as proxy:
+        redis = Redis(server.url.replace(f":{server.port}/", f":{proxy.port}/"))
+
+        async def ping(budget_seconds: float = 0.25) -> None:
+            await redis.use(lambda client: client.ping(), budget_seconds=budget_seconds)
+
+        await asyncio.gather(*(ping(2) for _ in range(8)))
+        proxy.strand()
+        failed = await asyncio.gather(*(ping() for _ in range(3)), return_exceptions=True)
+        assert {type(each) for each in failed} == {DependencyDownError}
+        assert not redis.dependency.is_up
+        began = time.monotonic()
+        await until_it_works(ping)
+        assert time.monotonic() - began < 1.5
+        await asyncio.gather(*(ping() for _ in range(8)))
+        await redis.aclose()
+
+
+async def test_a_crowd_that_waits_for_connections_does_not_storm_a_server_that_left(
+    own_postgres: PostgresServer,
+) -> None:
+    with slow_proxy(own_postgres.port) as proxy:
+        url = own_postgres.url("postgres").replace(f":{own_postgres.port}/", f":{proxy.port}/")
+        postgres = Postgres(url)
+        proxy.set("refuse")
+        calls = [postgres.fetch("select 1") for _ in range(200)]
+        failed = await asyncio.gather(*calls, return_exceptions=True)
+        assert {type(each) for each in failed} == {DependencyDownError}
+        assert len(proxy.attempts) <= 4 * 8, "each of the pool is tried with TLS and without"
+        await postgres.aclose()
 
 
 async def test_a_redis_without_memory_is_as_good_as_away() -> None:

@@ -1,6 +1,7 @@
 """The pure parts of jobs: shares, words, answers, envelopes, what becomes of a failure."""
 
 import asyncio
+from base64 import b64encode
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -185,7 +186,13 @@ def test_a_batch_is_as_far_as_its_jobs(states: tuple[str, ...], status: str) -> 
     assert batch_answer("batch_x", [{"state": state} for state in states])["status"] == status
 
 
-@pytest.mark.parametrize("text", ["", "odd", "b2Rk", "\xff", "MjAyNiBqb2I="])
+BEFORE_TIME = b64encode(b"0001-01-01T00:00:00+23:59 job").decode()
+AFTER_TIME = b64encode(b"9999-12-31T23:59:59-23:59 job").decode()
+
+
+@pytest.mark.parametrize(
+    "text", ["", "odd", "b2Rk", "\xff", "MjAyNiBqb2I=", BEFORE_TIME, AFTER_TIME]
+)
 def test_a_cursor_that_is_none_of_ours_is_refused(text: str) -> None:
     with pytest.raises(InvalidRequestError):
         read_cursor(text)
@@ -250,6 +257,8 @@ def test_pauses_grow_and_end_and_honour_what_was_asked_for() -> None:
         (b'{"request_type": "t"}', "request is required"),
         (b'{"request_type": "t", "request": ""}', "request: "),
         (b'{"request_type": "t\\u0000", "request": "x"}', "request_type: "),
+        (b'{"request_type": "t\\n", "request": "x"}', "request_type: "),
+        (b'{"request_type": "t", "request": "x", "idempotency_key": "k\\n"}', "idempotency_key: "),
         (b'{"request_type": "t", "request": 5}', "request: expected 'str', got 'int'"),
         (b'{"request_type": "t", "request": "x", "priority": "now"}', "priority: "),
         (b'{"request_type": "t", "request": "x", "idempotency_key": " "}', "idempotency_key: "),

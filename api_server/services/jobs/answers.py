@@ -100,7 +100,9 @@ def read_cursor(text: str) -> tuple[datetime, str]:
     try:
         at, _, job_id = base64.urlsafe_b64decode(text.encode()).decode().partition(" ")
         moment_ = datetime.fromisoformat(at)
-    except (ValueError, binascii.Error) as exc:
+        if moment_.tzinfo is not None:
+            moment_ = moment_.astimezone(UTC)
+    except (ValueError, OverflowError, binascii.Error) as exc:
         raise InvalidRequestError("after: is no cursor of this API.", param="after") from exc
     if moment_.tzinfo is None or not job_id or "\0" in job_id:
         raise InvalidRequestError("after: is no cursor of this API.", param="after")

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
-from api_server.errors import OverloadedError, StackError
+from api_server.errors import DependencyDownError, OverloadedError, StackError
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -60,7 +60,11 @@ class Gathering(Generic[T, R]):
         except Exception as exc:  # noqa: BLE001 - those who wait get it
             if not is_last_try and not isinstance(exc, StackError):
                 return False
-            for _, done in batch:
+            refused = list(batch)
+            if isinstance(exc, DependencyDownError):  # the others have waited long enough as well
+                refused += self._waiting
+                self._waiting.clear()
+            for _, done in refused:
                 if not done.done():
                     done.set_exception(exc)
         else:

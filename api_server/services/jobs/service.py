@@ -2,7 +2,8 @@
 
 import hashlib
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -35,7 +36,7 @@ from api_server.services.jobs.owners import Credentials, Owners
 from api_server.services.jobs.rules import Rules
 from api_server.services.jobs.tally import Tally
 from api_server.services.jobs.waiting import class_of, step_of, wait_seconds
-from api_server.services.quotas.reservation import NOTHING, Reservation
+from api_server.services.quotas.reservation import Reservation
 from api_server.stores.jobs import Accepted, Job, JobStore, Known, NewJob, Wanted
 
 BUILT_IN = frozenset({ANYONE.app.id, "app_development"})
@@ -44,15 +45,22 @@ BUILT_IN = frozenset({ANYONE.app.id, "app_development"})
 MOST_LISTED = 200
 RETRIED = frozenset({"error", "expired"})
 
-Admit = Callable[[Caller, int], Awaitable[Reservation]]
-"""Counts so many requests of a caller against its limits, unless the reservation is cancelled.
-Raises `RateLimitedError`.
+Admit = Callable[[Caller, Mapping[str, int]], Awaitable[Sequence[Reservation]]]
+"""Counts so many requests of a caller to each model against its limits: all of them, or none, and
+none where what it returns is cancelled.
+
+Raises `RateLimitedError`, and `InvalidRequestError` for more at once than a whole limit.
 """
 
 
-async def admit_all(_caller: Caller, _requests: int) -> Reservation:
+async def admit_all(_caller: Caller, _requests: Mapping[str, int]) -> Sequence[Reservation]:
     """Where there are no limits."""
-    return NOTHING
+    return ()
+
+
+def _cancel(reservations: Sequence[Reservation]) -> None:
+    for each in reservations:
+        each.cancel()
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,25 +134,27 @@ class JobService:
     async def retry(self, id_: str, shown: Credentials) -> Json:
         """Begin a failed job again, or those of a batch that failed; what is done stays done."""
         jobs = await self._owned(id_, shown)
-        failed = [job.id for job in jobs if job.state in RETRIED and job.retry_possible]
+        failed = [job for job in jobs if job.state in RETRIED and job.retry_possible]
         if not failed:
             raise JobStateError("Only a request that failed and may be retried can begin again.")
-        reservation = await self._admit(self._owners.owner_of(jobs[0].app_id), len(failed))
+        owner = self._owners.owner_of(failed[0].app_id)
+        reservations = await self._admit(owner, Counter(job.model for job in failed))
         try:
             again = await self._store.restart(
-                failed,
+                [job.id for job in failed],
                 timeout_seconds=self._rules.timeout_seconds,
                 queue_size=self._rules.queue_size,
             )
         except ApiError:
-            reservation.cancel()
+            _cancel(reservations)
             raise
         if not again:
-            reservation.cancel()
+            _cancel(reservations)
             if again is None:
                 raise self._queue_full(len(failed))
             raise JobStateError("This request begins again already.")
-        reservation.release()
+        for reservation in reservations:
+            reservation.release()
         return {
             "status": "success",
             "request_id": id_,
@@ -192,32 +202,39 @@ class JobService:
     ) -> Receipt:
         caller = await self._owners.caller_of(shown)
         jobs = [
-            self._job(item, caller, _key(key, number, batch_id), batch_id, number)
+            self._job(item, caller, _key(key, number, batch_id), batch_id, (number, len(items)))
             for number, item in enumerate(items)
         ]
-        reservation = await self._admit(caller, len(jobs))
+        reservations = await self._admit(caller, Counter(job.model for job in jobs))
         try:
             accepted = await self._accepting.put(jobs)
         except ApiError:  # not for a client that leaves: its jobs are accepted all the same
-            reservation.cancel()
+            _cancel(reservations)
             raise
         if accepted is None or any(isinstance(each, Known) for each in accepted):
-            reservation.cancel()  # nothing new was accepted
-        reservation.release()
+            _cancel(reservations)  # nothing new was accepted
+        for reservation in reservations:
+            reservation.release()
         if accepted is None:
             raise self._queue_full(len(jobs))
         return _receipt(accepted, jobs, batch_id)
 
     def _job(
-        self, item: Item, caller: Caller, key: str | None, batch_id: str | None, number: int
+        self,
+        item: Item,
+        caller: Caller,
+        key: str | None,
+        batch_id: str | None,
+        place: tuple[int, int],
     ) -> NewJob:
-        app = caller.app
+        """`place` is which of how many that were sent together."""
+        app, (number, count) = caller.app, place
         if caller.user is not None and "\0" in caller.user:
             raise InvalidRequestError("The user of this token has a name that cannot be kept.")
         type_ = _type_of(app, item.request_type)
         model = self._model_of(app, item.request_type, type_)
         priority: Priority = class_of(item.priority, app.policy.priority)
-        asked = f"{caller.user or ''}\0{item.request_type}\0{item.request}"
+        asked = f"{count}\0{caller.user or ''}\0{item.request_type}\0{item.request}"
         digest = hashlib.sha256(asked.encode())
         return NewJob(
             id=f"job_{secrets.token_urlsafe(24)}",
@@ -311,8 +328,10 @@ def _owns(caller: Caller, job: Job) -> bool:
 
 
 def _key(key: str | None, number: int, batch_id: str | None) -> str | None:
-    """A batch has its key on each of its jobs, so that it is known again as a whole."""
-    return key if key is None or batch_id is None else f"{key}#{number}"
+    """A batch has its key on each of its jobs, so that it is known again as a whole. No client's
+    key has a space, so that none stands for a part of somebody's batch.
+    """
+    return key if key is None or batch_id is None else f"{key} {number}"
 
 
 def _receipt(

@@ -20,6 +20,9 @@ order by w.place
 on conflict (app_id, idempotency_key) where idempotency_key is not null do nothing
 returning id
 
+-- name: take_back
+delete from jobs where id = any($1::text[])
+
 -- name: line_up
 with clock as materialized (
     select last_value as tag from job_clock
