@@ -84,7 +84,12 @@ def create_app(settings: Settings, worker: Worker = ALONE) -> Gateway:
         async with services.running():
             yield
 
-    app = FastAPI(title="llm-serving-stack", version=__version__, lifespan=lifespan)
+    app = FastAPI(
+        title="llm-serving-stack",
+        version=__version__,
+        lifespan=lifespan,
+        redirect_slashes=False,  # to http:// and any Host, with the code that stands in the body
+    )
     app.openapi = partial(document, app)  # type: ignore[method-assign]
     app.state.catalogue = services.catalogue
     app.state.health = services.health

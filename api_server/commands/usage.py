@@ -24,8 +24,8 @@ from api_server.stores.usage import UsageStore
 EXPLANATION = "who used what: requests and tokens by app, model and day"
 
 NUMBERS = (
-    *("requests", "failed", "prompt_tokens", "cached_tokens", "completion_tokens"),
-    "estimated_tokens",
+    *("requests", "failed", "cache_hits"),
+    *("prompt_tokens", "cached_tokens", "completion_tokens", "estimated_tokens"),
 )
 
 

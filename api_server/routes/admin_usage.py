@@ -14,8 +14,9 @@ from api_server.services.ledger.reports import Usage, question
 class UsageSum(BaseModel):
     """Sums over requests. Of `day`, `app`, `model` those that were asked for are there.
 
-    `failed` are those that did not end well, departed clients among them. `estimated_tokens` is how
-    many of the tokens no engine has counted.
+    `failed` are those that did not end well, departed clients among them; `cache_hits` those that
+    the cache answered, whose tokens are in no sum. `estimated_tokens` is how many of the tokens no
+    engine has counted.
     """
 
     day: date | None = None
@@ -23,6 +24,7 @@ class UsageSum(BaseModel):
     model: str | None = None
     requests: int
     failed: int
+    cache_hits: int
     prompt_tokens: int
     cached_tokens: int
     completion_tokens: int

@@ -4,6 +4,7 @@ A job is handed out by a lease. Whoever lost it, because it was silent for too l
 fence and can neither complete the job nor put it off: what the later holder says stands.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,6 +19,7 @@ CHANNEL = "jobs"
 """Notified with `new`, `done` and `stop JOB_ID`."""
 
 BUDGET_SECONDS = 5.0
+PARTS_OF_QUEUE = 10
 
 _SQL = queries("jobs")
 
@@ -169,16 +171,26 @@ class JobStore:
     ) -> list[Accepted]:
         """Accept submissions in one transaction, each with all of its jobs or none.
 
-        Several processes at once may go beyond `queue_size` by what one of them adds at a time.
+        The last tenth of the queue is for apps that have no more than that in it: one alone cannot
+        keep the others out. Several processes at once may go beyond `queue_size` by what one of
+        them adds at a time.
         """
 
         async def work(connection: Connection) -> list[Accepted]:
             room = queue_size - (await connection.fetchval(_SQL["queued"]))
+            last = queue_size // PARTS_OF_QUEUE
+            waiting: Counter[str] = Counter()
+            if sum(map(len, submissions)) > room - last:
+                apps = sorted({jobs[0].app_id for jobs in submissions})
+                rows = await connection.fetch(_SQL["queued_of_apps"], apps)
+                waiting.update({row["app_id"]: row["queued"] for row in rows})
             answers: list[Accepted] = [None] * len(submissions)
             fitting = []
             for number, jobs in enumerate(submissions):
-                if len(jobs) <= room:
-                    room -= len(jobs)
+                count, app_id = len(jobs), jobs[0].app_id
+                if count <= room - last or (count <= room and waiting[app_id] + count <= last):
+                    room -= count
+                    waiting[app_id] += count
                     fitting.append(number)
             await self._put_in(connection, submissions, fitting, answers, timeout_seconds)
             return answers

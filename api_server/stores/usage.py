@@ -22,8 +22,9 @@ log = logging.getLogger(__name__)
 class UsageLine:
     """A line of a report. What was not asked for by name is None: it is summed over.
 
-    `failed` are requests that did not end well, departed clients among them; `estimated_tokens`
-    is how many of the tokens no engine has counted.
+    `failed` are requests that did not end well, departed clients among them; `cache_hits` are those
+    that our cache answered, whose tokens are in no sum; `estimated_tokens` is how many of the
+    tokens no engine has counted.
     """
 
     day: date | None
@@ -31,6 +32,7 @@ class UsageLine:
     model: str | None
     requests: int
     failed: int
+    cache_hits: int
     prompt_tokens: int
     cached_tokens: int
     completion_tokens: int

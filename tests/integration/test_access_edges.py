@@ -224,7 +224,8 @@ async def test_what_attackers_put_into_headers_ends_in_401(
     ["/v1/models/", "//v1/models", "/v1/../v1/models", "/admin/../v1/models",
      "/health/../v1/models", "/v1/models?x=/health", "/V1/MODELS", "/v1%2fmodels",
      "/health%2f..%2fv1/models",
-     "/requests/../v1/models", "/docs/x", "/metrics/", "/adminx", "/ai_requestx"],
+     "/requests/../v1/models", "/docs/x", "/metrics/", "/adminx", "/ai_requestx",
+     "/requests/", "/admin/apps/"],
 )  # fmt: skip
 async def test_no_spelling_of_a_path_gets_past_the_key(
     tmp_path: Path, postgres_url: str, path: str
@@ -235,5 +236,5 @@ async def test_no_spelling_of_a_path_gets_past_the_key(
     ):
         writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
         answer = await reader.read()
-        assert answer.startswith((b"HTTP/1.1 401", b"HTTP/1.1 404", b"HTTP/1.1 307"))
+        assert answer.startswith((b"HTTP/1.1 401", b"HTTP/1.1 404"))
         assert b'"object":"list"' not in answer

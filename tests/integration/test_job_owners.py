@@ -297,6 +297,23 @@ async def test_a_full_queue_says_when_to_come_again(tmp_path: Path, postgres_url
         assert health["jobs"] == {"queued": 2, "processing": 0, "active_workers": 0}
 
 
+async def test_one_app_alone_cannot_keep_others_out_of_the_queue(
+    tmp_path: Path, postgres_url: str
+) -> None:
+    jobs = {"queue_size": 20, "workers": 0}
+    async with guarded_gateway(tmp_path, postgres_url, jobs=jobs) as guarded:
+        heavy = await app(guarded, postgres_url, "heavy")
+        light = await app(guarded, postgres_url, "light")
+        items = [{"request_type": "explain", "request": "What?"}] * 19
+        body = {"app_code": heavy.app_code, "requests": items}
+        batch = await guarded.http.post("/ai_request/batch", json=body)
+        assert refusal(batch) == (503, "QUEUE_FULL")
+        statuses = [(await send(guarded, app_code=heavy.app_code)).status_code for _ in range(20)]
+        assert statuses == [200] * 18 + [503] * 2
+        statuses = [(await send(guarded, app_code=light.app_code)).status_code for _ in range(3)]
+        assert statuses == [200, 200, 503]
+
+
 async def test_usage_of_jobs_stands_in_the_ledger(guarded: Guarded, postgres_url: str) -> None:
     shop = await app(guarded, postgres_url)
     id_ = (await send(guarded, app_code=shop.app_code)).json()["request_id"]

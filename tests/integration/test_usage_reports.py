@@ -70,9 +70,10 @@ class WithLedger:
 
 
 @pytest.fixture
-async def ledger(postgres_url: str, tmp_path: Path) -> AsyncIterator[WithLedger]:
+async def ledger(postgres_url: str, redis_url: str, tmp_path: Path) -> AsyncIterator[WithLedger]:
     variables = {
         "POSTGRES_URL": postgres_url,
+        "REDIS_URL": redis_url,
         "ADMIN_API_KEY": KEY,
         "DATA_DIR": str(tmp_path / "data"),
         "ENVIRONMENT": "development",
@@ -101,6 +102,7 @@ async def test_what_was_used_is_told_by_app_model_and_day(ledger: WithLedger) ->
     same = {
         "day": f"{datetime.now(UTC):%Y-%m-%d}",
         "app": "anyone",
+        "cache_hits": 0,
         "cached_tokens": 0,
         "estimated_tokens": 0,
     }
@@ -143,7 +145,7 @@ async def test_the_command_tells_the_same(ledger: WithLedger) -> None:
     assert {line["completion_tokens"] for line in lines} == {"5"}
     table = (await command("--since", "2026-01-01")).splitlines()
     assert table[0].split()[:3] == ["app", "model", "requests"]
-    assert table[1].split() == ["anyone", "fake", "1", "0", "3", "0", "5", "0"]
+    assert table[1].split() == ["anyone", "fake", "1", "0", "0", "3", "0", "5", "0"]
     assert (await command("--app", "nobody")) == "No requests.\n"
     done = await asyncio.to_thread(ledger.command, "--by", "colour")
     assert done.returncode == 1
@@ -243,3 +245,18 @@ async def test_content_is_stored_for_apps_that_want_it_and_for_no_others(
         assert not row["is_cut"]
     assert json.loads(rows[0]["answer"])["choices"][0]["message"]["content"] == "xxxxx"
     assert rows[1]["answer"].endswith("data: [DONE]\n\n")
+
+
+async def test_what_the_cache_answers_is_told_apart(ledger: WithLedger) -> None:
+    body = {"model": "fake", "temperature": 0, "messages": [{"role": "user", "content": "hi"}]}
+    for found in ("miss", "hit", "hit"):
+        answer = await ledger.http.post(
+            "/v1/chat/completions", json=body, headers={"x-cache": "use"}
+        )
+        assert answer.headers["x-cache"] == found
+    usage = answer.json()["usage"]
+    await ledger.rows(3)
+    (line,) = (await ledger.http.get("/admin/usage", params={"by": "app"})).json()["data"]
+    assert (line["requests"], line["cache_hits"]) == (3, 2)
+    assert line["prompt_tokens"] == usage["prompt_tokens"], "an engine computed it once"
+    assert line["completion_tokens"] == usage["completion_tokens"]

@@ -60,7 +60,7 @@ def test_what_is_wrong_is_named(given: dict[str, str], param: str, part: str) ->
 
 
 def test_a_report_says_what_waits_and_what_is_cut() -> None:
-    line = UsageLine(date(2026, 11, 1), None, "m", 1, 0, 3, 0, 5, 0)
+    line = UsageLine(date(2026, 11, 1), None, "m", 1, 0, 0, 3, 0, 5, 0)
     waiting = Depth(7, NOW.timestamp() - 12.5, 1000)
     report = Report(asked(by="day,model"), [line] * (MOST_LINES + 1), waiting, NOW).as_json()
     assert (report["waiting_rows"], report["waiting_seconds"]) == (7, 12.5)
@@ -71,6 +71,7 @@ def test_a_report_says_what_waits_and_what_is_cut() -> None:
         "model": "m",
         "requests": 1,
         "failed": 0,
+        "cache_hits": 0,
         "prompt_tokens": 3,
         "cached_tokens": 0,
         "completion_tokens": 5,

@@ -299,7 +299,8 @@ class JobService:
 
     def _queue_full(self, jobs: int) -> QueueFullError:
         return QueueFullError(
-            f"{self._rules.queue_size} requests wait already; send it again later.",
+            f"Too many requests wait already: {self._rules.queue_size} may, the last tenth of "
+            "them of apps that have few. Send it again later.",
             retry_after_seconds=self._seconds_until_room(jobs),
         )
 

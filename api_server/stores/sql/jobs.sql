@@ -1,6 +1,9 @@
 -- name: queued
 select coalesce(sum(n), 0)::bigint as queued from job_counts where level = 36
 
+-- name: queued_of_apps
+select app_id, count(*) as queued from job_queue where app_id = any($1::text[]) group by app_id
+
 -- name: add
 insert into jobs (
     id, app_id, user_name, request_type, chat, model, class, step, idempotency_key, digest,

@@ -41,9 +41,13 @@ select
     case when 'model' = any($1::text[]) then model end as model,
     count(*) as requests,
     count(*) filter (where outcome <> 'ok') as failed,
-    coalesce(sum(prompt_tokens), 0)::bigint as prompt_tokens,
-    coalesce(sum(cached_tokens), 0)::bigint as cached_tokens,
-    coalesce(sum(completion_tokens), 0)::bigint as completion_tokens,
+    count(*) filter (where cache = 'hit') as cache_hits,
+    coalesce(sum(prompt_tokens) filter (where cache is distinct from 'hit'), 0)::bigint
+        as prompt_tokens,
+    coalesce(sum(cached_tokens) filter (where cache is distinct from 'hit'), 0)::bigint
+        as cached_tokens,
+    coalesce(sum(completion_tokens) filter (where cache is distinct from 'hit'), 0)::bigint
+        as completion_tokens,
     coalesce(sum(coalesce(prompt_tokens, 0) + coalesce(completion_tokens, 0))
         filter (where is_estimate), 0)::bigint as estimated_tokens
 from usage
