@@ -137,7 +137,7 @@ class JobService:
         failed = [job for job in jobs if job.state in RETRIED and job.retry_possible]
         if not failed:
             raise JobStateError("Only a request that failed and may be retried can begin again.")
-        owner = self._owners.owner_of(jobs[0].app_id)
+        owner = self._owners.owner_of(failed[0].app_id)
         reservations = await self._admit(owner, Counter(job.model for job in failed))
         try:
             again = await self._store.restart(
