@@ -8,6 +8,7 @@ import httpx
 import openai
 import pytest
 
+from api_server.errors import is_job_path
 from api_server.observability.metrics import OPERATIONS
 from tests.integration.conftest import Stack
 from tests.samples import samples
@@ -103,11 +104,12 @@ async def test_openapi_document_has_each_operation_once(stack: Stack) -> None:
         schema = operation["requestBody"]["content"]["application/json"]["schema"]
         named = document["components"]["schemas"][schema["$ref"].rsplit("/", 1)[1]]
         assert "model" in named["required"]
-    for operations in document["paths"].values():
+    for path, operations in document["paths"].items():
+        named = "JobError" if is_job_path(path) else "Error"
         for operation in operations.values():
             assert "422" not in operation["responses"], "ours is a 400"
             error = operation["responses"]["default"]["content"]["application/json"]["schema"]
-            assert error == {"$ref": "#/components/schemas/Error"}
+            assert error == {"$ref": f"#/components/schemas/{named}"}
 
 
 async def test_time_to_the_first_token_is_measured_where_there_is_one(stack: Stack) -> None:
