@@ -7,8 +7,8 @@ import msgspec
 from api_server.schemas.apps import Priority
 
 Text = Annotated[str, msgspec.Meta(min_length=1)]
-TypeName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\Z")]
-Key = Annotated[str, msgspec.Meta(pattern=r"^[\x21-\x7e]{1,200}\Z")]
+TypeName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}(?!\n)$")]
+Key = Annotated[str, msgspec.Meta(pattern=r"^[\x21-\x7e]{1,200}(?!\n)$")]
 MOST_ITEMS = 1000
 
 

@@ -98,7 +98,7 @@ async def test_openapi_document_has_each_operation_once(stack: Stack) -> None:
         document = json.loads((await http.get(f"{stack.url}/openapi.json")).content)
     assert set(document["paths"]["/metrics"]) == {"get"}
     assert set(document["paths"]["/health/ready"]) == {"get"}
-    for path in OPERATIONS:
+    for path in (each for each in OPERATIONS if each.startswith("/v1/")):
         operation = document["paths"][path]["post"]
         assert operation["requestBody"]["required"] is True
         schema = operation["requestBody"]["content"]["application/json"]["schema"]
