@@ -55,7 +55,7 @@ class Child:
         """Start it. Raises `SetupError` when the machine does not let us."""
         path = command.log_path
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             with path.open("ab") as log:
                 process = await asyncio.create_subprocess_exec(
                     *tether_command(command.argv, command.user),

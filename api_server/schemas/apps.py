@@ -63,8 +63,8 @@ class Limits(Strict):
     """
 
     rate_limits: list[Rate] = Field([], max_length=4)
-    tokens_per_minute: int | None = Field(None, ge=1)
-    concurrent_requests: int | None = Field(None, ge=1)
+    tokens_per_minute: int | None = Field(None, ge=1, le=10**12)
+    concurrent_requests: int | None = Field(None, ge=1, le=10**6)
 
 
 class RequestType(Strict):

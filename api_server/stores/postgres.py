@@ -20,6 +20,8 @@ SQL = Path(__file__).parent / "sql"
 BUDGET_SECONDS = 2.0
 CONNECT_SECONDS = 2.0
 CLOSE_SECONDS = 1.0
+IDLE_IN_TRANSACTION_SECONDS = 15
+LISTEN_CHECK_SECONDS = 15.0
 FAULTS: tuple[type[BaseException], ...] = (
     OSError,
     TimeoutError,
@@ -135,7 +137,12 @@ class Postgres:
         connection.add_termination_listener(lambda _: lost.set())
         try:
             await connection.add_listener(channel, lambda *told: heard(str(told[-1])))
-            await lost.wait()
+            while not lost.is_set():
+                try:
+                    async with asyncio.timeout(LISTEN_CHECK_SECONDS):
+                        await lost.wait()
+                except TimeoutError:  # a connection may be dead without a word
+                    await connection.execute("select 1", timeout=CONNECT_SECONDS)
         finally:
             connection.terminate()
 
@@ -176,4 +183,9 @@ class Postgres:
         if not self.dependency.may_connect:
             raise asyncpg.InterfaceError("no new connections while the server is away")
         connection: asyncpg.Connection[Row] = await asyncpg.connect(*where, **options)
+        # A process that is stopped in the middle of a transaction must not hold its locks.
+        await connection.execute(
+            f"set idle_in_transaction_session_timeout = '{IDLE_IN_TRANSACTION_SECONDS}s'",
+            timeout=CONNECT_SECONDS,
+        )
         return connection

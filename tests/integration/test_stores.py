@@ -14,7 +14,7 @@ from api_server.schemas.apps import App, Caller, Policy
 from api_server.services.quotas.quotas import Quotas
 from api_server.stores.limits import RedisLimits
 from api_server.stores.migrations import LOCK, migrate
-from api_server.stores.postgres import Postgres
+from api_server.stores.postgres import Connection, Postgres
 from api_server.stores.redis import Redis
 from tests.slow_proxy import slow_proxy
 from tests.stores import PostgresServer, running_postgres, running_redis
@@ -34,6 +34,27 @@ async def test_postgres_answers(postgres_url: str) -> None:
     postgres = Postgres(postgres_url)
     assert (await postgres.fetchrow("select 1 + $1::int as sum", 2))["sum"] == 3  # type: ignore[index]
     await postgres.aclose()
+
+
+async def test_a_transaction_that_stands_still_loses_its_locks(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api_server.stores.postgres.IDLE_IN_TRANSACTION_SECONDS", 1)
+    stopped, other = Postgres(postgres_url), Postgres(postgres_url)
+
+    async def hold(connection: Connection) -> None:
+        await connection.execute("lock table apps in access exclusive mode")
+        await asyncio.sleep(2)  # as if the process were stopped
+        await connection.execute("select 1")
+
+    holding = asyncio.create_task(stopped.transaction(hold, budget_seconds=10))
+    await asyncio.sleep(0.2)
+    await other.fetch("select count(*) from apps", budget_seconds=5)
+    assert not holding.done()
+    with pytest.raises((DependencyDownError, asyncpg.PostgresError)):
+        await holding
+    await stopped.aclose()
+    await other.aclose()
 
 
 async def test_an_error_of_the_query_is_no_outage(postgres_url: str) -> None:
