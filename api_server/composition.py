@@ -262,6 +262,7 @@ def _rules(settings: Settings) -> Rules:
         polling_needs_owner=told.polling_needs_owner,
         default_model=told.default_model,
         most_sockets=told.most_sockets,
+        max_request_bytes=told.max_request_bytes,
     )
 
 

@@ -210,3 +210,6 @@ class JobsConfig(Strict):
     most_sockets: int = Field(
         1000, ge=0, le=100_000, description="WebSockets of a gateway process that watch jobs."
     )
+    max_request_bytes: int = Field(
+        262_144, ge=1, le=100_000_000, description="The longest text of a job; longer ones get 413."
+    )

@@ -294,6 +294,15 @@ async def test_a_text_that_no_utf8_can_hold_is_refused(http: httpx.AsyncClient) 
     assert (await ended(http, await send(http)))["status"] == "completed"
 
 
+async def test_a_text_beyond_the_bound_of_jobs_is_refused(http: httpx.AsyncClient) -> None:
+    await send(http, request="x" * 262_144)
+    body = {"app_code": "any", "request_type": "explain", "request": "ä" * 131_073}
+    answer = await http.post("/ai_request", json=body)
+    assert answer.status_code == 413
+    assert answer.json()["error_code"] == "INVALID_REQUEST"
+    assert "262144 are the most" in answer.json()["message"]
+
+
 async def test_errors_elsewhere_stay_openais(http: httpx.AsyncClient) -> None:
     assert (await http.get("/v1/nowhere")).json()["error"]["code"] == "route_not_found"
 

@@ -1,6 +1,7 @@
 """The pure parts of jobs: shares, words, answers, envelopes, what becomes of a failure."""
 
 import asyncio
+import contextlib
 from base64 import b64encode
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -38,7 +39,7 @@ from api_server.services.jobs.gathering import Gathering
 from api_server.services.jobs.reading import read_batch, read_request
 from api_server.services.jobs.trouble import Failed, PutOff, outcome_of, pause_seconds
 from api_server.services.jobs.waiting import class_of, step_of, wait_seconds, words
-from api_server.services.jobs.watching import Watching
+from api_server.services.jobs.watching import MOST_OF_ONE_JOB, Watching
 from api_server.stores.jobs import Job, Taken
 
 JOB = Job(
@@ -316,6 +317,19 @@ async def test_an_outage_is_told_to_all_at_once() -> None:
     ends = await asyncio.gather(*(gathering.put(n) for n in range(6)), return_exceptions=True)
     assert all(isinstance(end, DependencyDownError) for end in ends)
     assert tries == 1
+
+
+async def test_one_job_does_not_take_the_places_of_all_watchers() -> None:
+    async def find(ids: object) -> dict[str, Job]:  # noqa: ARG001
+        return {}
+
+    watching = Watching(find, 1000)
+    with contextlib.ExitStack() as stack:
+        for _ in range(MOST_OF_ONE_JOB):
+            stack.enter_context(watching.watch("job_known"))
+        with pytest.raises(OverloadedError), watching.watch("job_known"):
+            pass
+        stack.enter_context(watching.watch("job_other"))
 
 
 async def test_who_watches_slowly_sees_the_newest_only() -> None:

@@ -17,3 +17,4 @@ class Rules:
     polling_needs_owner: bool = False
     default_model: str | None = None
     most_sockets: int = 1000
+    max_request_bytes: int = 262_144

@@ -11,6 +11,7 @@ import msgspec
 from api_server.errors import (
     ApiError,
     AppCodeError,
+    BodyTooLargeError,
     InvalidRequestError,
     JobNotFoundError,
     JobStateError,
@@ -231,6 +232,13 @@ class JobService:
         app, (number, count) = caller.app, place
         if caller.user is not None and "\0" in caller.user:
             raise InvalidRequestError("The user of this token has a name that cannot be kept.")
+        size = len(item.request.encode())
+        if size > self._rules.max_request_bytes:
+            raise BodyTooLargeError(
+                f"The request has {size} bytes; {self._rules.max_request_bytes} are the most of a "
+                "job.",
+                param="request",
+            )
         type_ = _type_of(app, item.request_type)
         model = self._model_of(app, item.request_type, type_)
         priority: Priority = class_of(item.priority, app.policy.priority)

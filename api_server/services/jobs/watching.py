@@ -10,6 +10,9 @@ from api_server.services.jobs.answers import FINAL
 from api_server.stores.jobs import Job
 
 LOOK_SECONDS = 0.5
+MOST_OF_ONE_JOB = 16
+"""Whoever knows one id must not take the places of all others."""
+
 PAUSE_PER_JOB_SECONDS = 0.002
 """So that a thousand of them take no more than a part of PostgreSQL's time."""
 
@@ -58,8 +61,9 @@ class Watching:
 
     @contextlib.contextmanager
     def watch(self, job_id: str) -> Iterator[Watcher]:
-        """Raises `OverloadedError` when there are too many."""
-        if len(self._watchers) >= self._most:
+        """Raises `OverloadedError` when there are too many, of all jobs or of this one."""
+        of_this = sum(watcher.job_id == job_id for watcher in self._watchers)
+        if len(self._watchers) >= self._most or of_this >= MOST_OF_ONE_JOB:
             raise OverloadedError("Too many requests are watched now.", retry_after_seconds=5)
         watcher = Watcher(job_id)
         self._watchers.add(watcher)
