@@ -1,8 +1,6 @@
 """Segments on disk: written, sealed, adopted."""
 
 import asyncio
-import os
-import resource
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,7 +18,9 @@ from api_server.services.ledger.rows import Reading
 from api_server.services.ledger.spool import Spool
 from api_server.stores.postgres import Postgres
 from api_server.stores.usage import UsageStore
+from tests.local_stack import REPOSITORY
 from tests.samples import samples
+from tests.small_disk import CASES
 
 WRITER = """
 import sys
@@ -148,29 +148,13 @@ def test_depth_counts_all_processes(spool: Spool) -> None:
     assert depth(spool.folder / "none").rows == 0
 
 
-@pytest.fixture
-def small_files() -> Iterator[None]:
-    """A disk that is full after 4 kB, as far as this process can tell; Python ignores SIGXFSZ."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-@pytest.mark.usefixtures("small_files")
-def test_a_line_cut_by_a_full_disk_does_not_spoil_the_next(tmp_path: Path) -> None:
-    spool = Spool(tmp_path)
-    spool.open()
-    spool.write(b"x" * 4000 + b"\n", is_row=True)
-    with pytest.raises(OSError, match="only a part"):
-        spool.write(b"y" * 200 + b"\n", is_row=True)
-    assert spool.own is not None
-    live = spool.own / "00000001.live"
-    assert live.stat().st_size == 4096
-    os.truncate(live, 4050)  # there is room again
-    spool.write(b"z\n", is_row=True)
-    assert live.read_bytes().split(b"\n") == [b"x" * 4000, b"y" * 49, b"z", b""]
-    spool.close()
+@pytest.mark.parametrize("case", CASES)
+def test_a_full_disk(case: str, tmp_path: Path) -> None:
+    argv = [sys.executable, "-m", "tests.small_disk", case, str(tmp_path)]
+    done = subprocess.run(
+        argv, cwd=REPOSITORY, capture_output=True, text=True, timeout=30, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def record() -> RequestRecord:
@@ -189,19 +173,6 @@ def ledger_in(folder: Path, **options: int) -> tuple[Ledger, Metrics]:
     metrics = Metrics((), Numbers())
     store = UsageStore(Postgres("postgresql://nobody@127.0.0.1:1/none"))
     return Ledger(folder, store, metrics, **options), metrics
-
-
-@pytest.mark.usefixtures("small_files")
-def test_a_full_disk_fails_no_request(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    ledger, metrics = ledger_in(tmp_path)
-    ledger._spool.open()
-    for _ in range(100):
-        one = record()
-        ledger.open(one)
-        ledger.close(one)
-    assert lost(metrics)["disk"] > 80
-    assert [each.getMessage() for each in caplog.records] == ["rows of the ledger are lost"]
-    ledger._spool.close()
 
 
 async def test_beyond_its_bound_the_spool_keeps_what_it_has(tmp_path: Path) -> None:
