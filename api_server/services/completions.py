@@ -91,7 +91,7 @@ class Completions:
         try:
             await self._serve_with_any(lane, generation, client, record)
         except asyncio.CancelledError:
-            visit.left(record, guessed_prompt_tokens(generation.fields, generation.prompts))
+            visit.left(record, lambda: guessed_prompt_tokens(generation.fields, generation.prompts))
             raise
         finally:
             visit.end(record)
@@ -138,22 +138,23 @@ class Completions:
     ) -> None:
         """Answer with one model; only one that `waits` does so while its engines are away."""
         record.model = lane.model.id
+        choices = lane.check_choices(generation)
         if not wants_cache(client):
-            await self._ask(lane, generation, client, record, waits=waits)
+            await self._ask(lane, generation, choices, client, record, waits=waits)
             return
-        lane.check_choices(generation)
         key = self._cache.key(generation, lane.model, client)
         async with self._cache.turn(key, lane.model.timeouts.total_seconds, record) as turn:
             record.cache = turn.found
             if turn.answer is not None:
                 await _answer_again(turn.answer, generation, client, record)
             else:
-                await self._ask(lane, generation, client, record, waits=waits, turn=turn)
+                await self._ask(lane, generation, choices, client, record, waits=waits, turn=turn)
 
     async def _ask(
         self,
         lane: Lane,
         generation: Generation,
+        choices: int,
         client: Client,
         record: RequestRecord,
         *,
@@ -162,7 +163,6 @@ class Completions:
     ) -> None:
         """Answer with what an engine says; where it is somebody's `turn`, that is told of it."""
         tape = self._cache.tape(generation) if turn is not None and generation.is_stream else None
-        choices = lane.check_choices(generation)
         place = await lane.enter(
             choices, record, is_retry=client.is_retry, caller=client.caller, waits=waits
         )

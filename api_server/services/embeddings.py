@@ -65,7 +65,7 @@ class Embeddings:
         try:
             answer = await _embedded(job, lane, client, record)
         except asyncio.CancelledError:
-            visit.left(record, _guessed_tokens(job))
+            visit.left(record, lambda: _guessed_tokens(job))
             raise
         finally:
             visit.end(record)

@@ -52,14 +52,14 @@ class Visit:
     def __init__(self, reservation: Reservation) -> None:
         self._reservation = reservation
 
-    def left(self, record: RequestRecord, prompt_tokens: int) -> None:
+    def left(self, record: RequestRecord, prompt_tokens: Callable[[], int]) -> None:
         """Nobody wants the answer any more, before it began. Comes before `end`.
 
         The engine is at work on the prompt, which counts by estimate: who always left before the
         first token would have that work for nothing.
         """
         if record.phase == "connecting":
-            self._reservation.settle(prompt_tokens)
+            self._reservation.settle(prompt_tokens())
 
     def end(self, record: RequestRecord) -> None:
         """Settle by what the record says.

@@ -87,27 +87,6 @@ class End:
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
-    """What is known of a job; `position` counts from 1, and only those that wait have one."""
-
-    id: str
-    app_id: str
-    user: str | None
-    state: State
-    request_type: str
-    model: str
-    batch_id: str | None
-    item: int
-    error_code: str | None
-    message: str | None
-    retry_possible: bool | None
-    response: str | None
-    created_at: datetime
-    finished_at: datetime | None
-    position: int | None
-
-
-@dataclass(frozen=True, slots=True)
 class Listed:
     """A line of the history."""
 
@@ -122,6 +101,16 @@ class Listed:
     retry_possible: bool | None
     created_at: datetime
     finished_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Job(Listed):
+    """All that is known of a job; `position` counts from 1, and only those that wait have one."""
+
+    app_id: str
+    user: str | None
+    response: str | None
+    position: int | None
 
 
 @dataclass(frozen=True, slots=True)
