@@ -1,4 +1,4 @@
-"""Builds the images that stand in for those of docker-compose.yaml, from Debian's packages and PyPI.
+"""Builds the images that stand in for those of docker-compose.yaml, from Debian and PyPI.
 
 For machines that cannot pull. Each folder of images/ is one: it honours what docker-compose.yaml
 relies on in the official image (entrypoint, user, paths, variables, the programs of its health
@@ -40,6 +40,7 @@ class StandIn:
 def stand_ins(llama_server: Path) -> list[StandIn]:
     """All of them, in the order in which they are built."""
     return [
+        StandIn("python", "PYTHON_IMAGE"),
         StandIn("postgres", "POSTGRES_IMAGE"),
         StandIn("redis", "REDIS_IMAGE"),
         StandIn("front", "FRONT_IMAGE"),
@@ -70,7 +71,9 @@ def build_base(cache: Path) -> str:
         docker("import", str(_root_file_system(cache)), rootfs, seconds=300)
     certificates = ssl.get_default_verify_paths().cafile
     if certificates is None:
-        raise CannotRunError("this machine has no file of certificates: apt install ca-certificates")
+        raise CannotRunError(
+            "this machine has no file of certificates: apt install ca-certificates"
+        )
     image = StandIn("base", "", {"ca-certificates.crt": Path(certificates)})
     return build(image, rootfs, argument="ROOTFS")
 
@@ -84,8 +87,7 @@ def build(image: StandIn, base: str, argument: str = "BASE") -> str:
             shutil.copy2(source, context / name)
         tag = f"{REPOSITORY_NAME}/{image.name}:{_digest(base, *_contents(context))}"
         if not _is_there(tag):
-            # On the host's network: it may be the only one that leads to the packages.
-            options = ["--network", "host", "--build-arg", f"{argument}={base}", "--tag", tag]
+            options = ["--build-arg", f"{argument}={base}", "--tag", tag]
             docker("build", "--quiet", *options, str(context), seconds=BUILD_SECONDS)
     return tag
 

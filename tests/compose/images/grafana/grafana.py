@@ -51,7 +51,7 @@ class Answers(BaseHTTPRequestHandler):
         else:
             self._send(404, {"message": "this stand-in shows nothing"})
 
-    def log_message(self, format: str, *args: object) -> None:
+    def log_message(self, *_: object) -> None:
         """No line a request."""
 
     def _send(self, status: int, body: object) -> None:
