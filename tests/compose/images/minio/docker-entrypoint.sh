@@ -14,6 +14,6 @@ while (($#)); do
     esac
 done
 : "${MINIO_ROOT_USER:?is not set}" "${MINIO_ROOT_PASSWORD:?is not set}"
-# In the environment, not on the command line, which everybody on the host can read.
-export RCLONE_AUTH_KEY="$MINIO_ROOT_USER,$MINIO_ROOT_PASSWORD"
+# In the environment, not on the command line, which everybody on the host can read; a list, as CSV.
+export RCLONE_AUTH_KEY="\"$MINIO_ROOT_USER,$MINIO_ROOT_PASSWORD\""
 exec rclone serve s3 --config /tmp/rclone.conf --cache-dir /tmp/rclone --addr "$address" "$folder"
