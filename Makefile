@@ -45,7 +45,7 @@ lint: $(VENV)/.dev ## formatting, types, the arrows between rooms, YAML, shell
 	@$(BIN)/mypy
 	@$(BIN)/python -m scripts.check_arrows
 	@$(BIN)/yamllint -s .
-	@$(BIN)/shellcheck scripts/*.sh .ci/run
+	@$(BIN)/shellcheck scripts/*.sh .ci/run $$(git ls-files "tests/*.sh")
 
 check: lint test test-extras ## what CI runs: lint, then all tests
 
