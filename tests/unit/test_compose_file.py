@@ -15,8 +15,8 @@ from typing import Any
 import jsonschema
 import pytest
 
-from tests.compose import images, order, programs, rights, settings, v1
-from tests.compose.files import (
+from tests.compose_rules import images, order, programs, rights, settings, v1
+from tests.compose_rules.files import (
     BASE,
     COMBINATIONS,
     GPU,

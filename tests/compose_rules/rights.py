@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from tests.compose.files import (
+from tests.compose_rules.files import (
     ONE_SHOTS,
     Document,
     block_of,
@@ -10,7 +10,7 @@ from tests.compose.files import (
     repository_of,
     services,
 )
-from tests.compose.image_facts import IMAGES
+from tests.compose_rules.image_facts import IMAGES
 
 NETWORKS = {
     "front": {"internal", "published"},

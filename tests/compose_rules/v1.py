@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from tests.compose.files import Document, dependencies, services
+from tests.compose_rules.files import Document, dependencies, services
 
 SERVICE_KEYS = """
 blkio_config build cap_add cap_drop cgroup_parent command configs container_name cpu_count

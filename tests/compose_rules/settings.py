@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 
 from api_server.settings.environment import Environment
-from tests.compose.files import Document, services, variables
+from tests.compose_rules.files import Document, services, variables
 
 SECRET = re.compile(r"(_PASSWORD|_KEY|_SECRET|_TOKEN)$")
 SECRETS_OF_OTHERS = {
@@ -68,6 +68,7 @@ def settings_not_passed(document: Document) -> Iterator[str]:
         f"{name} does not reach the gateway" for name in settings - passed - set(NOT_PASSED)
     )
     yield from (f"{name} is passed after all" for name in passed & set(NOT_PASSED))
+    yield from (f"{name} is no setting" for name in set(NOT_PASSED) - settings)
 
 
 def undocumented(document: Document, example: str) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from tests.compose.files import (
+from tests.compose_rules.files import (
     ONE_SHOTS,
     REPOSITORY,
     Document,
@@ -13,7 +13,7 @@ from tests.compose.files import (
     seconds,
     services,
 )
-from tests.compose.image_facts import IMAGES, Image
+from tests.compose_rules.image_facts import IMAGES, Image
 
 WRITERS = frozenset({"model-init"})
 """Who may write into the checkout: it downloads into ./models."""
@@ -66,7 +66,8 @@ def time_faults(document: Document) -> Iterator[str]:
     """What is stopped before it can be done."""
     everything = services(document)
     gateway = everything["api-server"]
-    drain = float(gateway["environment"]["DRAIN_SECONDS"])
+    told = gateway["environment"]
+    drain = float(told["DRAIN_SECONDS"]) + float(told.get("DRAIN_NOTICE_SECONDS", 0))
     gateway_grace, front_grace = (
         seconds(everything[name]["stop_grace_period"]) for name in ("api-server", "front")
     )

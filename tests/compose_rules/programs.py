@@ -5,8 +5,8 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.compose.files import Document, image_of, repository_of, services, strings
-from tests.compose.image_facts import FLAGS, IMAGES
+from tests.compose_rules.files import Document, image_of, repository_of, services, strings
+from tests.compose_rules.image_facts import FLAGS, IMAGES
 
 BUILTINS = frozenset({"exec", "umask", "printf", "read", "[[", "test"})
 

@@ -3,8 +3,8 @@
 import re
 from collections.abc import Iterator
 
-from tests.compose.files import Document, repository_of, services
-from tests.compose.image_facts import IMAGES, WITHOUT_DIGEST
+from tests.compose_rules.files import Document, repository_of, services
+from tests.compose_rules.image_facts import IMAGES, WITHOUT_DIGEST
 
 IMAGE = re.compile(r"\$\{(\w+_IMAGE):-([^}]+)\}")
 TAGGED = re.compile(r"[\w./-]+:(?P<tag>[\w.-]+)(@sha256:[0-9a-f]{64})?")
