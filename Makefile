@@ -88,7 +88,7 @@ lint: $(VENV)/.dev ## formatting, types, the arrows between rooms, YAML, shell
 	@$(BIN)/mypy
 	@$(BIN)/python -m scripts.check_arrows
 	@$(BIN)/yamllint -s .
-	@$(BIN)/shellcheck -x init.sh scripts/*.sh scripts/stack/*.sh scripts/operate/*.sh .ci/run $$(git ls-files "tests/*.sh")
+	@$(BIN)/shellcheck -x $$(git ls-files --cached --others --exclude-standard "*.sh") .ci/run
 
 check: lint test test-extras ## what CI runs: lint, then all tests
 

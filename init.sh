@@ -14,12 +14,14 @@ write_env_file
 build_gateway_image
 
 headline "3. The plan: how the engine runs on this machine"
+note_whether_model_is_here
 write_plan
 
 headline "4. Images and models"
 fetch_images
 check_gpu_in_container
 fetch_models
+plan_again_if_guessed
 
 headline "5. The services"
 start_services

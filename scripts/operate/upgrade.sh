@@ -9,9 +9,11 @@ require_env_file
 keep_previous_image
 headline "Images and models"
 renew_gateway_image
+note_whether_model_is_here
 write_plan
 fetch_images
 fetch_models
+plan_again_if_guessed
 headline "Services"
 refresh_others
 roll_gateways

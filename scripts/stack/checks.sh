@@ -45,13 +45,19 @@ each_check() {
 }
 
 check_choices() {
-    local engine device
+    local engine device name
     engine=$(setting ENGINE llama-cpp)
     device=$(setting DEVICE auto)
-    [[ $engine =~ ^(llama-cpp|max|external)$ ]] ||
-        fail "ENGINE=$engine is no engine." "It is llama-cpp (the default), max, or external with ENGINE_URLS."
+    [[ $engine =~ ^[a-z0-9-]+$ ]] ||
+        fail "ENGINE=$engine is no engine." "It is llama-cpp (the default) or max, which are started here; or external, or another kind (docs/engines.md), elsewhere."
     [[ $device =~ ^(auto|gpu|cpu)$ ]] || fail "DEVICE=$device is no device." "It is auto (the default), gpu or cpu."
-    [[ $engine != external || -n $(setting ENGINE_URLS) ]] ||
-        fail "ENGINE=external, and ENGINE_URLS does not say where the engines are." \
-            "make start ENGINE=external ENGINE_URLS=http://10.0.0.5:8080,http://10.0.0.6:8080"
+    if ! is_engine_elsewhere; then
+        model_file >/dev/null
+        return
+    fi
+    for name in ENGINE_URLS ENGINE_SLOTS ENGINE_CONTEXT_TOKENS; do
+        [[ -n $(setting "$name") ]] ||
+            fail "ENGINE=$engine is elsewhere, and $name does not say what it is like." \
+                "make start ENGINE=$engine ENGINE_URLS=http://10.0.0.5:8080 ENGINE_SLOTS=32 ENGINE_CONTEXT_TOKENS=8192"
+    done
 }

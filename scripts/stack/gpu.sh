@@ -7,8 +7,7 @@ BY_CPU="Without it: make start DEVICE=cpu (slow with 8 billion parameters, the s
 device() {
     local chosen
     chosen=$(setting DEVICE auto)
-    [[ $(setting ENGINE llama-cpp) != external ]] || chosen=cpu
-    if [[ $chosen == auto ]]; then chosen=gpu; fi
+    if is_engine_elsewhere; then chosen=cpu; elif [[ $chosen == auto ]]; then chosen=gpu; fi
     printf '%s' "$chosen"
 }
 
@@ -25,7 +24,7 @@ has_nvidia_card() {
 }
 
 check_device() {
-    if [[ $(setting ENGINE llama-cpp) == external ]]; then
+    if is_engine_elsewhere; then
         ok "no engine here: those of ENGINE_URLS are used"
     elif [[ $(device) == cpu ]]; then
         ok "the engine runs on the CPU (DEVICE=cpu)"

@@ -3,33 +3,51 @@
 
 # plan ARGUMENT...: NAME=VALUE lines on standard output, what they mean for a person on standard error.
 plan() {
-    local -a arguments=(
-        --engine "$(setting ENGINE llama-cpp)" --device "$(device)"
-        --host-memory-mib "$(host_memory_mib)" --cores "$(nproc)"
-        --models-dir /models --model-name "$(setting MODEL_NAME llama-3.3-8b-instruct)"
-    )
+    local engine each
+    local -a arguments=(--device "$(device)" --host-memory-mib "$(host_memory_mib)" --cores "$(nproc)" --models-dir /models)
+    engine=$(setting ENGINE llama-cpp)
+    if is_engine_elsewhere; then engine=external; fi
+    arguments+=(--engine "$engine" --model-name "$(model_name)" --model-file "$(model_file)")
     [[ $(device) != gpu ]] || arguments+=(--gpu-memory-mib "$(gpu_memories)")
-    [[ -z $(setting_of_user MODEL_FILE) ]] || arguments+=(--model-file "$(setting_of_user MODEL_FILE)")
+    [[ -z $(setting TOKENIZER_FOLDER) ]] || arguments+=(--tokenizer-folder "$(setting TOKENIZER_FOLDER)")
+    for each in $(setting COMPOSE_EXTRA_FILES | tr ':' ' '); do arguments+=(--with-file "$each"); done
+    for each in $(setting COMPOSE_EXTRA_PROFILES | tr ',' ' '); do arguments+=(--with-profile "$each"); done
     docker run --rm --network none --read-only --user "$(id -u):$(id -g)" --env HOME=/tmp \
-        --volume "$PWD/models:/models:ro" --volume "$PWD/configs:/app/configs:ro" "${PLAN_MOUNTS[@]}" \
-        "$(gateway_image)" plan "${arguments[@]}" "$@"
-}
-PLAN_MOUNTS=()
-
-# What the user set, in the environment or in .env outside of the plan.
-setting_of_user() {
-    if [[ -v $1 ]] || is_set_by_user "$1"; then setting "$1"; fi
+        --volume "$PWD/models:/models:ro" --volume "$PWD/configs:/app/configs:ro" --volume "$PWD:/stack:${PLAN_MODE:-ro}" \
+        "$(gateway_image)" plan "${arguments[@]}" --compose-file /stack/docker-compose.yaml "$@"
 }
 
 write_plan() {
     local lines
     mkdir -p models
-    PLAN_MOUNTS=(--volume "$PWD:/out")
-    lines=$(plan --write-gpus /out/docker-compose.gpus.yaml) ||
+    lines=$(PLAN_MODE=rw plan --write-gpus /stack/docker-compose.gpus.yaml) ||
         fail "There is no plan for this machine; the line above says why." "Change what it names, then run make start again."
-    PLAN_MOUNTS=()
-    put_plan "$lines"
+    put_plan "$(planned_model)
+$lines
+$(planned_unused)"
     ok "the plan is in .env"
+}
+
+# A model that was not here is planned for by guess; now that it is, by what it is.
+plan_again_if_guessed() {
+    if [[ $MODEL_WAS_HERE == no ]]; then write_plan; fi
+}
+
+# note_whether_model_is_here: before it is fetched.
+note_whether_model_is_here() {
+    MODEL_WAS_HERE=yes
+    is_engine_elsewhere || [[ -e models/$(model_file) ]] || MODEL_WAS_HERE=no
+}
+MODEL_WAS_HERE=yes
+
+planned_model() {
+    is_engine_elsewhere || printf 'MODEL_SOURCE=%s\nMODEL_FILE=%s\n' "$(model_source)" "$(model_file)"
+    printf 'MODEL_NAME=%s\n' "$(model_name)"
+}
+
+# The compose file asks for the flags of its engine even where that does not start.
+planned_unused() {
+    [[ $(setting ENGINE llama-cpp) == llama-cpp ]] || printf 'LLAMA_CPP_FLAGS=unused\n'
 }
 
 show_plan() { plan || fail "There is no plan for this machine; the line above says why." "Change what it names, then run make plan again."; }

@@ -8,10 +8,10 @@ host_memory_mib() { meminfo | awk '/^MemTotal:/ { print int($2 / 1024) }'; }
 # model_mib: of the model's file where it is here, otherwise of those that are fetched.
 model_mib() {
     local file
-    file=models/$(setting MODEL_FILE)
+    file=models/$(model_file)
     if [[ -f $file ]]; then
         echo $(($(stat -L -c %s "$file") / 1048576 + 1))
-    elif [[ $(setting ENGINE llama-cpp) == max && $(device) == gpu ]]; then
+    elif [[ $(setting ENGINE) == max ]]; then
         echo 16400   # 8 billion parameters of bf16, and the tokenizer
     else
         echo 4900
@@ -21,7 +21,7 @@ model_mib() {
 check_memory() {
     local has needs=4096
     has=$(host_memory_mib)
-    if [[ $(setting ENGINE llama-cpp) != external && $(device) == cpu ]]; then needs=$((needs + $(model_mib))); fi
+    if ! is_engine_elsewhere && [[ $(device) == cpu ]]; then needs=$((needs + $(model_mib))); fi
     ((has >= needs)) ||
         fail "This machine has $has MiB of memory, and the stack needs about $needs." \
             "Use a larger one, a smaller model (MODEL_SOURCE, see ./download_model.sh --help), or engines elsewhere (ENGINE=external)."
@@ -38,7 +38,7 @@ check_disk() {
     read -r images_free images_disk < <(free_mib "$root")
     read -r models_free models_disk < <(free_mib .)
     are_images_here || images=$(if [[ $(device) == gpu ]]; then echo 12000; else echo 6000; fi)
-    [[ $(setting ENGINE llama-cpp) == external || -f models/$(setting MODEL_FILE none) ]] || models=$(model_mib)
+    is_engine_elsewhere || [[ -e models/$(model_file) ]] || models=$(model_mib)
     if [[ $images_disk == "$models_disk" ]]; then
         needs_disk "$root" "$images_free" $((images + models + 1024)) "images, models and data"
     else
