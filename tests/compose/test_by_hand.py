@@ -1,4 +1,4 @@
-"""Without `make`: `docker compose up -d` with the `.env` that a start wrote; and the older Compose."""
+"""Without `make`: `docker compose up -d` with the `.env` of a start; and the older Compose."""
 
 import dataclasses
 
