@@ -6,7 +6,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit 1
 source scripts/stack/all.sh
 
 headline "This machine"
-check_docker
+check_docker >/dev/null   # nothing else can be asked without it
 choose_compose
 each_check try
 

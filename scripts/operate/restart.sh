@@ -12,5 +12,4 @@ if [[ -n ${SERVICE:-} && $SERVICE != api-server ]]; then
 fi
 refresh_others
 roll_gateways
-refresh_front
-wait_until_well
+start_services

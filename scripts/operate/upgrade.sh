@@ -17,7 +17,6 @@ plan_again_if_guessed
 headline "Services"
 refresh_others
 roll_gateways
-refresh_front
-wait_until_well
+start_services
 make_key
 first_chat

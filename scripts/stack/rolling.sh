@@ -29,11 +29,12 @@ replace_gateway() {
     ok "gateway ${1:0:12} is replaced by ${new:0:12}"
 }
 
-# add_gateway COUNT: one more than COUNT; prints its id.
+# add_gateway COUNT: one more than COUNT; prints its id. (Not with --no-deps: to Compose that is another definition,
+# and the next `up` would recreate the container.)
 add_gateway() {
     local before id
     before=$(containers api-server)
-    compose up --detach --no-deps --no-recreate --scale "api-server=$(($1 + 1))" api-server >&2 ||
+    compose up --detach --no-recreate --scale "api-server=$(($1 + 1))" api-server >&2 ||
         fail "No further gateway can be started; the old ones go on serving." "$(way_back)"
     while read -r id; do
         [[ $before == *"$id"* ]] || printf '%s\n' "$id"
@@ -72,11 +73,9 @@ way_back() {
     fi
 }
 
-# Everything but the gateways: recreated where its definition changed. The front is not to take the gateways along.
+# Everything but the gateways, and the front, which would take them along: recreated where its definition changed.
 refresh_others() {
     local -a others
     mapfile -t others < <(active_services | cut -d ' ' -f 1 | grep -vxE 'api-server|front')
     compose up --detach "${others[@]}" || fail_with_broken "Not all services could be started."
 }
-
-refresh_front() { compose up --detach --no-deps front || fail_with_broken "The front could not be started."; }

@@ -9,8 +9,21 @@ gateway_count() {
 }
 
 start_services() {
+    restart_broken
     compose up --detach --scale "api-server=$(gateway_count)" || fail_with_broken "The services could not all be started."
     wait_until_well
+}
+
+# What is there and not well gets another try now: Docker alone waits longer after each crash, and Compose leaves a
+# container that is unhealthy as it is.
+restart_broken() {
+    local service state status id
+    while IFS=$'\t' read -r service state status id; do
+        if [[ $state == restarting ]] || [[ $state == running && $(verdict "$state" "$status") == broken ]]; then
+            say "  $service is not well: it is started again"
+            docker restart "$id" >/dev/null
+        fi
+    done < <(states)
 }
 
 wait_until_well() {
