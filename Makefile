@@ -11,7 +11,7 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help start doctor plan stop logs ps restart upgrade backup restore clean locust local local-reset check-config test test-extras test-max schema lint check format bench bench-affinity bench-peers tiny-model lock clean-caches
+.PHONY: help start doctor plan stop logs ps restart upgrade backup restore clean locust local local-reset check-config test test-extras test-max test-compose schema lint check format bench bench-affinity bench-peers tiny-model lock clean-caches
 
 help: ## print this list
 	@echo "llm-serving-stack: a private replacement for the OpenAI API."
@@ -75,6 +75,9 @@ test-extras: $(VENV)/.dev ## run the tests of models in this process (10 minutes
 
 test-max: $(VENV)/.dev ## run tests/max: the API in front of MAX on the CPU (2 GB, installed the first time)
 	@$(BIN)/python -m pytest tests/max -o timeout_func_only=true
+
+test-compose: $(VENV)/.dev ## bring docker-compose.yaml up with images built here, and test it (10 minutes; wants Docker and mmdebstrap)
+	@$(BIN)/python -m pytest tests/compose -o timeout_func_only=true
 
 schema: $(VENV)/.run ## write configs/stack.schema.json anew from api_server/settings/
 	@$(BIN)/python -m scripts.write_schema

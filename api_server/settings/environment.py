@@ -64,10 +64,10 @@ class Environment(Strict):
     auth: bool = True
     postgres_url: PostgresUrl | None = None
     redis_url: RedisUrl | None = None
-    s3_url: HttpUrl | None = None
+    s3_url: BaseUrl | None = None
     s3_access_key: Key | None = None
     s3_secret_key: Key | None = None
-    qdrant_url: HttpUrl | None = None
+    qdrant_url: BaseUrl | None = None
     qdrant_api_key: Key | None = None
     jwt_secret: SigningKey | None = None
     jwt_jwks_url: HttpUrl | None = None
