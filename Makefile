@@ -39,13 +39,14 @@ test-max: $(VENV)/.dev ## run tests/max: the API in front of MAX on the CPU (2 G
 schema: $(VENV)/.run ## write configs/stack.schema.json anew from api_server/settings/
 	@$(BIN)/python -m scripts.write_schema
 
-lint: $(VENV)/.dev ## formatting, types, the arrows between rooms, YAML, shell
+lint: $(VENV)/.dev ## formatting, types, the arrows between rooms, YAML, shell, Dockerfiles
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/python -m scripts.check_arrows
 	@$(BIN)/yamllint -s .
 	@$(BIN)/shellcheck scripts/*.sh .ci/run $$(git ls-files "tests/*.sh")
+	@$(BIN)/hadolint $$(git ls-files "*Dockerfile")
 
 check: lint test test-extras ## what CI runs: lint, then all tests
 
