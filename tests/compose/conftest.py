@@ -43,9 +43,9 @@ SECRETS = (
     "ENGINE_API_KEY",
     "STACK_API_KEY",
 )
-SLOTS = 200
+SLOTS = 256
 CONTEXT_TOKENS = 512
-"""The tiny model has room for many: as many streams as the rolling restart has clients."""
+"""The tiny model has room for more streams than the rolling restart has clients."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
