@@ -122,7 +122,7 @@ def test_the_remedies_of_an_error_are_true() -> None:
 
 
 def test_a_model_too_large_for_the_gpu() -> None:
-    with pytest.raises(SetupError, match=r"39.6 of weights.*Choose a smaller model"):
+    with pytest.raises(SetupError, match=r"39\.6 GiB of weights.*Choose a smaller model"):
         choose(AUTO, LLAMA_70B, gpu_budget(24576))
 
 
