@@ -288,8 +288,7 @@ def test_a_part_that_the_server_refuses_to_extend(desk: Desk) -> None:
     assert [asked.start for asked in desk.hub.downloads()][-1] == 0
 
 
-@pytest.mark.parametrize("where", ["hub", "cdn"])
-@pytest.mark.parametrize("answer", [429, 503])
+@pytest.mark.parametrize(("where", "answer"), [("hub", 429), ("cdn", 503)])
 def test_retry_after_is_kept_to(desk: Desk, where: str, answer: int) -> None:
     if where == "hub":
         desk.hub.head_faults.append(answer)
