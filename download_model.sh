@@ -660,6 +660,7 @@ explain_offline() { # ROWS
 }
 
 hold_lock() {
+    need flock util-linux
     [[ -w $MODELS_DIR ]] || fail "$MODELS_DIR cannot be written to by user $(id -u). Give it to that user (chown), or set STACK_UID and STACK_GID to its owner, $(stat -c '%u and %g' -- "$MODELS_DIR")."
     exec 9>>"$MODELS_DIR/.lock"
     if ! flock -n 9; then
@@ -677,6 +678,10 @@ check_room_for_all() { # ROWS
     check_room "$bytes"
 }
 
+need() { # PROGRAM PACKAGE
+    command -v "$1" >/dev/null || fail "$1 was not found. On Debian and Ubuntu: apt install $2"
+}
+
 fetch_source() {
     local missing row
     SCRATCH=$(mktemp -d)
@@ -685,6 +690,7 @@ fetch_source() {
     missing=$(missing_rows)
     if [[ -n $missing ]]; then
         [[ -z $OFFLINE ]] || explain_offline "$missing"
+        need curl curl
         hold_lock
         ROWS=$(with_records "$ROWS")
         missing=$(VERIFY='' missing_rows) # another run may have fetched it meanwhile
@@ -778,7 +784,7 @@ clean_up() {
 }
 
 main() {
-    local mode=source source=$DEFAULT_SOURCE program
+    local mode=source source=$DEFAULT_SOURCE
     while (($# > 0)); do
         case $1 in
             --verify) VERIFY=yes ;;
@@ -802,9 +808,6 @@ main() {
         1 | on | yes | true) OFFLINE=yes ;;
         *) fail "OFFLINE is '$OFFLINE'; it can be 1 or 0." ;;
     esac
-    for program in curl flock sha256sum df stat realpath; do
-        command -v "$program" >/dev/null || fail "$program was not found. On Debian and Ubuntu: apt install curl util-linux coreutils"
-    done
     [[ -d $MODELS_DIR ]] || fail "$MODELS_DIR is missing. Run this from the repository, or set MODELS_DIR."
     trap clean_up EXIT
     trap 'interrupted 129' HUP
