@@ -60,7 +60,7 @@ class _Parent:
         self._listener = listener
         self._numbers = [Numbers() for _ in range(count)]
         self._seats = [_Seat(index) for index in range(count)]
-        self._stop_seconds = settings.stack.gateway.drain_seconds + STOP_MARGIN_SECONDS
+        self._stop_seconds = settings.drain_seconds + STOP_MARGIN_SECONDS
         self._deadline: float | None = None
         self._next_look = 0.0
 
