@@ -82,13 +82,14 @@ test-compose: $(VENV)/.dev ## bring docker-compose.yaml up with images built her
 schema: $(VENV)/.run ## write configs/stack.schema.json anew from api_server/settings/
 	@$(BIN)/python -m scripts.write_schema
 
-lint: $(VENV)/.dev ## formatting, types, the arrows between rooms, YAML, shell
+lint: $(VENV)/.dev ## formatting, types, the arrows between rooms, YAML, shell, Dockerfiles
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/python -m scripts.check_arrows
 	@$(BIN)/yamllint -s .
 	@$(BIN)/shellcheck -x $$(git ls-files --cached --others --exclude-standard "*.sh") .ci/run
+	@$(BIN)/hadolint $$(git ls-files "*Dockerfile")
 
 check: lint test test-extras ## what CI runs: lint, then all tests
 

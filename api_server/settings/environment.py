@@ -47,6 +47,7 @@ class Environment(Strict):
     port: int = Field(8000, ge=1, le=65535)
     data_dir: Path = Path(".local")
     listen_fd: int | None = Field(None, ge=3)
+    drain_notice_seconds: float = Field(0, ge=0, le=60)
     stack_config: Path = Path("configs/stack.yaml")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     engine: EngineChoice = "llama-cpp"
