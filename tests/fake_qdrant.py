@@ -10,6 +10,8 @@ import hmac
 import json
 import os
 import re
+import signal
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -207,6 +209,7 @@ class Server(ThreadingHTTPServer):
 
 def main() -> None:
     """Serve until it is killed, as the variables say."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # process 1 must be told what to do
     told = os.environ.get
     server = Server(
         told("QDRANT__SERVICE__HOST", "0.0.0.0"),
