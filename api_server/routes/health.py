@@ -29,11 +29,13 @@ class Summary(BaseModel):
     """What a person wants to know.
 
     `queue_size` is whatever waits: requests for an engine, and jobs. `jobs` is null where nobody
-    can tell, `together_ai_status` where no model is Together's.
+    can tell, `together_ai_status` where no model is Together's. `problems` are sentences about
+    engines that are there and cannot be used.
     """
 
     status: Literal["ok", "degraded", "down"]
     models: list[ModelHealth]
+    problems: list[str]
     requests_in_flight: int
     queue_size: int
     uptime: str
@@ -92,6 +94,7 @@ async def summary(request: Request) -> Summary:
     return Summary(
         status=status if ready else "down",
         models=models,
+        problems=health.problems,
         requests_in_flight=health.requests_in_flight,
         queue_size=health.queue_size + (jobs.queued if jobs is not None else 0),
         uptime=humanize_seconds(health.uptime_seconds()),

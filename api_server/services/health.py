@@ -72,6 +72,11 @@ class Health:
         age = self._access.directory.age_seconds if self._access is not None else None
         return round(age, 1) if age is not None else None
 
+    @property
+    def problems(self) -> list[str]:
+        """What keeps engines from being used that are there, in sentences."""
+        return [problem for lane in self._lanes.values() for problem in lane.wire.problems]
+
     def uptime_seconds(self) -> float:
         return time.monotonic() - self._started
 
