@@ -23,6 +23,8 @@ class Image:
 IMAGES = {
     # ./Dockerfile
     "llm-serving-stack/api-server": Image(DEBIAN | {"python", "python3"}, 10001, {"/data": 10001}),
+    # docker-library/python 3.12/slim-bookworm/Dockerfile
+    "python": Image(DEBIAN | {"python", "python3", "pip"}, 0),
     # .devops/cpu.Dockerfile, cuda.Dockerfile: ubuntu:24.04 with libgomp1 and curl, and what curl
     # recommends (ca-certificates). nvidia-smi is put in by the NVIDIA container toolkit.
     "ghcr.io/ggml-org/llama.cpp": Image(DEBIAN | {"curl", "/app/llama-server", "nvidia-smi"}, 0),

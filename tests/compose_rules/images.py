@@ -13,8 +13,9 @@ TAGGED = re.compile(r"[\w./-]+:(?P<tag>[\w.-]+)(@sha256:[0-9a-f]{64})?")
 def image_faults(document: Document) -> Iterator[str]:
     """Images without a variable, a version or a digest, and those spelled in two ways."""
     spellings: dict[str, set[str]] = {}
-    for name, service in services(document).items():
-        spelling = service["image"]
+    spelled = {name: service["image"] for name, service in services(document).items()}
+    heads = {f"x-images.{name}": spelling for name, spelling in document["x-images"].items()}
+    for name, spelling in (spelled | heads).items():
         found = IMAGE.fullmatch(spelling)
         if not found:
             yield f"{name}: {spelling} cannot be replaced by a variable"

@@ -14,7 +14,9 @@ from typing import Any
 
 import jsonschema
 import pytest
+import yaml
 
+from api_server.planning.compose import gpus_file
 from tests.compose_rules import images, order, programs, rights, settings, v1
 from tests.compose_rules.files import (
     BASE,
@@ -24,6 +26,7 @@ from tests.compose_rules.files import (
     SEAWEEDFS,
     Document,
     combined,
+    laid_over,
     raw,
     services,
     variables,
@@ -32,7 +35,6 @@ from tests.compose_rules.files import (
 FILES = (BASE, GPU, SEAWEEDFS)
 EVERYTHING = (BASE, GPU, SEAWEEDFS)
 EXAMPLE = REPOSITORY / ".env.example"
-INIT_ONLY = {"COMPOSE_FILE", "COMPOSE_PROFILES", "COMPOSE_PROJECT_NAME", "DEVICE"}
 
 Rule = Callable[[Document], Iterator[str]]
 
@@ -72,6 +74,16 @@ def test_together_they_follow_the_compose_specification(names: tuple[str, ...]) 
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
 def test_the_files_keep_the_rule(rule: Rule, names: tuple[str, ...]) -> None:
     assert list(rule(combined(names))) == []
+
+
+@pytest.mark.parametrize("engine", ["llama-cpp", "max"])
+def test_what_is_written_for_several_gpus_keeps_them_too(engine: str) -> None:
+    written = yaml.safe_load(gpus_file(raw(BASE), raw(GPU), engine, 3))
+    jsonschema.validate(written, compose_schema())
+    together = laid_over(raw(BASE), written)
+    assert {name: list(rule(together)) for name, rule in RULES.items()} == {
+        name: [] for name in RULES
+    }
 
 
 def test_who_may_do_more_than_the_others_says_why(names: tuple[str, ...]) -> None:
