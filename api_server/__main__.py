@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Coroutine
 from typing import Protocol
 
-from api_server.commands import apps, migrate, usage
+from api_server.commands import apps, migrate, prepare_stores, usage
 from api_server.commands.worker import work
 from api_server.errors import ConfigurationError, SetupError
 from api_server.local.data_dir import reset
@@ -19,10 +19,12 @@ from api_server.local.stack import engine_binary, run_local, stop_on_signals
 from api_server.local.terminal import TerminalSay
 from api_server.observability.logging import configure_logging
 from api_server.server import serve
-from api_server.settings import Settings, load_settings
+from api_server.settings import ENGINE_NAMES, Settings, load_settings
 from api_server.workers import serve_with_workers
 
 INTERRUPTED = 130
+OWN_ENGINES = ("local", "reset", "engine")
+"""Commands to which it is nothing where `make start` has its engines: the `.env` is for both."""
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +39,8 @@ def main() -> int:
         verb.add_arguments(subparsers.add_parser(name, help=verb.EXPLANATION))
     arguments = parser.parse_args()
     try:
-        settings = load_settings()
+        is_local = arguments.command in OWN_ENGINES
+        settings = load_settings(without=ENGINE_NAMES if is_local else ())
         if arguments.command in VERBS:
             return VERBS[arguments.command].run(settings, arguments)
         _, run = COMMANDS[arguments.command]
@@ -147,7 +150,12 @@ class Verb(Protocol):
         """Do it; returns the exit code. Raises `SetupError`."""
 
 
-VERBS: dict[str, Verb] = {"migrate": migrate, "apps": apps, "usage": usage}
+VERBS: dict[str, Verb] = {
+    "migrate": migrate,
+    "prepare-stores": prepare_stores,
+    "apps": apps,
+    "usage": usage,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

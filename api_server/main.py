@@ -113,7 +113,7 @@ def create_app(settings: Settings, worker: Worker = ALONE) -> Gateway:
 
     def begin_drain() -> None:
         if services.jobs is not None:
-            services.jobs.room.begin_drain(settings.stack.gateway.drain_seconds)
+            services.jobs.room.begin_drain(settings.drain_seconds)
 
     return Gateway(outside, services.health, begin_drain)
 

@@ -320,6 +320,6 @@ def configuration(gateway: Gateway, settings: Settings) -> uvicorn.Config:
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        timeout_graceful_shutdown=math.ceil(settings.stack.gateway.drain_seconds),
+        timeout_graceful_shutdown=math.ceil(settings.drain_seconds),
         timeout_keep_alive=75,
     )

@@ -29,4 +29,4 @@ async def _work(settings: Settings) -> None:
     async with services.running():
         log.info("a worker does jobs", extra={"slots": slots})
         await stop.wait()
-        services.jobs.room.begin_drain(settings.stack.gateway.drain_seconds)
+        services.jobs.room.begin_drain(settings.drain_seconds)

@@ -8,6 +8,7 @@ from typing import Literal
 
 from api_server.errors import ConfigurationError, ModelNotFoundError
 from api_server.inference import addresses
+from api_server.inference.dimensions import Dimensions
 from api_server.inference.engines import Engine
 
 
@@ -67,7 +68,8 @@ class Model:
     without a request it is unloaded (None: never). `handler` names a class of one's own by import
     path, `package.module:Class`; `options` are for it.
 
-    `slots` is what one replica does at the same time. `max_input_tokens` and `max_output_tokens`
+    `slots` is what one replica does at the same time; one that is not found with the `expected`
+    slots and context gets nothing. `max_input_tokens` and `max_output_tokens`
     are limits of ours below the engine's own; `context_overflow` says what becomes of a chat that
     does not fit. `fallbacks` are the ids of models that answer when this one cannot. `defaults` are
     request fields that apply where a client sends none.
@@ -87,6 +89,7 @@ class Model:
     location: Literal["local", "cloud"] = "local"
     serves: Literal["text", "embeddings"] = "text"
     slots: int = 4
+    expected: Dimensions | None = None
     max_input_tokens: int | None = None
     max_output_tokens: int | None = None
     context_overflow: Literal["error", "drop_oldest"] = "error"

@@ -34,7 +34,8 @@ class Engine:
     that is not among `seeds` is mapped to one that is (None: all are understood). Content parts
     that are not among `parts` are a 400 (None: the engine judges them). Where `prompt_is_one_text`,
     prompts of token ids and several prompts are a 400. `count_path` counts a chat's tokens without
-    answering it. Where it `is_probed` the health of several replicas is asked for every few
+    answering it, and under `dimensions_path` it tells its slots or its context (inference/
+    dimensions). Where it `is_probed` the health of several replicas is asked for every few
     seconds.
 
     `has_openai_details` is false where the gateway has to translate: `tool_choice` cannot name a
@@ -61,6 +62,7 @@ class Engine:
     parts: frozenset[str] | None = None
     prompt_is_one_text: bool = False
     count_path: str | None = None
+    dimensions_path: str | None = None
     has_openai_details: bool = True
     has_clean_answers: bool = True
     is_probed: bool = True
@@ -107,6 +109,7 @@ LLAMA_SERVER = Engine(
     sampling={"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0},
     seeds=range(2**32 - 1),  # 32 bits there, the highest of which means chance
     count_path="/v1/chat/completions/input_tokens",
+    dimensions_path="/props",
     has_openai_details=False,
     own_parameters={"top_k": "top_k", "repetition_penalty": "repeat_penalty"},
     running_usage=RunningUsage(
@@ -167,6 +170,7 @@ MAX_SERVE = Engine(
 VLLM = Engine(
     name="vllm",
     health_path="/health",
+    dimensions_path="/v1/models",
     notices_departed_clients=True,
     # What reaches past the gateway: order, other requests, code and templates of the client's.
     refused_fields=frozenset(

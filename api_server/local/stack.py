@@ -32,7 +32,13 @@ from api_server.local.stores import LocalStores, prepare_stores
 from api_server.local.supervisor import Supervisor, Watch
 from api_server.local.terminal import Say
 from api_server.server import listen
-from api_server.settings import REPOSITORY, Settings, inherited_environment, load_stack
+from api_server.settings import (
+    ENGINE_NAMES,
+    REPOSITORY,
+    Settings,
+    inherited_environment,
+    load_stack,
+)
 
 GATEWAY_STOP_SECONDS = 3.0
 GATEWAY_START_SECONDS = 30.0
@@ -232,6 +238,7 @@ def _gateway(local: _Local, listener: socket.socket) -> Supervisor:
         environment=inherited_environment()
         | dict(local.stores.variables)
         | ({} if key is None else {"DEVELOPMENT_KEY": key})
+        | dict.fromkeys(ENGINE_NAMES, "")  # what `make start` wrote into .env is not for us
         | {
             "ENVIRONMENT": "development",
             "DATA_DIR": str(local.data_dir),

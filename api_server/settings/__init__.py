@@ -5,7 +5,7 @@ Every key is typed; an unknown key or a bad value is a `ConfigurationError` that
 source and the nearest right key. `configs/stack.schema.json` is generated from `Stack`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -16,6 +16,7 @@ from api_server.errors import ConfigurationError
 from api_server.inference.catalogue import Model
 from api_server.schemas.app_codes import SeededApp
 from api_server.settings.app_codes import load_app_codes
+from api_server.settings.compose_names import ENGINE_NAMES
 from api_server.settings.environment import (
     Environment,
     Sources,
@@ -30,9 +31,11 @@ from api_server.settings.placeholders import is_placeholder
 from api_server.settings.sections import JobsConfig, LocalConfig
 from api_server.settings.stack import ModelConfig, Stack
 from api_server.settings.stack_file import load_stack
+from api_server.settings.started_engines import with_started_engines
 from api_server.settings.values import Key
 
 __all__ = [
+    "ENGINE_NAMES",
     "REPOSITORY",
     "Environment",
     "LocalConfig",
@@ -84,6 +87,12 @@ class Settings:
         return url.get_secret_value() if url is not None else None
 
     @property
+    def drain_seconds(self) -> float:
+        """For so long running answers may go on after SIGTERM."""
+        told = self.environment.drain_seconds
+        return self.stack.gateway.drain_seconds if told is None else told
+
+    @property
     def spool(self) -> Path:
         """Where the ledger keeps rows until PostgreSQL has them."""
         return self.environment.data_dir / "spool"
@@ -127,6 +136,8 @@ class Settings:
         secrets = {
             "ADMIN_API_KEY": environment.admin_api_key,
             "JWT_SECRET": environment.jwt_secret,
+            "S3_SECRET_KEY": environment.s3_secret_key,
+            "QDRANT_API_KEY": environment.qdrant_api_key,
             "POSTGRES_URL, the password": password_of(environment.postgres_url),
             "REDIS_URL, the password": password_of(environment.redis_url),
         }
@@ -173,17 +184,21 @@ def _text(secret: SecretStr) -> str:
 
 
 def load_settings(
-    variables: Mapping[str, str] | None = None, *, stack_config: Path | None = None
+    variables: Mapping[str, str] | None = None,
+    *,
+    stack_config: Path | None = None,
+    without: Collection[str] = (),
 ) -> Settings:
     """Read the environment (or the given variables), `.env` and the stack file; check all.
 
-    `stack_config` is the stack file to read whatever the environment says.
+    `stack_config` is the stack file to read whatever the environment says, also of engines; what is
+    in `without` counts as not set.
     """
-    sources = Sources.read(variables)
+    sources = Sources.read(variables).without(without if stack_config is None else ENGINE_NAMES)
     environment = environment_of(sources)
     if stack_config is not None:
         environment = environment.model_copy(update={"stack_config": stack_config})
-    stack = load_stack(environment.stack_config)
+    stack = with_started_engines(load_stack(environment.stack_config), environment)
     settings = Settings(environment, stack, _keys(stack, sources))
     settings.models()  # raises where they do not go together
     return settings

@@ -3,7 +3,7 @@
 import difflib
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
@@ -13,10 +13,12 @@ from dotenv.parser import parse_stream
 from pydantic import Field, ValidationError
 
 from api_server.errors import ConfigurationError
+from api_server.settings.compose_names import COMPOSE_NAMES, START_NAMES
 from api_server.settings.explaining import read_text, reason, suggestion
 from api_server.settings.values import (
     KEY_NAME,
     BaseUrl,
+    EngineChoice,
     HttpUrl,
     Key,
     ModelId,
@@ -27,6 +29,7 @@ from api_server.settings.values import (
     SigningKey,
     Strict,
     Tokens,
+    UrlList,
 )
 
 ENV_FILE = ".env"
@@ -47,12 +50,26 @@ class Environment(Strict):
     drain_notice_seconds: float = Field(0, ge=0, le=60)
     stack_config: Path = Path("configs/stack.yaml")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    engine: EngineChoice = "llama-cpp"
+    engine_urls: UrlList | None = None
+    engine_config: Path | None = None
+    engine_slots: int | None = Field(None, ge=1, le=4096)
+    engine_context_tokens: Tokens | None = None
     engine_api_key: Key | None = None
+    model_name: ModelId = "llama-3.3-8b-instruct"
+    embeddings_url: BaseUrl | None = None
+    embeddings_name: ModelId = "nomic-embed-text-v1.5"
+    drain_seconds: Positive | None = None
     admin_api_key: OwnKey | None = None
     environment: Literal["production", "development"] = "production"
     auth: bool = True
     postgres_url: PostgresUrl | None = None
     redis_url: RedisUrl | None = None
+    s3_url: HttpUrl | None = None
+    s3_access_key: Key | None = None
+    s3_secret_key: Key | None = None
+    qdrant_url: HttpUrl | None = None
+    qdrant_api_key: Key | None = None
     jwt_secret: SigningKey | None = None
     jwt_jwks_url: HttpUrl | None = None
     jwt_issuer: str | None = None
@@ -107,6 +124,11 @@ class Sources:
             return self.variables[name] or None
         return self.file.get(name) or None
 
+    def without(self, names: Collection[str]) -> Self:
+        """The same where nobody has set these."""
+        unset = dict.fromkeys(names, "")
+        return type(self)({**self.variables, **unset}, self.file)
+
     def place(self, name: str) -> str:
         """Where its value comes from, for messages."""
         return "the environment" if name in self.variables else ENV_FILE
@@ -120,11 +142,12 @@ def load_environment(variables: Mapping[str, str] | None = None) -> Environment:
 def environment_of(sources: Sources) -> Environment:
     """The settings among the variables, checked; errors name variable and source."""
     names = {name.upper(): name for name in Environment.model_fields}
+    known = [*names, *sorted(COMPOSE_NAMES | START_NAMES)]
     for key in sources.file:
-        if key not in names and not _may_be_a_key(key, list(names)):
-            raise ConfigurationError(
-                f"{ENV_FILE}: unknown key '{key}'.{suggestion(key, list(names))}"
-            )
+        if key not in known and not _may_be_a_key(key, known):
+            is_near = difflib.get_close_matches(key, known, n=1)
+            hint = suggestion(key, known if is_near else list(names))
+            raise ConfigurationError(f"{ENV_FILE}: unknown key '{key}'.{hint}")
     values = {name: value for key, name in names.items() if (value := sources.value(key))}
     if "server_port" in values and "port" not in values:
         values["port"] = values["server_port"]
@@ -153,7 +176,7 @@ def engine_environment() -> dict[str, str]:
     return {
         name: value
         for name, value in inherited_environment().items()
-        if not KEY_NAME.match(name) and name not in OTHER_SECRETS
+        if not KEY_NAME.match(name) and name not in OTHER_SECRETS and not name.endswith("_PASSWORD")
     }
 
 

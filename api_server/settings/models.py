@@ -16,6 +16,7 @@ from api_server.inference.catalogue import Balancing, Model, Retries, Timeouts
 from api_server.inference.engines import ENGINES, OPENAI_COMPATIBLE
 from api_server.settings.environment import Environment
 from api_server.settings.stack import ModelConfig, Stack
+from api_server.settings.started_engines import expected_of
 
 SERVICE_SLOTS = 16
 """Requests that the external service gets at the same time; how many it can do, nobody tells."""
@@ -33,6 +34,7 @@ def catalogue_models(
     problems = []
     models = []
     created = _created(environment.stack_config)
+    expected = expected_of(environment)
     for entry in stack.models:
         key = environment.engine_api_key if entry.location == "local" else None
         if entry.api_key_env is not None:
@@ -46,7 +48,8 @@ def catalogue_models(
             _over(stack.breaker, entry.breaker).check_pauses()
         except ValueError as exc:
             problems.append(f"The breaker of the model {entry.id!r}, over the common one: {exc}.")
-        models.append(replace(_model(entry, stack, key, root), created=created))
+        model = replace(_model(entry, stack, key, root), created=created)
+        models.append(replace(model, expected=expected.get(entry.id)))
     service = external_service(environment, stack)
     if service is not None:
         if any(model.id == service.id for model in models):
@@ -100,7 +103,8 @@ def warnings(models: Sequence[Model], environment: Environment) -> Iterator[str]
                     "that only you can read."
                 )
             is_sent = own_key is not None and model.location == "local" and model.api_key == own_key
-            if is_sent and not _is_at_home(host):
+            is_named = url in (environment.engine_urls or ())  # the key is for just these
+            if is_sent and not is_named and not _is_at_home(host):
                 yield (
                     f"{model.id!r} is reached at {url} with your ENGINE_API_KEY. If that is not a "
                     "machine of yours, say location: cloud in its entry, and name its own key."

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 
 from api_server.inference import addresses
 from api_server.inference.engines import ENGINES
@@ -13,6 +13,16 @@ from api_server.settings.explaining import suggestion
 
 MIN_KEY_LENGTH = 16
 MIN_SIGNING_LENGTH = 32
+MOST_REPLICAS = 256
+ENGINE_CHOICES = {
+    "llama-cpp": "llama-server",
+    "max": "max-serve",
+    "external": "openai-compatible",
+}
+"""What ENGINE calls rows of the engine table by other names. The first is a row of its own too, of
+models in the gateway's process: those have no URLs.
+"""
+
 KEY_NAME = re.compile(r"^[A-Z][A-Z0-9_]{0,95}_(KEY|TOKEN)$")
 
 
@@ -53,6 +63,20 @@ def _is_known_engine(name: str) -> str:
     if name not in ENGINES:
         raise ValueError(f"is no engine.{suggestion(name, list(ENGINES))}")
     return name
+
+
+def _is_engine_choice(name: str) -> str:
+    known = [*ENGINE_CHOICES, *(row.name for row in ENGINES.values() if not row.is_in_process)]
+    if name not in known:
+        raise ValueError(f"is no engine with URLs.{suggestion(name, known)}")
+    return name
+
+
+def _split(text: object) -> object:
+    """The parts of a list in one variable."""
+    if not isinstance(text, str):
+        return text
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def _can_be_sent(key: SecretStr) -> SecretStr:
@@ -97,6 +121,10 @@ ModelId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}$")]
 RequestFields = Annotated[dict[str, bool | int | float | str], AfterValidator(_are_defaults)]
 BaseUrl = Annotated[str, AfterValidator(_is_base_url)]
 BaseUrls = Annotated[list[BaseUrl], AfterValidator(_are_different)]
+UrlList = Annotated[
+    BaseUrls, Field(min_length=1, max_length=MOST_REPLICAS), BeforeValidator(_split)
+]
+EngineChoice = Annotated[str, AfterValidator(_is_engine_choice)]
 EngineName = Annotated[
     str, Field(json_schema_extra={"enum": list(ENGINES)}), AfterValidator(_is_known_engine)
 ]
