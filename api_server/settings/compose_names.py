@@ -45,7 +45,19 @@ COMPOSE_NAMES = frozenset(
 )
 """Exactly the variables of docker-compose*.yaml that are no settings of ours."""
 
-START_NAMES = frozenset({"COMPOSE_FILE", "COMPOSE_PROFILES", "COMPOSE_PROJECT_NAME", "DEVICE"})
+START_NAMES = frozenset(
+    {
+        "COMPOSE",
+        "COMPOSE_EXTRA_FILES",
+        "COMPOSE_EXTRA_PROFILES",
+        "COMPOSE_FILE",
+        "COMPOSE_PROFILES",
+        "COMPOSE_PROJECT_NAME",
+        "DEVICE",
+        "PULL",
+        "TOKENIZER_FOLDER",
+    }
+)
 """What stands in no compose file: read by `docker compose` itself, or by init.sh alone."""
 
 ENGINE_NAMES = (
