@@ -1,4 +1,4 @@
-"""A host as the shell functions of scripts/stack see it: a folder with a copy of what they read, and
+"""A host as scripts/stack sees it: a folder with a copy of what its functions read, and
 a PATH of real tools beside small programs that play Docker, the driver and the disk.
 
 The only way to show a machine with two GPUs, none, an old Compose or a full disk. The real thing is
