@@ -228,6 +228,7 @@ is_there() {
         fail "$DEST is a link to what is not here (a container sees only what lies below models/). Put the file itself there: ./download_model.sh '$(readlink -- "$DEST")'"
     fi
     [[ -f $DEST ]] || return 1
+    [[ -r $DEST ]] || fail "$DEST cannot be read by user $(id -u): chmod a+r '$DEST'"
     known=$(stamped "$DEST" "$PLACE")
     if [[ -n $known && $SHA256 != - && $known != "$SHA256" ]]; then
         say "$PLACE is an earlier version than $LOCK names."
@@ -310,7 +311,6 @@ ask() { # URL
     local code=0
     STATUS=000 WAIT=
     : >"$SCRATCH/headers"
-    [[ $1 != *[\"\\[:space:][:cntrl:]]* ]] || fail "The hub redirects to what is no URL."
     curl --disable --config <(curl_config "$1" hub) --head --silent --show-error --globoff --proto "$PROTOCOLS" \
         --suppress-connect-headers --connect-timeout 20 --max-time 60 --output /dev/null \
         --dump-header "$SCRATCH/headers" --write-out '%{http_code}' >"$SCRATCH/status" 2>"$SCRATCH/complaint" || code=$?
@@ -338,7 +338,7 @@ note_identity() {
     etag=${etag#W/} etag=${etag//\"/}
     if [[ -z $FOUND_SHA256 && $etag =~ ^$HEX{64}$ ]]; then FOUND_SHA256=$etag; fi
     if [[ -z $FOUND_GIT && $etag =~ ^$HEX{40}$ ]]; then FOUND_GIT=$etag; fi
-    if [[ -z $FOUND_SIZE && $size =~ ^[0-9]{1,15}$ ]]; then FOUND_SIZE=$size; fi
+    if [[ -z $FOUND_SIZE && $size =~ ^[1-9][0-9]{0,14}$ ]]; then FOUND_SIZE=$size; fi
     if [[ -z $FOUND_COMMIT && $commit =~ ^$HEX{40}$ ]]; then FOUND_COMMIT=$commit; fi
 }
 
@@ -362,7 +362,7 @@ locate() {
                 note_identity
                 location=$(header location)
                 if [[ $location == /* && $location != //* ]]; then location=$(origin "$url")$location; fi
-                [[ $location == http*://* ]] || fail "$HUB redirects to '$location', which is no URL."
+                [[ $location =~ ^https?://[^\"\\[:space:][:cntrl:]]+$ ]] || fail "$HUB redirects to what is no URL."
                 url=$location
                 if [[ $(origin "$url") != "$(origin "$HUB")" ]]; then
                     FOUND_URL=$url FOUND_AT=cdn
@@ -567,6 +567,7 @@ start_anew() {
 is_right() {
     say "verifying $PLACE"
     SEEN_SHA256=$(sha256_of "$PART")
+    [[ $SEEN_SHA256 =~ ^$HEX{64}$ ]] || fail "$PART could not be read to verify it. It is kept: run the same command again."
     if [[ $WANT_SHA256 != - && $SEEN_SHA256 != "$WANT_SHA256" ]] || [[ $WANT_GIT != - && $(git_blob_of "$PART") != "$WANT_GIT" ]]; then
         rm -f -- "$PART"
         COMPLAINT="what came has the sha256 $SEEN_SHA256, which is wrong"
@@ -659,6 +660,7 @@ explain_offline() { # ROWS
 }
 
 hold_lock() {
+    need flock util-linux
     [[ -w $MODELS_DIR ]] || fail "$MODELS_DIR cannot be written to by user $(id -u). Give it to that user (chown), or set STACK_UID and STACK_GID to its owner, $(stat -c '%u and %g' -- "$MODELS_DIR")."
     exec 9>>"$MODELS_DIR/.lock"
     if ! flock -n 9; then
@@ -676,6 +678,10 @@ check_room_for_all() { # ROWS
     check_room "$bytes"
 }
 
+need() { # PROGRAM PACKAGE
+    command -v "$1" >/dev/null || fail "$1 was not found. On Debian and Ubuntu: apt install $2"
+}
+
 fetch_source() {
     local missing row
     SCRATCH=$(mktemp -d)
@@ -684,6 +690,7 @@ fetch_source() {
     missing=$(missing_rows)
     if [[ -n $missing ]]; then
         [[ -z $OFFLINE ]] || explain_offline "$missing"
+        need curl curl
         hold_lock
         ROWS=$(with_records "$ROWS")
         missing=$(VERIFY='' missing_rows) # another run may have fetched it meanwhile
@@ -766,9 +773,7 @@ for_compose() {
     fi
 }
 
-interrupted() { # EXIT STATUS
-    stop_curl
-    say ""
+interrupted() { # EXIT STATUS; clean_up follows
     say "stopped; what came is kept. Run the same command again to go on."
     exit "$1"
 }
@@ -779,7 +784,7 @@ clean_up() {
 }
 
 main() {
-    local mode=source source=$DEFAULT_SOURCE program
+    local mode=source source=$DEFAULT_SOURCE
     while (($# > 0)); do
         case $1 in
             --verify) VERIFY=yes ;;
@@ -803,9 +808,6 @@ main() {
         1 | on | yes | true) OFFLINE=yes ;;
         *) fail "OFFLINE is '$OFFLINE'; it can be 1 or 0." ;;
     esac
-    for program in curl flock sha256sum df stat realpath; do
-        command -v "$program" >/dev/null || fail "$program was not found. On Debian and Ubuntu: apt install curl util-linux coreutils"
-    done
     [[ -d $MODELS_DIR ]] || fail "$MODELS_DIR is missing. Run this from the repository, or set MODELS_DIR."
     trap clean_up EXIT
     trap 'interrupted 129' HUP

@@ -154,7 +154,6 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("etag", '"' + "e" * 64 + '"')  # of another kind than the hub's
         if fault == "endless":
             self.send_header("connection", "close")
-            rest += b"x" * 10_000_000
         else:
             self.send_header("content-length", str(len(rest)))
         self.end_headers()
@@ -166,6 +165,9 @@ class Handler(BaseHTTPRequestHandler):
             piece = rest[first : first + 16_384]
             self.wfile.write(piece)
             asked.sent += len(piece)
+        while fault == "endless":  # until nobody listens
+            self.wfile.write(b"x" * 16_384)
+            time.sleep(0.001)
 
     def breaks_off(self, fault: str) -> bool:
         if fault == "stall":
@@ -188,7 +190,7 @@ def running_hub() -> Iterator[Hub]:
         handler = type("At", (Handler,), {"hub": hub, "where": where})
         server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         server.block_on_close = False  # a stalled one sleeps on
-        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         servers.append(server)
     hub.url, hub.cdn_url = (f"http://127.0.0.1:{server.server_port}" for server in servers)
     try:

@@ -4,6 +4,7 @@ is not there."""
 import hashlib
 import os
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -220,6 +221,18 @@ def test_the_unclear_licence_is_said(desk: Desk) -> None:
     assert status in (0, 1)  # where somebody has fetched it, it is there
 
 
+def test_a_host_without_curl(desk: Desk, tmp_path: Path) -> None:
+    """`make start` asks for the name of a file there; fetching is done in a container."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name in ("bash", "env", "cat", "realpath", "dirname", "mktemp", "rm", "stat", "tr"):
+        (programs / name).symlink_to(shutil.which(name) or name)
+    assert desk.run("--print-file", "pinned", PATH=str(programs)) == (0, f"{FILE}\n")
+    status, said = desk.run("pinned", PATH=str(programs))
+    assert status == 1
+    assert "apt install curl" in said
+
+
 # --- faults ---------------------------------------------------------------------------
 
 
@@ -288,8 +301,7 @@ def test_a_part_that_the_server_refuses_to_extend(desk: Desk) -> None:
     assert [asked.start for asked in desk.hub.downloads()][-1] == 0
 
 
-@pytest.mark.parametrize("where", ["hub", "cdn"])
-@pytest.mark.parametrize("answer", [429, 503])
+@pytest.mark.parametrize(("where", "answer"), [("hub", 429), ("cdn", 503)])
 def test_retry_after_is_kept_to(desk: Desk, where: str, answer: int) -> None:
     if where == "hub":
         desk.hub.head_faults.append(answer)
