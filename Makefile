@@ -11,7 +11,7 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help start doctor plan stop logs ps restart upgrade backup restore clean locust local local-reset check-config test test-extras test-max schema lint check format bench bench-affinity bench-peers model tiny-model lock clean-caches
+.PHONY: help start doctor plan stop logs ps restart upgrade backup restore clean locust local local-reset check-config test test-extras test-max test-compose schema lint check format bench bench-affinity bench-peers model tiny-model lock clean-caches
 
 help: ## print this list
 	@echo "llm-serving-stack: a private replacement for the OpenAI API."
@@ -76,16 +76,21 @@ test-extras: $(VENV)/.dev ## run the tests of models in this process (10 minutes
 test-max: $(VENV)/.dev ## run tests/max: the API in front of MAX on the CPU (2 GB, installed the first time)
 	@$(BIN)/python -m pytest tests/max -o timeout_func_only=true
 
+test-compose: $(VENV)/.dev ## bring docker-compose.yaml up with images built here, and test it (10 minutes; wants Docker and mmdebstrap)
+	@$(BIN)/python -m pytest tests/compose -o timeout_func_only=true
+
 schema: $(VENV)/.run ## write configs/stack.schema.json anew from api_server/settings/
 	@$(BIN)/python -m scripts.write_schema
 
-lint: $(VENV)/.dev ## formatting, types, the arrows between rooms, YAML, shell
+lint: $(VENV)/.dev ## formatting, types, the arrows between rooms, YAML, shell, Dockerfiles
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/python -m scripts.check_arrows
 	@$(BIN)/yamllint -s .
-	@$(BIN)/shellcheck -x *.sh scripts/*.sh scripts/stack/*.sh scripts/operate/*.sh .ci/run
+	@$(BIN)/shellcheck -x $$(git ls-files --cached --others --exclude-standard "*.sh") .ci/run
+	@$(BIN)/hadolint Dockerfile
+	@$(BIN)/hadolint --ignore DL3008 --ignore DL3066 $$(git ls-files "tests/*Dockerfile")
 
 check: lint test test-extras ## what CI runs: lint, then all tests
 

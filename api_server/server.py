@@ -8,6 +8,7 @@ import logging
 import math
 import re
 import socket
+import time
 from collections.abc import Callable, Iterable, Iterator
 from http import HTTPStatus
 from types import FrameType
@@ -243,15 +244,24 @@ def without_upgrade(data: bytes) -> bytes:
 
 class Server(uvicorn.Server):
     """Uvicorn, with a second TERM that counts, an eye on clients that never end a request, and an
-    end that loses none: see `LINGER_SECONDS`.
+    end that loses none.
+
+    From the first TERM on it takes requests for `notice_seconds` more, in which `/health/open` says
+    that it will not; then the port is closed, and `linger_seconds` begin (see `LINGER_SECONDS`).
     """
 
-    def __init__(self, config: uvicorn.Config, linger_seconds: float = 0.0) -> None:
+    def __init__(
+        self, config: uvicorn.Config, *, notice_seconds: float = 0.0, linger_seconds: float = 0.0
+    ) -> None:
         super().__init__(config)
+        self._notice_seconds = notice_seconds
         self._linger_seconds = linger_seconds
+        self._closes_at = math.inf
 
     async def on_tick(self, counter: int) -> bool:
         """Called ten times a second."""
+        if time.monotonic() >= self._closes_at:
+            self.should_exit = True
         if counter % 10 == 0:
             now = asyncio.get_running_loop().time()
             for connection in list(self.server_state.connections):
@@ -284,7 +294,13 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, _sig: int, _frame: FrameType | None) -> None:
         """First signal: finish what runs. Second: running answers end with an error event."""
-        if self.should_exit:
+        is_first = math.isinf(self._closes_at) and not self.should_exit
+        self._closes_at = time.monotonic() + (self._notice_seconds if is_first else 0)
+        if isinstance(self.config.app, Gateway):
+            self.config.app.health.is_closing = True
+        if is_first and self._notice_seconds:
+            return
+        if not is_first:
             for task in self.server_state.tasks:
                 task.get_loop().call_soon_threadsafe(task.cancel)
         self.should_exit = True
@@ -350,8 +366,11 @@ def serve_on(listener: socket.socket, settings: Settings, worker: Worker = ALONE
     gateway = create_app(settings, worker)
     gc.collect()
     gc.freeze()  # what start-up made stays: looking through it again cost a tenth of the CPU time
-    linger_seconds = 0.0 if settings.is_development else LINGER_SECONDS
-    Server(configuration(gateway, settings), linger_seconds).run(sockets=[listener])
+    Server(
+        configuration(gateway, settings),
+        notice_seconds=settings.environment.drain_notice_seconds,
+        linger_seconds=0.0 if settings.is_development else LINGER_SECONDS,
+    ).run(sockets=[listener])
 
 
 def configuration(gateway: Gateway, settings: Settings) -> uvicorn.Config:

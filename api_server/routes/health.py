@@ -1,4 +1,4 @@
-"""`/health` for a person, `/health/live` and `/health/ready` for machines. Three true answers."""
+"""`/health` for a person; `/health/live`, `/open` and `/ready` for machines. Four true answers."""
 
 from typing import Literal
 
@@ -67,6 +67,12 @@ class Liveness(BaseModel):
     status: Literal["alive"] = "alive"
 
 
+class Openness(BaseModel):
+    """Whether this gateway takes new requests; one that is about to end says so before it does."""
+
+    status: Literal["open", "closing"]
+
+
 def _health(request: Request) -> Health:
     health: Health = request.app.state.health
     return health
@@ -116,6 +122,19 @@ def _together(
 async def live() -> Liveness:
     """200 as long as the process can answer at all."""
     return Liveness()
+
+
+@router.head("/health/open", include_in_schema=False)
+@router.get("/health/open", responses={503: {"model": Openness}})
+async def open_(request: Request, response: Response) -> Openness:
+    """200, or 503 from SIGTERM on while DRAIN_NOTICE_SECONDS last; then the port is closed.
+
+    Engines do not matter here. For whoever spreads requests over gateways.
+    """
+    if not _health(request).is_closing:
+        return Openness(status="open")
+    response.status_code = 503
+    return Openness(status="closing")
 
 
 @router.head("/health/ready", include_in_schema=False)

@@ -31,6 +31,8 @@ class Health:
         self._started = time.monotonic()
         self._probe: asyncio.Task[dict[str, bool]] | None = None
         self.version = version
+        self.is_closing = False
+        """Whether whoever spreads requests over gateways should send no more to this one."""
 
     @property
     def requests_in_flight(self) -> int:

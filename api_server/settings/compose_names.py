@@ -33,6 +33,7 @@ COMPOSE_NAMES = frozenset(
         "POSTGRES_IMAGE",
         "POSTGRES_PASSWORD",
         "PROMETHEUS_IMAGE",
+        "PYTHON_IMAGE",
         "QDRANT_IMAGE",
         "REDIS_IMAGE",
         "REDIS_PASSWORD",
@@ -47,7 +48,6 @@ COMPOSE_NAMES = frozenset(
 
 START_NAMES = frozenset(
     {
-        "COMPOSE",
         "COMPOSE_EXTRA_FILES",
         "COMPOSE_EXTRA_PROFILES",
         "COMPOSE_FILE",
