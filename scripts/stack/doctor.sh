@@ -11,6 +11,10 @@ check_services() {
         case $(verdict "$state" "$status") in
             well) ok "$service: $status" ;;
             *)
+                if [[ $status == *"health: starting"* ]]; then
+                    warn "$service still starts: $status"
+                    continue
+                fi
                 broken=$((broken + 1))
                 printf 'error: %s: %s. It last said: %s\n' "$service" "$status" "$(last_words "$id")" >&2 ;;
         esac
