@@ -42,6 +42,9 @@ NOT_PASSED = {
 """Settings of the gateway that its service does not hand on."""
 
 
+READ_BY_COMPOSE = frozenset({"COMPOSE_FILE", "COMPOSE_PROFILES", "COMPOSE_PROJECT_NAME"})
+
+
 def secret_faults(document: Document) -> Iterator[str]:
     """Secrets with a default, and those of the stack itself that are not asked for."""
     for variable in variables(document):
@@ -76,3 +79,15 @@ def undocumented(document: Document, example: str) -> Iterator[str]:
     known = set(re.findall(r"^#? ?([A-Z0-9_]+)=", example, re.MULTILINE))
     for name in {variable.name for variable in variables(document)} - known:
         yield f"{name} is not in .env.example"
+
+
+START_SECTION = "# --- only for make start ---"
+
+
+def unused(document: Document, example: str, scripts: str) -> Iterator[str]:
+    """Names of make start in `.env.example` that neither a compose file nor a script reads."""
+    section = example.partition(START_SECTION)[2]
+    read = {variable.name for variable in variables(document)} | READ_BY_COMPOSE
+    for name in re.findall(r"^# ([A-Z0-9_]+)=", section, re.MULTILINE):
+        if name not in read and not re.search(rf"\b{name}\b", scripts):
+            yield f"{name} is read by nobody"

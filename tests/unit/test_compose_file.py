@@ -107,6 +107,16 @@ def test_every_variable_is_in_the_example() -> None:
     assert list(settings.undocumented(combined(EVERYTHING), EXAMPLE.read_text())) == []
 
 
+def test_every_name_of_make_start_in_the_example_is_read() -> None:
+    folders = ("scripts/stack", "scripts/operate")
+    paths = [path for folder in folders for path in (REPOSITORY / folder).glob("*.sh")]
+    scripts = "\n".join(path.read_text() for path in paths)
+    example = EXAMPLE.read_text()
+    assert settings.START_SECTION in example
+    assert list(settings.unused(combined(EVERYTHING), example, scripts)) == []
+    assert list(settings.unused({}, f"{settings.START_SECTION}\n# NOBODY=\n", scripts))
+
+
 def test_every_required_variable_says_what_to_do() -> None:
     required = [variable for variable in variables(combined(EVERYTHING)) if variable.how == ":?"]
     assert required
