@@ -11,7 +11,7 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help local local-reset check-config test test-extras test-max schema lint check format bench bench-affinity bench-peers tiny-model lock clean
+.PHONY: help local local-reset check-config test test-extras test-max schema lint check format bench bench-affinity bench-peers model tiny-model lock clean
 
 help: ## print this list
 	@echo "llm-serving-stack: a private replacement for the OpenAI API. Start here: make local"
@@ -45,7 +45,7 @@ lint: $(VENV)/.dev ## formatting, types, the arrows between rooms, YAML, shell
 	@$(BIN)/mypy
 	@$(BIN)/python -m scripts.check_arrows
 	@$(BIN)/yamllint -s .
-	@$(BIN)/shellcheck scripts/*.sh .ci/run
+	@$(BIN)/shellcheck *.sh scripts/*.sh .ci/run
 
 check: lint test test-extras ## what CI runs: lint, then all tests
 
@@ -61,6 +61,9 @@ bench-affinity: $(VENV)/.dev ## how much of their prompts 4 real engines find in
 
 bench-peers: $(VENV)/.run ## the same with nginx, vllm-router, sglang-router and LiteLLM beside it (15 minutes)
 	@$(BIN)/python -m benchmarks --peers
+
+model: ## fetch and verify a model into models/ (SOURCE=, a name of models/models.lock or owner/repo:file; OFFLINE=1)
+	@./download_model.sh $(if $(SOURCE),"$(SOURCE)")
 
 tiny-model: $(VENV)/.run ## train models/tiny anew and print its evaluation
 	@sh scripts/venv.sh "$(PYTHON)" .venv-tiny models/tiny/requirements.txt

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Coroutine
 from typing import Protocol
 
-from api_server.commands import apps, migrate, usage
+from api_server.commands import apps, migrate, prepare_stores, usage
 from api_server.commands.worker import work
 from api_server.errors import ConfigurationError, SetupError
 from api_server.local.data_dir import reset
@@ -150,7 +150,12 @@ class Verb(Protocol):
         """Do it; returns the exit code. Raises `SetupError`."""
 
 
-VERBS: dict[str, Verb] = {"migrate": migrate, "apps": apps, "usage": usage}
+VERBS: dict[str, Verb] = {
+    "migrate": migrate,
+    "prepare-stores": prepare_stores,
+    "apps": apps,
+    "usage": usage,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

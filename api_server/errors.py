@@ -4,7 +4,8 @@
     ├── ClientLeftError                 nobody waits for the answer any more; never sent to anyone
     ├── RowsRefusedError                a database will not take these rows, however often they come
     ├── SetupError                      the operator must change something; one sentence says what
-    │   └── ConfigurationError          a key or a value in a file or in the environment is wrong
+    │   ├── ConfigurationError          a key or a value in a file or in the environment is wrong
+    │   └── StoreAwayError              a store does not answer, and may be starting
     └── ApiError                        a request cannot be answered; has a status and a code
         ├── InvalidRequestError         400  invalid_request_error
         │   └── ContextLengthError      400  context_length_exceeded
@@ -69,6 +70,10 @@ class SetupError(StackError):
 
 class ConfigurationError(SetupError):
     """A configuration key or value is wrong; the message names it, its source and the remedy."""
+
+
+class StoreAwayError(SetupError):
+    """A store does not answer: it is not there, or it is still starting."""
 
 
 class ApiError(StackError):

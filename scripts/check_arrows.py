@@ -57,6 +57,7 @@ DRIVERS: dict[str, tuple[set[str], str]] = {
     "redis": ({"stores"}, "go through a store"),
     "qdrant_client": ({"stores"}, "go through a store"),
     "minio": ({"stores"}, "go through a store"),
+    "urllib3": ({"stores"}, "go through a store"),
     "urllib.request": (set(), "use httptools through a handler"),
     "http.client": (set(), "use httptools through a handler"),
     "requests": (set(), "use httptools through a handler"),

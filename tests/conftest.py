@@ -5,6 +5,8 @@ from collections.abc import Iterator
 import pytest
 
 from api_server.local.store_programs import NOWHERE
+from tests.qdrant import QdrantServer, running_qdrant
+from tests.s3 import S3Server, running_s3
 from tests.stores import PostgresServer, Programs, RedisServer, running_postgres, running_redis
 
 
@@ -45,3 +47,15 @@ def redis_url(redis_server: RedisServer) -> str:
     """An empty Redis."""
     redis_server.empty()
     return redis_server.url
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    with running_s3() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def qdrant_server() -> Iterator[QdrantServer]:
+    with running_qdrant() as server:
+        yield server

@@ -36,6 +36,8 @@ NEUTRAL = {
     "DEVELOPMENT_KEY": "",
     "POSTGRES_URL": "",
     "REDIS_URL": "",
+    "S3_URL": "",
+    "QDRANT_URL": "",
     "JWT_SECRET": "",
     "JWT_JWKS_URL": "",
     "JWT_ISSUER": "",

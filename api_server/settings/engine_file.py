@@ -6,13 +6,10 @@ the gateway's entry of its model.
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from api_server.errors import ConfigurationError
-from api_server.settings.explaining import explain, read_text
-from api_server.settings.stack_file import UniqueKeyLoader
 from api_server.settings.values import Strict
+from api_server.settings.yaml_file import load_yaml
 
 Auto = Literal["auto"]
 
@@ -62,16 +59,4 @@ class EngineConfig(Strict):
 
 def load_engine_config(path: Path) -> EngineConfig:
     """Read and check such a file. Raises `ConfigurationError` with a line for each mistake."""
-    text = read_text(path, " ENGINE_CONFIG names the file to use.")
-    try:
-        document = yaml.load(text, Loader=UniqueKeyLoader)  # noqa: S506 - a SafeLoader
-    except yaml.YAMLError as exc:
-        where = getattr(exc, "problem_mark", None)
-        line = f", line {where.line + 1}" if where else ""
-        problem = getattr(exc, "problem", None) or "it is not valid YAML"
-        raise ConfigurationError(f"{path}{line}: {problem}.") from exc
-    try:
-        return EngineConfig.model_validate({} if document is None else document)
-    except ValidationError as exc:
-        lines = [f"{path}: {explain(error, EngineConfig)}" for error in exc.errors()]
-        raise ConfigurationError("\n".join(lines)) from exc
+    return load_yaml(path, EngineConfig, " ENGINE_CONFIG names the file to use.")

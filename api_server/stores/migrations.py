@@ -13,7 +13,8 @@ from pathlib import Path
 
 import asyncpg
 
-from api_server.errors import SetupError
+from api_server.errors import SetupError, StoreAwayError
+from api_server.stores import postgres
 from api_server.stores.postgres import CONNECT_SECONDS
 
 FOLDER = Path(__file__).resolve().parent.parent.parent / "init-scripts/postgres"
@@ -63,17 +64,28 @@ def migrations(folder: Path = FOLDER) -> list[Migration]:
 async def migrate(url: str, folder: Path = FOLDER) -> list[str]:
     """Apply what is missing; returns the names of what was applied.
 
-    Raises `SetupError` where the database cannot be reached, or was made by other files.
+    Raises `StoreAwayError` where nobody answers, `SetupError` where the database lets us not in, or
+    was made by other files.
     """
     wanted = migrations(folder)
     try:
         connection = await asyncpg.connect(
             url, timeout=CONNECT_SECONDS, command_timeout=STATEMENT_SECONDS
         )
+    except asyncpg.ClientConfigurationError as exc:
+        raise SetupError(
+            "POSTGRES_URL cannot be read. It must be as postgresql://user:password@host:5432/name, "
+            "with special characters as %40 for @."
+        ) from exc
+    except postgres.FAULTS as exc:
+        raise StoreAwayError(
+            f"PostgreSQL does not answer at POSTGRES_URL ({type(exc).__name__}). Start it, or "
+            "correct the address."
+        ) from exc
     except FAULTS as exc:
         raise SetupError(
-            f"PostgreSQL does not answer at POSTGRES_URL ({type(exc).__name__}). Start it, or "
-            "correct the address, the user or the password."
+            f"PostgreSQL refuses POSTGRES_URL ({type(exc).__name__}). Correct the user, the "
+            "password or the database in it."
         ) from exc
     try:
         await connection.execute(f"set lock_timeout = '{LOCK_SECONDS}s'")

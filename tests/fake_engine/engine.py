@@ -161,6 +161,7 @@ class FakeEngine:
                 "llamacpp:tokens_predicted_total": ("counter", self.predicted_tokens),
                 "llamacpp:requests_processing": ("gauge", self.running),
                 "llamacpp:requests_deferred": ("gauge", self.queued),
+                "llamacpp:n_busy_slots_per_decode": ("gauge", self.running),
                 "fake_engine:requests_total": ("counter", begun),
                 "fake_engine:requests_finished_total": ("counter", self.finished),
                 "fake_engine:requests_cancelled_total": ("counter", self.cancelled),

@@ -21,6 +21,8 @@ from scripts.check_arrows import breaches_of
         ("inference/x.py", "import api_server.settings", "inference must not import settings"),
         ("services/x.py", "from fastapi import Request", "fastapi only in"),
         ("services/x.py", "import asyncpg", "go through a store"),
+        ("services/x.py", "from minio import Minio", "minio only in stores"),
+        ("commands/x.py", "import urllib3", "urllib3 only in stores"),
         ("services/x.py", "import httpx", "through a handler"),
         ("services/x.py", "def f():\n    global a\n", "no `global`"),
         ("services/x.py", "import os\nos.environ['A']", "only settings/environment.py"),
