@@ -66,11 +66,3 @@ wait_for_health() {
     done
     return 1
 }
-
-# end_container ID: it has its own grace, for answers that run.
-end_container() {
-    local grace
-    grace=$(docker inspect --format '{{.Config.StopTimeout}}' "$1")
-    [[ $grace =~ ^[0-9]+$ ]] || grace=135
-    docker stop --time "$grace" "$1" >/dev/null
-}

@@ -33,7 +33,7 @@ start_postgres() {
 }
 
 load_database() {
-    in_postgres "dropdb --if-exists --force $BESIDE" </dev/null
+    in_postgres "dropdb --if-exists --force $BESIDE" </dev/null 2>/dev/null
     in_postgres "createdb $BESIDE" </dev/null
     in_postgres "pg_restore --exit-on-error --no-owner -d $BESIDE" <"$1" ||
         fail "The dump cannot be read into PostgreSQL." "The lines above say why; what was stored is untouched."
@@ -43,7 +43,7 @@ load_database() {
 stop_users_of_data() {
     local service id
     for service in api-server bucket-init minio qdrant redis; do
-        for id in $(running "$service"); do end_container "$id"; done
+        for id in $(running "$service"); do docker stop "$id" >/dev/null; done
     done
 }
 

@@ -42,7 +42,7 @@ add_gateway() {
 }
 
 end_gateway() {
-    end_container "$1"
+    docker stop "$1" >/dev/null   # waits for the stop_grace_period that Compose gave it
     docker rm "$1" >/dev/null
 }
 
