@@ -7,6 +7,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+from tests.job_programs import Program
 from tests.replicas import Replica, RunningGateway, running_gateway, running_replicas, until
 
 MESSAGES: Any = [{"role": "user", "content": "hi"}]
@@ -75,3 +76,19 @@ async def test_gateways_share_the_places_of_an_engine(tmp_path: Path, redis_url:
         killed.process.kill()
         await all_know([left], 1, 12)
         assert await most_at_once(engine, [left], 20) == SLOTS + SURPLUS
+
+
+async def test_a_worker_counts_as_well(tmp_path: Path, redis_url: str, postgres_url: str) -> None:
+    """It asks the engine for its jobs, by the same rules."""
+    told = {"REDIS_URL": redis_url, "POSTGRES_URL": postgres_url, "DATA_DIR": str(tmp_path)}
+    async with (
+        running_replicas(1) as replicas,
+        running_gateway(tmp_path, {"m": replicas}, variables=told) as gateway,
+    ):
+        config = {"STACK_CONFIG": str(tmp_path / "stack.yaml")}
+        worker = Program("worker", told | config, tmp_path / "worker.log")
+        await worker.start()
+        try:
+            await all_know([gateway], 2, 10)
+        finally:
+            await worker.kill()
