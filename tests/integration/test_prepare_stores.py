@@ -136,7 +136,7 @@ async def test_a_server_that_does_not_come_is_an_error(
         began = time.monotonic()
         with pytest.raises(StoreAwayError, match=name):
             await prepare(settings, Patience(1.0))
-        assert 1.0 <= time.monotonic() - began < 4.0
+        assert 1.0 <= time.monotonic() - began < 10.0
         assert capsys.readouterr().err.count("Waiting, 1 s at most.") == 1
 
 
@@ -157,7 +157,7 @@ def test_wrong_secrets_end_it_at_once(
         assert sentence in err
         assert "Waiting" not in err
         assert "Traceback" not in err
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 20
 
 
 def test_a_collection_of_another_size_says_what_to_do(qdrant: QdrantServer) -> None:
