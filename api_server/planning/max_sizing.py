@@ -10,8 +10,8 @@ from api_server.planning.sizing import (
     USUAL_CONTEXT,
     ModelSize,
     Wishes,
+    amount,
     check_trained,
-    gib,
 )
 
 LLAMA_8B_BF16 = ModelSize(16_060_522_240, 128 * 1024, 8192)
@@ -85,7 +85,7 @@ def choose_on_cpu(wishes: Wishes, model: ModelSize, memory_mib: int) -> MaxShape
 
 def _beside(model: ModelSize, memory_mib: int) -> str:
     return (
-        f"{gib(memory_mib * MIB)} GiB: beside {gib(model.weight_bytes)} GiB of weights MAX has room"
+        f"{amount(memory_mib * MIB)}: beside {amount(model.weight_bytes)} of weights MAX has room"
     )
 
 

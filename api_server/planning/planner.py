@@ -17,7 +17,7 @@ from api_server.planning.flags import (
     max_encoding,
     max_flags,
 )
-from api_server.planning.sizing import GIB, MIB, ModelSize, gib, wishes_of
+from api_server.planning.sizing import GIB, MIB, ModelSize, amount, wishes_of
 from api_server.settings.engine_file import EngineConfig
 
 ENGINE_MEMORY_GIB = {"llama-cpp": 16, "max": 32}
@@ -79,11 +79,11 @@ def plan_llama_cpp(
         cache = left if wanted == "auto" else wanted
         plan = LlamaCppPlan(shape, cache, threads=max(1, machine.cores - 1))
         host_bytes = sizing.needed_bytes(model, shape) + cache * MIB + 2 * GIB
-    kv = gib(model.kv_bytes(shape.tokens, shape.kv_type))
-    weights = gib(model.weight_bytes)
+    kv = amount(model.kv_bytes(shape.tokens, shape.kv_type))
+    weights = amount(model.weight_bytes)
     sentence = (
-        f"{budget.where}: {sizing.slots_of(shape)}, KV cache {shape.kv_type} ({kv} GiB) beside "
-        f"{weights} GiB of weights."
+        f"{budget.where}: {sizing.slots_of(shape)}, KV cache {shape.kv_type} ({kv}) beside "
+        f"{weights} of weights."
     )
     said = [sentence, *_threads_said(plan)]
     values = _values("llama-cpp", shape.slots, shape.context_tokens, machine)
@@ -103,13 +103,13 @@ def plan_max(
     if machine.gpus:
         smallest = min(machine.gpus)
         shape = max_sizing.choose_on_gpu(wishes, model, smallest)
-        where = f"GPU with {gib(smallest * MIB)} GiB"
+        where = f"GPU with {amount(smallest * MIB)}"
     else:
         shape = max_sizing.choose_on_cpu(wishes, model, machine.host_mib)
-        where = f"CPU, with {gib(machine.host_mib * MIB)} GiB of memory"
+        where = f"CPU, with {amount(machine.host_mib * MIB)} of memory"
     sentence = (
         f"{where}: MAX with {shape.slots} requests of up to {shape.context_tokens} tokens, which "
-        f"share a cache of {shape.shared_tokens} tokens beside {gib(model.weight_bytes)} GiB of "
+        f"share a cache of {shape.shared_tokens} tokens beside {amount(model.weight_bytes)} of "
         "weights."
     )
     said = [sentence]
@@ -149,8 +149,8 @@ def _gpus_said(gpus: Sequence[int]) -> list[str]:
         return []
     said = [f"{len(gpus)} GPUs: an engine for each; the gateway balances."]
     if max(gpus) - min(gpus) > max(gpus) // 20:
-        sizes = ", ".join(gib(size * MIB) for size in gpus)
-        said.append(f"They differ ({sizes} GiB): all are planned for the smallest.")
+        sizes = ", ".join(amount(size * MIB) for size in gpus)
+        said.append(f"They differ ({sizes}): all are planned for the smallest.")
     return said
 
 

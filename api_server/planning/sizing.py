@@ -109,7 +109,7 @@ def gpu_budget(memory_mib: int) -> Budget:
     total = memory_mib * MIB
     most = max(0, total - LEAST_GPU_MARGIN_BYTES)
     comfortable = total - min(int(total * GPU_MARGIN), MOST_GPU_MARGIN_BYTES)
-    where = f"GPU with {gib(total)} GiB"
+    where = f"GPU with {amount(total)}"
     return Budget(where, min(comfortable, most), most, most_slots=32, grows=True)
 
 
@@ -118,7 +118,7 @@ def host_budget(memory_mib: int, prompt_cache_mib: int) -> Budget:
     total = memory_mib * MIB
     left = total - prompt_cache_mib * MIB
     comfortable, most = left - HOST_MARGIN_BYTES, left - LEAST_HOST_MARGIN_BYTES
-    where = f"CPU, with {gib(total)} GiB of memory"
+    where = f"CPU, with {amount(total)} of memory"
     return Budget(where, max(0, comfortable), max(0, most), most_slots=4, grows=False)
 
 
@@ -178,9 +178,11 @@ def slots_of(shape: Shape) -> str:
     return f"{shape.slots} slot{'s' * (shape.slots != 1)} of {shape.context_tokens} tokens"
 
 
-def gib(size: int) -> str:
-    """In GiB for people: 24, 8.5."""
-    return f"{size / GIB:.1f}".removesuffix(".0")
+def amount(size: int) -> str:
+    """Of bytes, for people: 24 GiB, 8.5 GiB, 4 MiB."""
+    if size < GIB // 10:
+        return f"{size / MIB:.0f} MiB"
+    return f"{size / GIB:.1f}".removesuffix(".0") + " GiB"
 
 
 def _chosen(wishes: Wishes, model: ModelSize, budget: Budget) -> Shape | None:
@@ -242,9 +244,9 @@ def _too_large(wishes: Wishes, model: ModelSize, budget: Budget) -> str:
     *_, least = _candidates(wishes, model, most_slots=1)
     least = replace(least, kv_type=_kv_types(wishes)[-1])
     said = (
-        f"{budget.where}: {slots_of(least)} need "
-        f"{gib(needed_bytes(model, least))} GiB ({gib(model.weight_bytes)} of weights, the rest KV "
-        f"cache in {least.kv_type}), and {gib(budget.most)} can be used."
+        f"{budget.where}: {slots_of(least)} take {amount(needed_bytes(model, least))} "
+        f"({amount(model.weight_bytes)} of weights, the rest KV cache in {least.kv_type}), and "
+        f"{amount(budget.most)} can be used."
     )
     fewer = _chosen(replace(wishes, slots=None), model, budget)
     shorter = _chosen(replace(wishes, context_tokens=None), model, budget)
