@@ -38,6 +38,10 @@ class RunningFront:
         """Ask it to end once the last answer has passed, as Compose does."""
         self.process.send_signal(signal.SIGUSR1)
 
+    def reload(self) -> None:
+        """Have it read its configuration anew."""
+        self.process.send_signal(signal.SIGUSR2)
+
 
 def with_addresses(config: str, ports: Mapping[str, int], gateways: Sequence[str]) -> str:
     """The configuration on the loopback, with gateways by address instead of by name. Pure."""

@@ -235,7 +235,10 @@ class Scripted:
 
 @asynccontextmanager
 async def scripted_gateway(answer: bytes | None) -> AsyncIterator[Scripted]:
+    handlers: set[asyncio.Task[Any] | None] = set()
+
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        handlers.add(asyncio.current_task())
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
             head = (await reader.readuntil(b"\r\n\r\n")).decode()
             if head.startswith("GET /health/open "):
@@ -247,11 +250,15 @@ async def scripted_gateway(answer: bytes | None) -> AsyncIterator[Scripted]:
                 else:
                     writer.write(gateway.answer)
         writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     gateway = Scripted(server.sockets[0].getsockname()[1], answer)
     async with server:
         yield gateway
+        async with asyncio.timeout(5):
+            await asyncio.gather(*(handler for handler in handlers if handler is not None))
 
 
 OK = b"HTTP/1.1 200 OK\r\nx-request-id: made-there\r\ncontent-length: 2\r\n\r\n{}"
@@ -325,3 +332,20 @@ async def test_it_ends_when_the_last_answer_has_passed(tmp_path: Path) -> None:
         await client.close()  # it would keep its connection, and the front with it
         async with asyncio.timeout(5):
             assert await fleet.front.process.wait() == 0
+
+
+async def test_a_new_configuration_cuts_no_answer(tmp_path: Path) -> None:
+    async with running_fleet(tmp_path, 1) as fleet, fleet.client() as client:
+        await fleet.start_all()
+        stream = asyncio.create_task(ask(client, "m", stream=True, tokens=40, pause=0.05))
+        await asyncio.sleep(0.5)
+        fleet.front.reload()
+        await until(lambda: _has_read_anew(fleet.front), 5, "it has read its configuration anew")
+        assert not stream.done()
+        async with fleet.client() as newcomer:
+            assert (await ask(newcomer, "m", stream=True)).is_complete
+        assert (await stream).is_complete
+
+
+async def _has_read_anew(front: RunningFront) -> bool:
+    return front.log().count("Loading success") == 2
