@@ -16,7 +16,7 @@ from api_server.local.embedding_build import build_embedding_model
 from api_server.local.engine_build import build_engine
 from api_server.local.terminal import TerminalSay
 from tests.compose.daemon import CannotRunError, running_daemon
-from tests.compose.project import Project, checkout
+from tests.compose.project import Project, checkout, image_name
 from tests.compose.stand_ins import build_all
 
 ORDER = ("start", "containers", "clients", "scale", "outages", "backup", "by_hand")
@@ -43,9 +43,14 @@ SECRETS = (
     "ENGINE_API_KEY",
     "STACK_API_KEY",
 )
-SLOTS = 200
+PORTS = {"API_PORT": "8000", "GRAFANA_PORT": "3000", "LOCUST_PORT": "8089"}
+SLOTS = 256
 CONTEXT_TOKENS = 512
-"""The tiny model has room for many: as many streams as the rolling restart has clients."""
+"""The tiny model has room for more streams than the rolling restart has clients."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--transcript", type=Path, help="write what make start prints to this file")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -99,10 +104,24 @@ class Stack:
 
 
 @pytest.fixture(scope="session")
-def stack(project: Project) -> Stack:
+def stack(project: Project, request: pytest.FixtureRequest) -> Stack:
     began = time.monotonic()
     transcript = project.start()
-    return Stack(project, transcript, time.monotonic() - began)
+    seconds = time.monotonic() - began
+    if path := request.config.getoption("--transcript"):
+        path.write_text(without_what_changes(project, transcript))
+    return Stack(project, transcript, seconds)
+
+
+def without_what_changes(project: Project, transcript: str) -> str:
+    """As somebody would see it who has neither our secrets nor our ports."""
+    replaced = {project.setting(name): "..." for name in SECRETS}
+    replaced |= {project.setting(name): port for name, port in PORTS.items()}
+    replaced |= {image_name(project.name): "llm-serving-stack/api-server:0.1.0"}
+    replaced |= {project.name: "llm-serving-stack", str(project.folder): "/srv/llm-serving-stack"}
+    for found, shown in replaced.items():
+        transcript = transcript.replace(found, shown)
+    return transcript
 
 
 @pytest.fixture

@@ -10,8 +10,10 @@ import json
 import os
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 DASHBOARDS = Path("/etc/grafana/dashboards")
+ONE = "/api/dashboards/uid/"
 PORT = 3000
 
 
@@ -22,15 +24,10 @@ def expected_authorization() -> str:
     return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
 
 
-def dashboards() -> list[dict[str, object]]:
-    """What /api/search finds: an entry for each file."""
-    found: list[dict[str, object]] = []
-    for path in sorted(DASHBOARDS.rglob("*.json")):
-        document = json.loads(path.read_text(encoding="utf-8"))
-        found.append(
-            {"uid": document.get("uid"), "title": document.get("title"), "type": "dash-db"}
-        )
-    return found
+def dashboards() -> dict[str, Any]:
+    """Those of the folder, by what they call themselves."""
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in DASHBOARDS.rglob("*.json")]
+    return {each["uid"]: each for each in found}
 
 
 class Answers(BaseHTTPRequestHandler):
@@ -42,12 +39,19 @@ class Answers(BaseHTTPRequestHandler):
         path = self.path.split("?")[0]
         if path == "/api/health":
             self._send(200, {"database": "ok", "version": "stand-in"})
+        elif path == "/metrics":
+            self._send(200, "")
         elif not hmac.compare_digest(
             self.headers.get("Authorization", ""), expected_authorization()
         ):
             self._send(401, {"message": "Unauthorized"})
         elif path == "/api/search":
-            self._send(200, dashboards())
+            found = dashboards().values()
+            self._send(
+                200, [{"uid": d["uid"], "title": d["title"], "type": "dash-db"} for d in found]
+            )
+        elif path.startswith(ONE) and path.removeprefix(ONE) in dashboards():
+            self._send(200, {"dashboard": dashboards()[path.removeprefix(ONE)]})
         else:
             self._send(404, {"message": "this stand-in shows nothing"})
 
@@ -55,9 +59,10 @@ class Answers(BaseHTTPRequestHandler):
         """No line a request."""
 
     def _send(self, status: int, body: object) -> None:
-        data = json.dumps(body).encode()
+        is_text = isinstance(body, str)
+        data = str(body).encode() if is_text else json.dumps(body).encode()
         self.send_response(status)
-        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Type", "text/plain" if is_text else "application/json")
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)
