@@ -53,9 +53,14 @@ project_name() {
     printf '%s' "${name##[_-]}"
 }
 
+# services_or_fail: what follows, with a sentence where Compose cannot read its files.
+services_or_fail() {
+    active_services || fail "Docker Compose cannot read its files; the lines above say why." "Put right what they name (.env, COMPOSE_FILE), then run this again."
+}
+
 # active_services: `SERVICE IMAGE` a line. v1 prints those of inactive profiles too, so that they are left out here.
 active_services() {
-    compose "${@}" config | awk -v active="$(setting COMPOSE_PROFILES)" '
+    compose config | awk -v active="$(setting COMPOSE_PROFILES)" '
         function tell() { if (name != "" && (!limited || wanted)) print name, image }
         BEGIN { count = split(active, each, ","); for (i = 1; i <= count; i++) is_active[each[i]] = 1 }
         /^[a-z-]+:/ { tell(); name = ""; inside = ($1 == "services:"); next }

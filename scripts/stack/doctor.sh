@@ -11,6 +11,10 @@ check_services() {
         case $(verdict "$state" "$status") in
             well) ok "$service: $status" ;;
             *)
+                if [[ $status == *"health: starting"* ]]; then
+                    warn "$service still starts: $status"
+                    continue
+                fi
                 broken=$((broken + 1))
                 printf 'error: %s: %s. It last said: %s\n' "$service" "$status" "$(last_words "$id")" >&2 ;;
         esac
@@ -21,17 +25,19 @@ check_services() {
 
 # What the plan names and has no container at all.
 check_all_there() {
-    local service missing=''
+    local service services missing=''
+    services=$(services_or_fail) || exit 1
     while read -r service _; do
         [[ -n $(containers "$service") ]] || missing+=" $service"
-    done < <(active_services)
+    done <<<"$services"
     [[ -z $missing ]] || fail "These services have no container:$missing." "make start"
 }
 
 # An engine that lost its GPU goes on with the CPU and says nothing.
 check_gpu_is_used() {
-    local engine id used
+    local engine services id used
     [[ $(device) == gpu ]] || return 0
+    services=$(services_or_fail) || exit 1
     while read -r engine _; do
         [[ $engine == llama-cpp* || $engine == max-serve* ]] || continue
         id=$(running "$engine" | head -n 1)
@@ -41,7 +47,7 @@ check_gpu_is_used() {
             fail "$engine does not use the GPU (${used:-0} MiB there)." \
                 "docker restart ${id:0:12} gives it back after a systemctl daemon-reload; otherwise make logs SERVICE=$engine"
         ok "$engine holds $used MiB of the GPU"
-    done < <(active_services)
+    done <<<"$services"
 }
 
 # gpu_memory_of ID: MiB, by the processes of the container that nvidia-smi sees; where it sees none because the

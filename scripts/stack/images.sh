@@ -47,11 +47,12 @@ build_log() { printf '%s' "${TMPDIR:-/tmp}/llm-serving-stack-build.$(id -u).log"
 
 # All images of the services that this plan starts.
 fetch_images() {
-    local image
+    local image services
     local -a missing=()
+    services=$(services_or_fail) || exit 1
     while read -r image; do
         is_here "$image" || missing+=("$image")
-    done < <(active_services | cut -d ' ' -f 2 | sort -u)
+    done < <(cut -d ' ' -f 2 <<<"$services" | sort -u)
     if ((${#missing[@]} > 0)) && [[ $(setting PULL) == never ]]; then
         fail "PULL=never, and these images are not here: ${missing[*]}." "Bring them (docker save, docker load), or leave PULL out."
     fi

@@ -75,7 +75,9 @@ way_back() {
 
 # Everything but the gateways, and the front, which would take them along: recreated where its definition changed.
 refresh_others() {
+    local services
     local -a others
-    mapfile -t others < <(active_services | cut -d ' ' -f 1 | grep -vxE 'api-server|front')
+    services=$(services_or_fail) || exit 1
+    mapfile -t others < <(cut -d ' ' -f 1 <<<"$services" | grep -vxE 'api-server|front')
     compose up --detach "${others[@]}" || fail_with_broken "Not all services could be started."
 }
