@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 from api_server.planning.compose import gpus_file
+from api_server.settings.started_engines import EMBEDDING_SLOTS
 from tests.compose_rules import images, order, programs, rights, settings, v1
 from tests.compose_rules.files import (
     BASE,
@@ -101,6 +102,11 @@ def test_the_default_of_each_image_stands_once() -> None:
 def test_the_two_images_of_llama_cpp_are_of_one_build() -> None:
     cpu, gpu = (services(combined(files))["llama-cpp"]["image"] for files in ((BASE,), (BASE, GPU)))
     assert cpu.split("server-")[1].rstrip("}") == gpu.split("server-cuda-")[1].split("@")[0]
+
+
+def test_the_gateway_counts_on_as_many_embeddings_at_once_as_their_engine_does() -> None:
+    command = services(raw(BASE))["embeddings"]["command"]
+    assert f"--parallel {EMBEDDING_SLOTS} " in command
 
 
 def test_every_variable_is_in_the_example() -> None:
