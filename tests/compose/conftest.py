@@ -44,6 +44,7 @@ SECRETS = (
     "STACK_API_KEY",
 )
 PORTS = {"API_PORT": "8000", "GRAFANA_PORT": "3000", "LOCUST_PORT": "8089"}
+GATEWAYS = 3
 SLOTS = 256
 CONTEXT_TOKENS = 512
 """The tiny model has room for more streams than the rolling restart has clients."""
@@ -122,6 +123,16 @@ def without_what_changes(project: Project, transcript: str) -> str:
     for found, shown in replaced.items():
         transcript = transcript.replace(found, shown)
     return transcript
+
+
+@pytest.fixture(scope="session")
+def scaled(stack: Stack) -> Stack:
+    """The same stack, with three gateways that the front has found."""
+    options = ["--detach", "--no-recreate", "--scale", f"api-server={GATEWAYS}"]
+    stack.project.compose("up", *options)
+    stack.project.wait_healthy("api-server")
+    time.sleep(3)  # until the front has asked for names, and whether they are well
+    return stack
 
 
 @pytest.fixture

@@ -10,29 +10,18 @@ import httpx
 import pytest
 
 from tests.compose.apps import make_app
-from tests.compose.conftest import Stack
+from tests.compose.conftest import GATEWAYS, Stack
 from tests.compose.load import Load, ask, body, running_load
 from tests.compose.project import Project
 from tests.compose.watching import Engine
 
 pytestmark = pytest.mark.timeout(400)
 
-GATEWAYS = 3
 LIMIT = 60
 RACERS = 24
 RACE_SECONDS = 6.0
 STREAMS = 200
 RESTART_SECONDS = 300.0
-
-
-@pytest.fixture(scope="module")
-def scaled(stack: Stack) -> Stack:
-    """The same stack, with three gateways that the front has found."""
-    options = ["--detach", "--no-recreate", "--scale", f"api-server={GATEWAYS}"]
-    stack.project.compose("up", *options)
-    stack.project.wait_healthy("api-server")
-    time.sleep(3)  # until the front has asked for names, and whether they are well
-    return stack
 
 
 def test_each_of_three_gateways_is_asked_and_none_has_a_limit_of_its_own(scaled: Stack) -> None:
