@@ -37,6 +37,35 @@ model_name() {
     printf '%s' "$name"
 }
 
+embeddings_source() {
+    local source
+    source=$(setting_of_user EMBEDDINGS_SOURCE)
+    printf '%s' "${source:-nomic-embed-text-v1.5}"
+}
+
+# Whether the stack runs an engine for embeddings itself.
+has_own_embeddings() { [[ $(embeddings_source) != none && -z $(setting_of_user EMBEDDINGS_URL) ]]; }
+
+embeddings_file() {
+    local file
+    file=$(setting_of_user EMBEDDINGS_FILE)
+    [[ -n $file ]] || file=$(./download_model.sh --print-file "$(embeddings_source)") ||
+        fail "EMBEDDINGS_SOURCE=$(embeddings_source) names no model." "./download_model.sh --list shows names; none is one as well."
+    printf '%s' "$file"
+}
+
+# What clients call it.
+embeddings_name() {
+    local name
+    name=$(setting_of_user EMBEDDINGS_NAME)
+    if [[ -z $name ]]; then
+        name=$(embeddings_source)
+        [[ -z $(setting_of_user EMBEDDINGS_FILE) && $name != */* ]] || name=$(basename "$(embeddings_file)" .gguf)
+        name=${name,,}
+    fi
+    printf '%s' "$name"
+}
+
 fetch_models() {
     mkdir -p models
     compose run --rm model-init ||

@@ -10,6 +10,7 @@ plan() {
     arguments+=(--engine "$engine" --model-name "$(model_name)" --model-file "$(model_file)")
     [[ $(device) != gpu ]] || arguments+=(--gpu-memory-mib "$(gpu_memories)")
     [[ -z $(setting TOKENIZER_FOLDER) ]] || arguments+=(--tokenizer-folder "$(setting TOKENIZER_FOLDER)")
+    if has_own_embeddings; then arguments+=(--with-profile embeddings); fi
     for each in $(setting COMPOSE_EXTRA_FILES | tr ':' ' '); do arguments+=(--with-file "$each"); done
     for each in $(setting COMPOSE_EXTRA_PROFILES | tr ',' ' '); do arguments+=(--with-profile "$each"); done
     docker run --rm --network none --read-only --user "$(id -u):$(id -g)" --env HOME=/tmp \
@@ -23,6 +24,7 @@ write_plan() {
     lines=$(PLAN_MODE=rw plan --write-gpus /stack/docker-compose.gpus.yaml) ||
         fail "There is no plan for this machine; the line above says why." "Change what it names, then run make start again."
     put_plan "$(planned_model)
+$(planned_embeddings)
 $lines
 $(planned_unused)"
     ok "the plan is in .env"
@@ -43,6 +45,16 @@ MODEL_WAS_HERE=yes
 planned_model() {
     is_engine_elsewhere || printf 'MODEL_SOURCE=%s\nMODEL_FILE=%s\n' "$(model_source)" "$(model_file)"
     printf 'MODEL_NAME=%s\n' "$(model_name)"
+}
+
+# Which file the service `embeddings` serves, or that there is no such service.
+planned_embeddings() {
+    if has_own_embeddings; then
+        printf 'EMBEDDINGS_SOURCE=%s\nEMBEDDINGS_FILE=%s\n' "$(embeddings_source)" "$(embeddings_file)"
+        printf 'EMBEDDINGS_NAME=%s\n' "$(embeddings_name)"
+    else
+        printf 'EMBEDDINGS_SOURCE=none\nEMBEDDINGS_URL=\n'
+    fi
 }
 
 # The compose file asks for the flags of its engine even where that does not start.

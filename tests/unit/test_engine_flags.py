@@ -1,5 +1,6 @@
 """Flags and errors that come of an engine's file; tests/e2e and tests/max ask the real engines."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,9 @@ from api_server.planning.flags import (
     max_flags,
 )
 from api_server.planning.max_sizing import LLAMA_8B_BF16, MaxShape, choose_on_cpu, choose_on_gpu
+from api_server.planning.model_size import measure
 from api_server.planning.planner import Machine, ModelNames, plan_llama_cpp, plan_max
-from api_server.planning.sizing import LLAMA_8B_Q4, Shape, Wishes
+from api_server.planning.sizing import LLAMA_8B_Q4, ModelSize, Shape, Wishes
 from api_server.settings.engine_file import EngineConfig, load_engine_config
 from tests.local_stack import REPOSITORY
 
@@ -116,8 +118,48 @@ def test_llama_server_on_the_cpu_has_threads_and_nothing_of_a_gpu() -> None:
     flags = llama_cpp_flags(LlamaCppPlan(Shape(4, 4096, "f16"), 0, threads=7))
     assert flags[:2] == ["--threads", "7"]
     assert "-ngl" not in flags
-    planned = plan_llama_cpp(EngineConfig(), LLAMA_8B_Q4, LLAMA, Machine((), 64_000, 1))
-    assert "--threads 1 " in planned.values["LLAMA_CPP_FLAGS"]
+    for cores, threads in {1: 1, 2: 1, 8: 7}.items():
+        machine = Machine((), 64_000, cores)
+        planned = plan_llama_cpp(EngineConfig(), LLAMA_8B_Q4, LLAMA, machine)
+        assert f"--threads {threads} " in planned.values["LLAMA_CPP_FLAGS"]
+
+
+def test_several_gpus_are_planned_for_the_smallest_and_share_the_machines_memory() -> None:
+    machine = Machine((24576, 16376, 24576, 24576), 16_000, 16)
+    planned = plan_llama_cpp(EngineConfig(), LLAMA_8B_Q4, LLAMA, machine)
+    assert planned.values["ENGINE_SLOTS"] == "16"
+    assert "--cache-ram 1280 " in planned.values["LLAMA_CPP_FLAGS"]
+    assert "They differ (24 GiB, 16 GiB, 24 GiB, 24 GiB): all are planned for the smallest." in (
+        planned.said
+    )
+    alike = Machine((24576, 24564), 16_000, 16)
+    said = plan_llama_cpp(EngineConfig(), LLAMA_8B_Q4, LLAMA, alike).said
+    assert not any("differ" in sentence for sentence in said)
+    unlike = Machine((81559, 49140), 64_000, 16)
+    planned = plan_max(EngineConfig(), LLAMA_8B_BF16, FOLDER, unlike)
+    assert any("share a cache of 223083 tokens" in sentence for sentence in planned.said)
+
+
+def test_an_engine_that_needs_more_of_the_machine_is_given_more() -> None:
+    config = config_of(memory={"prompt_cache_mib": 20_480})
+    values = plan_llama_cpp(config, LLAMA_8B_Q4, LLAMA, GPU).values
+    assert values["ENGINE_MEMORY"] == "24g"
+    assert "ENGINE_MEMORY" not in plan_llama_cpp(EngineConfig(), LLAMA_8B_Q4, LLAMA, GPU).values
+
+
+@pytest.mark.parametrize(("dtype", "weight_bytes"), [("auto", 128), ("float32", 256)])
+def test_a_folder_is_measured_with_its_cache_in_16_bits(
+    tmp_path: Path, dtype: str, weight_bytes: int
+) -> None:
+    config = {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    config |= {"hidden_size": 32, "max_position_embeddings": 512}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    head = {"w": {"dtype": "BF16", "shape": [8, 8], "data_offsets": [0, 128]}}
+    text = json.dumps(head).encode()
+    weights = len(text).to_bytes(8, "little") + text + bytes(128)
+    (tmp_path / "m.safetensors").write_bytes(weights)
+    expected = ModelSize(weight_bytes, 2 * 2 * 2 * 8 * 2, 512, is_measured=True)
+    assert measure(tmp_path, dtype) == expected
 
 
 def test_max_on_a_gpu() -> None:
@@ -154,6 +196,21 @@ def test_max_runs_few_forms_of_gguf(file: str, device: Any, said: str) -> None:
         plan_max(
             EngineConfig(), LLAMA_8B_Q4, ModelNames("m", file), GPU if device == "gpu" else CPU
         )
+
+
+@pytest.mark.parametrize(
+    ("file", "device", "encoding"),
+    [
+        ("a-Q4_K_M.gguf", "cpu", "q4_k"),
+        ("a-Q4_0.gguf", "cpu", "q4_0"),
+        ("a.q6_k.gguf", "cpu", "q6_k"),
+        ("a-f32.gguf", "cpu", "float32"),
+        ("a-f32.gguf", "gpu", "bfloat16"),
+        ("a-BF16.gguf", "gpu", "bfloat16"),
+    ],
+)
+def test_what_max_calls_the_forms_it_runs(file: str, device: Any, encoding: str) -> None:
+    assert max_encoding(file, device) == encoding
 
 
 def test_max_takes_a_gguf_with_a_folder_only() -> None:

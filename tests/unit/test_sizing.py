@@ -102,6 +102,14 @@ def test_numbers_of_the_file_may_take_what_would_not_be_chosen() -> None:
     assert choose(wishes, LLAMA_8B_Q4, gpu_budget(24576)) == Shape(32, 4096, "f16")
 
 
+def test_no_number_of_the_file_takes_what_cuda_needs() -> None:
+    takes_all_but_a_gib = LLAMA_8B_Q4.weight_bytes + 16 * GIB + GIB
+    with pytest.raises(SetupError):
+        choose(Wishes(32, 4096, "f16"), LLAMA_8B_Q4, gpu_budget(takes_all_but_a_gib // MIB))
+    enough = gpu_budget(takes_all_but_a_gib // MIB + 257)
+    assert choose(Wishes(32, 4096, "f16"), LLAMA_8B_Q4, enough)
+
+
 @pytest.mark.parametrize(
     ("wishes", "remedy"),
     [
