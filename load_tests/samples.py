@@ -15,7 +15,7 @@ class Sample:
     `intended` is when it should have been sent: in an open loop the arrival, else equal to `sent`.
     `error` is a kind, never a text: "503 engine_unavailable", "connect", "timeout", "truncated".
     `stages` is the answer's Server-Timing in seconds (queue, engine, gateway), `prompt_seconds` and
-    `decode_seconds` the engine's own timings where it tells them. Gaps are between events with text.
+    `decode_seconds` are the engine's own timings. Gaps are between events with text.
     """
 
     scenario: str
