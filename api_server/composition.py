@@ -20,6 +20,7 @@ from api_server.observability.degradation import Degradation
 from api_server.observability.metrics import Metrics
 from api_server.observability.numbers import Numbers
 from api_server.observability.record import RequestRecord
+from api_server.observability.vitals import Vitals
 from api_server.schemas.apps import Caller
 from api_server.services.access.access import Access
 from api_server.services.access.authentication import Authentication, NoAuthentication
@@ -93,11 +94,13 @@ class Services:
     health: Health
     stores: Sequence[Postgres | Redis]
     own_numbers: Numbers
+    vitals: Vitals
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """As long as this lasts, what works beside requests does. Seconds to begin, at most."""
-        tasks = [asyncio.create_task(self.own_numbers.beat())]
+        beside = (self.own_numbers.beat(), self.vitals.run(), self.vitals.watch_disk())
+        tasks = [asyncio.create_task(each) for each in beside]
         try:
             await self.access.start()
             await self.quotas.start()
@@ -187,6 +190,9 @@ def compose(
         health=health,
         stores=stores,
         own_numbers=numbers[worker.index],
+        vitals=Vitals(
+            metrics, settings.environment.data_dir, partial(_look, metrics, list(lanes.values()))
+        ),
     )
 
 
@@ -301,6 +307,7 @@ def _lane(model: Model, wire: Wire, settings: Settings, worker: Worker, metrics:
         return worker.share_of(max(1, replicas) * (model.slots + surplus))
 
     gate = Gate(capacity(1), worker.share_of(admission.queue_size))
+    metrics.slots(model.id, worker.share_of(max(1, len(model.replicas)) * model.slots))
     if not isinstance(wire, ReplicaSet):
         return Lane(model, wire, gate, metrics)
 
@@ -312,3 +319,14 @@ def _lane(model: Model, wire: Wire, settings: Settings, worker: Worker, metrics:
     changed(wire)
     wire.notice = changed
     return Lane(model, wire, gate, metrics, wants_prefix=wire.wants_prefix)
+
+
+def _look(metrics: Metrics, lanes: Sequence[Lane]) -> None:
+    """What changes by itself, as time goes on."""
+    now = asyncio.get_running_loop().time()
+    for lane in lanes:
+        gate = lane.gate
+        metrics.lane(lane.model.id, busy=gate.running, oldest_seconds=gate.oldest_seconds())
+        if isinstance(lane.wire, ReplicaSet):
+            for each in lane.wire.replicas:
+                metrics.breaker(lane.model.id, each.name, each.breaker.state(now))
