@@ -11,7 +11,7 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help local local-reset check-config test test-extras test-max schema lint check format bench bench-affinity bench-peers model tiny-model lock clean
+.PHONY: help local local-reset check-config test test-extras test-max schema lint check format bench bench-affinity bench-peers monitor model tiny-model lock clean
 
 help: ## print this list
 	@echo "llm-serving-stack: a private replacement for the OpenAI API. Start here: make local"
@@ -61,6 +61,9 @@ bench-affinity: $(VENV)/.dev ## how much of their prompts 4 real engines find in
 
 bench-peers: $(VENV)/.run ## the same with nginx, vllm-router, sglang-router and LiteLLM beside it (15 minutes)
 	@$(BIN)/python -m benchmarks --peers
+
+monitor: $(VENV)/.run ## watch a running gateway in this terminal (URL=, MODEL=)
+	@exec $(BIN)/python -m monitoring $(if $(URL),--url "$(URL)") $(if $(MODEL),--model "$(MODEL)")
 
 model: ## fetch and verify a model into models/ (SOURCE=, a name of models/models.lock or owner/repo:file; OFFLINE=1)
 	@./download_model.sh $(if $(SOURCE),"$(SOURCE)")
