@@ -28,7 +28,7 @@ def main() -> int:
     parser.add_argument("--interval", type=_seconds, default=2.0, help="seconds between looks (2)")
     parser.add_argument("--window", type=_seconds, default=60.0, help="seconds counted over (60)")
     parser.add_argument("--model", help="of this model alone")
-    parser.add_argument("--workload", help="of configs/slo.yaml, whose targets count (the first)")
+    parser.add_argument("--workload", default="typical", help="of configs/slo.yaml (%(default)s)")
     parser.add_argument("--once", action="store_true", help="print figures of one interval and end")
     parser.add_argument("--json", action="store_true", help="with --once: for scripts")
     options = parser.parse_args()
@@ -66,10 +66,8 @@ def _seconds(text: str) -> float:
     return value
 
 
-def _workload(slo: Slo, name: str | None) -> Workload:
+def _workload(slo: Slo, name: str) -> Workload:
     known = ", ".join(slo.workloads)
-    if name is None:
-        return next(iter(slo.workloads.values()))
     if name not in slo.workloads:
         raise ValueError(f"configs/slo.yaml has no workload {name!r}; known: {known}")
     return slo.workloads[name]

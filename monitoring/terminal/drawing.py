@@ -87,7 +87,7 @@ def _head(view: View, at: float) -> list[Line]:
     if health is not None:
         tone = _STATES.get(health.status, "warn")
         title += ["   ", Piece(plain(health.status), tone)]
-        title.append(f"   version {plain(health.version)}, up {plain(health.uptime)}")
+        title.append(f"   version {plain(health.version)}, up {age(health.uptime_seconds)}")
     return [line(*title), _state(view, at)]
 
 
@@ -205,7 +205,7 @@ def _counts(view: View) -> list[Section]:
         spool += f", {number(lately.ledger_rows_lost)} LOST"
     unwell = [f"{name} is down" for name in now.dependencies_down]
     unwell += [f"model {name} has no engine" for name in (health.unready if health else ())]
-    unwell += [f"replica {name}" for name in now.replicas_unwell]
+    unwell += [f"replica of {name} fails" for name in now.replicas_unwell]
     some: Tone = "warn" if lately.errors_by_kind else ""
     return [
         row(8, "not well", ", ".join(unwell) or "nothing", "bad" if unwell else "good"),

@@ -29,8 +29,9 @@ DEPENDENCY = "llm_gateway_dependency_state"
 REPLICA = "llm_gateway_replica_sound"
 
 PERCENTILES = ("p50", "p90", "p95", "p99")
-NO_BREACH = frozenset({"limited", "client", "left"})
-"""Kinds of errors that break no promise: the app's own limit, a wrong request, nobody waits."""
+BREACHES = frozenset({"engine", "gateway", "shed"})
+"""Kinds of errors that break the promise, as the rules for Prometheus have it: not an app beyond
+its limits, not a wrong request, not a client that left."""
 
 _MODEL_LABELS = ("model", "gen_ai_request_model")
 
@@ -70,13 +71,14 @@ class Now:
 class Lately:
     """What happened within a window of so many seconds. Counts by what their names say.
 
-    `requests` are those to models that ended, however they ended; `breaches` are the errors among
-    them that break the promise. `latency` and `first_token` are of chats and completions, the
-    former of those that went well.
+    `requests` are those to models that ended, however they ended; `answered` of them went well;
+    `breaches` are the errors that break the promise. `latency` and `first_token` are of chats and
+    completions, the former of those that went well.
     """
 
     seconds: float
     requests: int
+    answered: int
     latency: Quantiles
     first_token: Quantiles
     queue_wait: Quantiles
@@ -90,7 +92,7 @@ class Lately:
 
     @property
     def breaches(self) -> int:
-        return sum(n for kind, n in self.errors_by_kind.items() if kind not in NO_BREACH)
+        return sum(n for kind, n in self.errors_by_kind.items() if kind in BREACHES)
 
     @property
     def requests_per_second(self) -> float:
@@ -106,8 +108,9 @@ class Lately:
 
     @property
     def error_rate(self) -> float | None:
-        """The share of requests that broke the promise; None without requests."""
-        return self.breaches / self.requests if self.requests else None
+        """The share that broke the promise, of those that could have kept it; None without any."""
+        counted = self.answered + self.breaches
+        return self.breaches / counted if counted else None
 
 
 def is_gateway(series: Series) -> bool:
@@ -177,6 +180,9 @@ def lately_of(grown: Growth, model: str | None) -> Lately:
     return Lately(
         seconds=max(grown.ended - grown.began, 1e-9),
         requests=_count(_total(series, f"{DURATION}_count", of)),
+        answered=_count(
+            _total(series, f"{DURATION}_count", lambda t: of(t) and not t.get("error_type"))
+        ),
         latency=_quantiles(
             series, DURATION, lambda told: is_text(told) and not told.get("error_type")
         ),

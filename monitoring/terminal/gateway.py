@@ -10,6 +10,10 @@ from monitoring.terminal.figures import is_gateway
 from monitoring.terminal.health import Health, read_health
 
 MOST_BYTES = 16 * 1024 * 1024
+HEALTH_SECONDS = 10.0
+"""How often to ask for `/health`, for which the gateway asks its engines, and writes a log line."""
+
+_HEALTH_TIMEOUT_SECONDS = 2.0
 _PIECE = 64 * 1024
 
 
@@ -23,7 +27,9 @@ class NoGatewayError(Exception):
 
 @dataclass(frozen=True)
 class Seen:
-    """One look. `taken` is when the metrics came, in seconds of the monotonic clock."""
+    """One look. `taken` is when the metrics came, in seconds of the monotonic clock; `health` may
+    be older by `HEALTH_SECONDS`.
+    """
 
     taken: float
     exposition: Exposition
@@ -43,11 +49,24 @@ class GatewayClient:
         self._host, self._port = parts.hostname, parts.port  # raises for a port that is none
         self._path = parts.path.rstrip("/")
         self._timeout = timeout_seconds
+        self._health: Health | None = None
+        self._health_asked = float("-inf")
 
     def look(self) -> Seen:
         """A few times the time-out at most. Raises `UnreachableError`, `NoGatewayError`."""
-        status, body = self._get("/metrics")
+        try:
+            exposition = self._metrics()
+        except (UnreachableError, NoGatewayError):
+            self._health_asked = float("-inf")  # whoever comes back may be another
+            raise
         taken = time.monotonic()
+        if taken - self._health_asked >= HEALTH_SECONDS:
+            self._health_asked = taken
+            self._health = self._ask_health()
+        return Seen(taken, exposition, self._health)
+
+    def _metrics(self) -> Exposition:
+        status, body = self._get("/metrics", self._timeout)
         if status != 200:
             raise NoGatewayError(f"/metrics is answered with {status}")
         try:
@@ -56,16 +75,20 @@ class GatewayClient:
             raise NoGatewayError(str(exc)) from exc
         if not is_gateway(exposition.series):
             raise NoGatewayError("its /metrics are not those of a gateway")
-        try:
-            status, body = self._get("/health")
-        except UnreachableError:  # the figures are what matters
-            return Seen(taken, exposition, None)
-        return Seen(taken, exposition, read_health(body) if status == 200 else None)
+        return exposition
 
-    def _get(self, path: str) -> tuple[int, bytes]:
+    def _ask_health(self) -> Health | None:
+        """None where it does not come: the figures are what matters."""
+        try:
+            status, body = self._get("/health", min(_HEALTH_TIMEOUT_SECONDS, self._timeout))
+        except (UnreachableError, NoGatewayError):
+            return None
+        return read_health(body) if status == 200 else None
+
+    def _get(self, path: str, timeout: float) -> tuple[int, bytes]:
         kind = http.client.HTTPSConnection if self._is_secret else http.client.HTTPConnection
-        connection = kind(self._host, self._port, timeout=self._timeout)
-        deadline = time.monotonic() + self._timeout
+        connection = kind(self._host, self._port, timeout=timeout)
+        deadline = time.monotonic() + timeout
         try:
             headers = {"accept": "*/*", "connection": "close", "user-agent": "llm-monitor"}
             connection.request("GET", self._path + path, headers=headers)
@@ -76,12 +99,12 @@ class GatewayClient:
                 if len(body) > MOST_BYTES:
                     raise NoGatewayError(f"{path} is larger than {MOST_BYTES} bytes")
                 if time.monotonic() > deadline:
-                    raise UnreachableError(f"{path} does not end within {self._timeout:g} s")
+                    raise UnreachableError(f"{path} does not end within {timeout:g} s")
             if answer.length:
                 raise UnreachableError(f"{path} breaks off")
             return answer.status, bytes(body)
         except TimeoutError as exc:
-            raise UnreachableError(f"no answer within {self._timeout:g} s") from exc
+            raise UnreachableError(f"no answer within {timeout:g} s") from exc
         except OSError as exc:
             raise UnreachableError(exc.strerror or str(exc) or type(exc).__name__) from exc
         except http.client.IncompleteRead as exc:

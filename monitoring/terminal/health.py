@@ -10,7 +10,7 @@ class Health:
 
     status: str
     version: str
-    uptime: str
+    uptime_seconds: float
     models: tuple[str, ...]
     unready: tuple[str, ...]
 
@@ -23,7 +23,7 @@ def read_health(body: bytes) -> Health | None:
         return Health(
             status=str(told["status"]),
             version=str(told["version"]),
-            uptime=str(told["uptime"]),
+            uptime_seconds=float(told["uptime_seconds"]),
             models=tuple(sorted(ready)),
             unready=tuple(sorted(name for name, is_ready in ready.items() if not is_ready)),
         )

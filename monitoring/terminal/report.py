@@ -65,6 +65,7 @@ def _figures(view: View) -> dict[str, Any] | None:
     return {
         "seconds": round(lately.seconds, 3),
         "requests": lately.requests,
+        "answered": lately.answered,
         "requests_per_second": round(lately.requests_per_second, 3),
         "latency_seconds": _quantiles(lately.latency),
         "first_token_seconds": _quantiles(lately.first_token),

@@ -15,12 +15,14 @@ def milliseconds(seconds: float | None) -> str:
 
 
 def age(seconds: float) -> str:
-    """0.4 s, 12 s, 3 min, 2 h."""
+    """0.4 s, 12 s, 3 min, 2 h, 9 days."""
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     if seconds < 120:
         return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.0f} h"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.0f} h" if seconds < 172800 else f"{seconds / 86400:.0f} days"
 
 
 def rate(per_second: float) -> str:

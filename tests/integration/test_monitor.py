@@ -1,6 +1,7 @@
 """`python -m monitoring` beside a real gateway: its figures, its exit codes, and in a terminal."""
 
 import asyncio
+import contextlib
 import fcntl
 import http.server
 import json
@@ -8,6 +9,7 @@ import os
 import pty
 import select
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -26,7 +28,8 @@ from api_server.local.process import free_port
 from api_server.observability.metrics import DURATION
 from benchmarks.figures import percentile
 from monitoring.slo import load_slo
-from monitoring.terminal.gateway import GatewayClient
+from monitoring.terminal import gateway as gateway_client
+from monitoring.terminal.gateway import GatewayClient, NoGatewayError, UnreachableError
 from monitoring.terminal.watch import Watch
 from tests.local_stack import REPOSITORY
 from tests.replicas import Replica, RunningGateway, running_gateway, running_replicas, until
@@ -89,9 +92,12 @@ def bucket(seconds: float) -> int:
     return bisect_left(DURATION.buckets, seconds)
 
 
-async def test_its_count_is_exact_and_its_p95_is_that_of_the_clients(tmp_path: Path) -> None:
-    (promised, *_) = load_slo().workloads.values()
-    async with stack(tmp_path) as (_, gateway):
+@pytest.mark.parametrize("workers", [1, 4])
+async def test_its_count_is_exact_and_its_p95_is_that_of_the_clients(
+    tmp_path: Path, workers: int
+) -> None:
+    promised = load_slo().workloads["typical"]
+    async with stack(tmp_path, gateway={"workers": workers}) as (_, gateway):
         await load(gateway, 5, 5)
         client = GatewayClient(gateway.url)
         watch = Watch(client.url, promised, 60.0, None)
@@ -111,6 +117,8 @@ async def test_its_count_is_exact_and_its_p95_is_that_of_the_clients(tmp_path: P
         assert first < found
         assert view.health is not None
         assert view.health.models == ("fake",)
+        assert view.now is not None
+        assert (view.now.workers, view.now.slots) == (workers, 64)
 
 
 async def test_once_as_json_while_there_is_load(tmp_path: Path) -> None:
@@ -212,6 +220,30 @@ def test_whoever_is_no_gateway_is_told(answer: Any, code: int, said: str) -> Non
         page = monitor("--once", "--json", "--url", url)
     assert page.returncode == code, page.stderr
     assert said in json.loads(page.stdout)["problem"]
+
+
+def dripping(handler: http.server.BaseHTTPRequestHandler) -> None:
+    handler.send_response(200)
+    handler.end_headers()
+    with contextlib.suppress(ConnectionError):
+        for _ in range(100):
+            handler.wfile.write(b"#")
+            time.sleep(0.05)
+
+
+def test_nothing_is_waited_for_without_end() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(UnreachableError, match=r"no answer within 0\.2 s"):
+            GatewayClient(url, timeout_seconds=0.2).look()
+    with server(dripping) as url, pytest.raises(UnreachableError, match="does not end within"):
+        GatewayClient(url, timeout_seconds=0.2).look()
+
+
+def test_nothing_is_read_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gateway_client, "MOST_BYTES", 10)
+    with server(answering(b"#" * 99)) as url, pytest.raises(NoGatewayError, match="larger than 10"):
+        GatewayClient(url).look()
 
 
 @pytest.mark.parametrize(

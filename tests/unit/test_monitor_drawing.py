@@ -190,7 +190,9 @@ def test_words_of_figures() -> None:
     assert [milliseconds(each) for each in (None, 0.0042, 0.84, 1.62, 12.34)] == [
         *("-", "4.2 ms", "840 ms", "1,620 ms", "12.3 s")
     ]
-    assert [age(each) for each in (0.44, 12.4, 300.0, 9000.0)] == ["0.4 s", "12 s", "5 min", "2 h"]
+    assert [age(each) for each in (0.44, 12.4, 300.0, 9000.0, 8e5)] == [
+        *("0.4 s", "12 s", "5 min", "2 h", "9 days")
+    ]
     assert [rate(each) for each in (0.0, 0.25, 20.44, 1234.5)] == ["0.00", "0.25", "20.4", "1,234"]
     assert [percent(each) for each in (None, 0.0005, 0.123)] == ["-", "0.05 %", "12.3 %"]
     assert plain("ä\x1b[1m") == "??[1m"

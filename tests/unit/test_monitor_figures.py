@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from api_server.observability.metrics import FAMILIES, Metrics
+from api_server.observability.metrics import ERROR_KINDS, FAMILIES, Metrics
 from api_server.observability.numbers import Numbers
 from api_server.observability.record import RequestRecord
 from monitoring.slo import Workload
@@ -24,7 +24,7 @@ PROMISED = Workload(
     requests_per_second=20,
     error_rate=0.001,
 )
-WELL = Health("ok", "1.2.3", "3 hours", ("large", "tiny"), ())
+WELL = Health("ok", "1.2.3", 1e7, ("large", "tiny"), ())
 AT = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 
 
@@ -64,6 +64,7 @@ def test_every_metric_that_is_read_is_one_of_the_gateway_s() -> None:
     }
     assert len(read) >= 18
     assert read <= known
+    assert set(ERROR_KINDS) > figures.BREACHES
 
 
 def test_a_fresh_gateway_is_well_and_has_no_figures_that_are_none() -> None:
@@ -178,7 +179,8 @@ def test_errors_are_counted_by_kind() -> None:
     lately = gateway.watch.view.lately
     assert lately is not None
     assert lately.errors_by_kind == {"client": 5, "left": 5, "limited": 5, "engine": 1}
-    assert lately.breaches == 1
+    assert (lately.requests, lately.answered, lately.breaches) == (125, 109, 1)
+    assert lately.error_rate == 1 / 110
     assert lately.cancelled_by_phase == {"reading": 5}
 
 
