@@ -14,6 +14,7 @@ from monitoring.terminal.report import NOT_REACHABLE, document, exit_code
 from monitoring.terminal.screen import own_screen
 from monitoring.terminal.watch import Watch
 
+DESCRIPTION = "How a running gateway does, live in a terminal or once; docs/monitor.md explains it."
 INTERRUPTED = 130
 PAGE_COLUMNS = 100
 LEAST_INTERVAL, MOST_SECONDS = 0.2, 3600.0
@@ -21,7 +22,7 @@ LEAST_INTERVAL, MOST_SECONDS = 0.2, 3600.0
 
 def main() -> int:
     """0: well; 1: a target is missed, or it is no gateway; 2: nobody answers, or a wrong option."""
-    parser = argparse.ArgumentParser(prog="python -m monitoring", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m monitoring", description=DESCRIPTION)
     parser.add_argument(
         "--url", default="http://127.0.0.1:8000", help="of the gateway (%(default)s)"
     )

@@ -9,8 +9,10 @@ import pytest
 from api_server.observability.metrics import ERROR_KINDS, FAMILIES, Metrics
 from api_server.observability.numbers import Numbers
 from api_server.observability.record import RequestRecord
+from api_server.settings import REPOSITORY
 from monitoring.slo import Workload
 from monitoring.terminal import figures
+from monitoring.terminal.drawing import Style, draw
 from monitoring.terminal.exposition import parse
 from monitoring.terminal.figures import models_in, now_of
 from monitoring.terminal.gateway import NoGatewayError, Seen, UnreachableError
@@ -181,6 +183,7 @@ def test_errors_are_counted_by_kind() -> None:
     assert lately.errors_by_kind == {"client": 5, "left": 5, "limited": 5, "engine": 1}
     assert (lately.requests, lately.answered, lately.breaches) == (125, 109, 1)
     assert lately.error_rate == 1 / 110
+    assert lately.latency.count == 109
     assert lately.cancelled_by_phase == {"reading": 5}
 
 
@@ -260,6 +263,19 @@ def test_the_document_has_the_same_keys_whatever_happened() -> None:
     nobody.failed(UnreachableError("no"), 1.0)
     assert document(gateway.watch.view, AT).keys() == document(nobody.view, AT).keys()
     assert document(nobody.view, AT)["taken_at"] == "2026-11-21T12:00:00.000+00:00"
+
+
+def test_the_documentation_has_every_key_and_shows_what_is_drawn() -> None:
+    text = (REPOSITORY / "docs/monitor.md").read_text(encoding="utf-8")
+    gateway = Gateway()
+    gateway.look()
+    gateway.look()
+    assert [key for key in document(gateway.watch.view, AT) if f"`{key}`" not in text] == []
+    labels = {
+        each[:14].strip() for each in draw(gateway.watch.view, None, 2.0, 80, None, Style())[3:]
+    }
+    shown = {each[:14].strip() for each in text.split("```")[1].splitlines()}
+    assert labels <= shown
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"models": 1}', b"\xff", b'{"models": [1]}'])
