@@ -11,7 +11,7 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help local local-reset check-config test test-extras test-max schema lint check format bench bench-affinity bench-peers model tiny-model lock clean
+.PHONY: help local local-reset check-config test test-extras test-max schema rules lint check format bench bench-affinity bench-peers model tiny-model lock clean
 
 help: ## print this list
 	@echo "llm-serving-stack: a private replacement for the OpenAI API. Start here: make local"
@@ -38,6 +38,9 @@ test-max: $(VENV)/.dev ## run tests/max: the API in front of MAX on the CPU (2 G
 
 schema: $(VENV)/.run ## write configs/stack.schema.json anew from api_server/settings/
 	@$(BIN)/python -m scripts.write_schema
+
+rules: $(VENV)/.run ## write Prometheus' rules anew from configs/slo.yaml
+	@$(BIN)/python -m monitoring.rules
 
 lint: $(VENV)/.dev ## formatting, types, the arrows between rooms, YAML, shell
 	@$(BIN)/ruff format --check .

@@ -25,7 +25,11 @@ def configuration(targets: Mapping[str, str], folder: Path) -> Any:
     document["global"] = {
         "scrape_interval": f"{SCRAPE_SECONDS}s",
         "scrape_timeout": f"{SCRAPE_SECONDS}s",
+        "evaluation_interval": f"{SCRAPE_SECONDS}s",
     }
+    document["rule_files"] = [
+        str(MONITORING / "prometheus" / each) for each in document["rule_files"]
+    ]
     kept = [job for job in document["scrape_configs"] if job["job_name"] in targets]
     assert len(kept) == len(targets)
     for job in kept:
