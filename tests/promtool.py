@@ -121,7 +121,7 @@ def document(case: Case, slo: Slo, rules: Path) -> Any:
         name: values for name, values in in_order(slo).items() if not name.startswith(case.gone)
     } | dict(case.series)
     is_long = case.at.endswith("d")
-    steps = "4400" if is_long else "130"
+    steps = "4400" if is_long else "500" if case.at == "8h" else "130"
     samples = []
     for each in sorted(case.fires):
         name, _, rest = each.partition(":")

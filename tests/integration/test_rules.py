@@ -53,13 +53,13 @@ FAST, MIDDLE, SLOW = (f"ErrorBudgetBurn:window={window}" for window in ("1h", "6
 
 CASES = [
     Case("in order"),
-    Case("in order for days", at="3d"),
+    Case("in order for hours", at="8h"),
     Case("without any traffic", {**chats(SLO, 0), **errors(), **waits(0, 0)}),
     # errors
     Case("3 % fail", errors(engine=18), only(FAST, MIDDLE, SLOW), at="2h"),
     Case("0.9 % fail", errors(gateway=5.4), only(MIDDLE, SLOW), at="2h"),
     Case("0.2 % fail for days", errors(engine=1.2), only(SLOW), at="3d"),
-    Case("0.05 % fail for days", errors(engine=0.3), at="3d"),
+    Case("0.05 % fail for hours", errors(engine=0.3), at="8h"),
     Case("3 % were refused", errors(shed=18), only(FAST, MIDDLE, SLOW, "Shedding"), at="2h"),
     Case(
         "half are beyond their app's limits, are wrong, or leave",
@@ -80,14 +80,14 @@ CASES = [
     # latency
     Case("75 % beyond p95", chats(SLO, 600, {"p95": 0.75}), only(P95_FAST, P95, P95_SLOW), "2h"),
     Case("35 % beyond p95", chats(SLO, 600, {"p95": 0.35}), only(P95, P95_SLOW), "2h"),
-    Case("6 % beyond p95 for days", chats(SLO, 600, {"p95": 0.06}), only(P95_SLOW), "3d"),
-    Case("4 % beyond p95 for days", chats(SLO, 600, {"p95": 0.04}), at="3d"),
+    Case("6 % beyond p95 for hours", chats(SLO, 600, {"p95": 0.06}), only(P95_SLOW), "8h"),
+    Case("4 % beyond p95 for hours", chats(SLO, 600, {"p95": 0.04}), at="8h"),
     Case("20 % beyond p99", chats(SLO, 600, {"p99": 0.2}), only(P99_FAST, P99, P99_SLOW), "2h"),
     Case("8 % beyond p99", chats(SLO, 600, {"p99": 0.08}), only(P99, P99_SLOW), "2h"),
-    Case("2 % beyond p99 for days", chats(SLO, 600, {"p99": 0.02}), only(P99_SLOW), "3d"),
-    Case("0.5 % beyond p99 for days", chats(SLO, 600, {"p99": 0.005}), at="3d"),
-    Case("60 % beyond p50 for days", chats(SLO, 600, {"p50": 0.6}), only(P50_SLOW), "3d"),
-    Case("40 % beyond p50 for days", chats(SLO, 600, {"p50": 0.4}), at="3d"),
+    Case("2 % beyond p99 for hours", chats(SLO, 600, {"p99": 0.02}), only(P99_SLOW), "8h"),
+    Case("0.5 % beyond p99 for hours", chats(SLO, 600, {"p99": 0.005}), at="8h"),
+    Case("60 % beyond p50 for hours", chats(SLO, 600, {"p50": 0.6}), only(P50_SLOW), "8h"),
+    Case("40 % beyond p50 for hours", chats(SLO, 600, {"p50": 0.4}), at="8h"),
     Case(
         "quick refusals make slow answers no better",
         {
