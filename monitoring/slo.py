@@ -39,11 +39,26 @@ class Workload(Strict):
         return self
 
 
+class Alerts(Strict):
+    """From where on somebody should look; what is no promise to anybody."""
+
+    tokens_per_second: float = Field(5, gt=0)
+    queue_wait_ms: Milliseconds = 500
+    oldest_request_seconds: float = Field(10, gt=0)
+    oldest_job_seconds: float = Field(600, gt=0)
+    shed_share: float = Field(0.01, gt=0, lt=1)
+    engine_deferred: float = Field(2, gt=0)
+    spool_rows: int = Field(1000, gt=0)
+    disk_free_share: float = Field(0.1, gt=0, lt=1)
+    loop_lag_ms: Milliseconds = 100
+
+
 class Slo(Strict):
-    """The file as a whole."""
+    """The file as a whole. A running stack is held to the workload `typical`."""
 
     window_days: int = Field(ge=1, le=90)
     workloads: Mapping[str, Workload] = Field(min_length=1)
+    alerts: Alerts = Alerts()
 
 
 def load_slo(path: Path = SLO_FILE) -> Slo:
