@@ -7,6 +7,7 @@ import sys
 import time
 from datetime import UTC, datetime
 
+from monitoring.expressions import PROMISED
 from monitoring.slo import Slo, SloError, Workload, load_slo
 from monitoring.terminal.drawing import Style, draw
 from monitoring.terminal.gateway import GatewayClient, NoGatewayError, UnreachableError
@@ -29,7 +30,7 @@ def main() -> int:
     parser.add_argument("--interval", type=_seconds, default=2.0, help="seconds between looks (2)")
     parser.add_argument("--window", type=_seconds, default=60.0, help="seconds counted over (60)")
     parser.add_argument("--model", help="of this model alone")
-    parser.add_argument("--workload", default="typical", help="of configs/slo.yaml (%(default)s)")
+    parser.add_argument("--workload", default=PROMISED, help="of configs/slo.yaml (%(default)s)")
     parser.add_argument("--once", action="store_true", help="print figures of one interval and end")
     parser.add_argument("--json", action="store_true", help="with --once: for scripts")
     options = parser.parse_args()

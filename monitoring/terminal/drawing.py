@@ -206,6 +206,9 @@ def _counts(view: View) -> list[Section]:
     unwell = [f"{name} is down" for name in now.dependencies_down]
     unwell += [f"model {name} has no engine" for name in (health.unready if health else ())]
     unwell += [f"replica of {name} fails" for name in now.replicas_unwell]
+    if lately.restarts:
+        times = "once" if lately.restarts == 1 else f"{lately.restarts} times"
+        unwell.append(f"started anew {times}, or several gateways answer in turn")
     some: Tone = "warn" if lately.errors_by_kind else ""
     return [
         row(8, "not well", ", ".join(unwell) or "nothing", "bad" if unwell else "good"),

@@ -73,7 +73,8 @@ class Lately:
 
     `requests` are those to models that ended, however they ended; `answered` of them went well;
     `breaches` are the errors that break the promise. `latency` and `first_token` are of chats and
-    completions, the former of those that went well.
+    completions, the former of those that went well. `restarts` is how often counters fell: the
+    gateway started anew, or several answer in turn, and then the other figures are wrong.
     """
 
     seconds: float
@@ -89,6 +90,7 @@ class Lately:
     cancelled_by_phase: Mapping[str, int]
     limited_by_limit: Mapping[str, int]
     ledger_rows_lost: int
+    restarts: int
 
     @property
     def breaches(self) -> int:
@@ -195,6 +197,7 @@ def lately_of(grown: Growth, model: str | None) -> Lately:
         cancelled_by_phase=_by(series, CANCELLED, "phase", of),
         limited_by_limit=_by(series, LIMITED, "limit", _any),
         ledger_rows_lost=_count(_total(series, LOST, _any)),
+        restarts=grown.restarts,
     )
 
 

@@ -15,11 +15,15 @@ _PARTS = ("_bucket", "_count", "_sum")
 
 @dataclass(frozen=True)
 class Growth:
-    """What counters grew by between two moments, in seconds on one clock."""
+    """What counters grew by between two moments, in seconds on one clock.
+
+    `restarts` is how often within that time they fell.
+    """
 
     began: float
     ended: float
     series: Series
+    restarts: int = 0
 
 
 def has_restarted(before: Exposition, after: Exposition) -> bool:
@@ -79,7 +83,8 @@ class Window:
         """An answer of the moment `taken`, which is later than that of the one before."""
         if self._last is not None:
             began, before = self._last
-            self._parts.append(Growth(began, taken, growth(before, exposition)))
+            fell = has_restarted(before, exposition)
+            self._parts.append(Growth(began, taken, growth(before, exposition), int(fell)))
         self._last = (taken, exposition)
         while len(self._parts) > 1 and self._parts[0].began < taken - self._seconds:
             self._parts.popleft()
@@ -89,7 +94,8 @@ class Window:
         if not self._parts:
             return None
         series: Mapping[str, Mapping[Labels, float]] = added_up(part.series for part in self._parts)
-        return Growth(self._parts[0].began, self._parts[-1].ended, series)
+        restarts = sum(part.restarts for part in self._parts)
+        return Growth(self._parts[0].began, self._parts[-1].ended, series, restarts)
 
     def last_step(self) -> Growth | None:
         """That between the last two answers alone."""

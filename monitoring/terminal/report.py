@@ -64,6 +64,7 @@ def _figures(view: View) -> dict[str, Any] | None:
         return None
     return {
         "seconds": round(lately.seconds, 3),
+        "restarts": lately.restarts,
         "requests": lately.requests,
         "answered": lately.answered,
         "requests_per_second": round(lately.requests_per_second, 3),

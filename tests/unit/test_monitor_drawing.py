@@ -119,6 +119,16 @@ def test_old_figures_are_marked() -> None:
     assert any(each.startswith("end to end") for each in lines)
 
 
+def test_a_restart_is_told() -> None:
+    gateway = Gateway()
+    gateway.chat(3)
+    gateway.look()
+    gateway.restart()
+    gateway.look()
+    (found,) = [each for each in screen(gateway) if each.startswith("not well")]
+    assert found.endswith("started anew once, or several gateways answer in turn")
+
+
 def test_nobody_was_ever_there() -> None:
     trouble = Gateway()
     trouble.watch.failed(UnreachableError("Connection refused"), 0.0)

@@ -10,6 +10,7 @@ from api_server.observability.metrics import ERROR_KINDS, FAMILIES, Metrics
 from api_server.observability.numbers import Numbers
 from api_server.observability.record import RequestRecord
 from api_server.settings import REPOSITORY
+from monitoring.expressions import OURS
 from monitoring.slo import Workload
 from monitoring.terminal import figures
 from monitoring.terminal.drawing import Style, draw
@@ -67,6 +68,10 @@ def test_every_metric_that_is_read_is_one_of_the_gateway_s() -> None:
     assert len(read) >= 18
     assert read <= known
     assert set(ERROR_KINDS) > figures.BREACHES
+
+
+def test_the_promise_is_the_one_that_the_rules_for_prometheus_watch() -> None:
+    assert f'kind=~"{"|".join(sorted(figures.BREACHES))}"' == OURS
 
 
 def test_a_fresh_gateway_is_well_and_has_no_figures_that_are_none() -> None:
@@ -198,7 +203,7 @@ def test_a_restart_takes_nothing_away() -> None:
     gateway.look()
     lately = gateway.watch.view.lately
     assert lately is not None
-    assert lately.requests == 5
+    assert (lately.requests, lately.restarts) == (5, 1)
     assert lately.latency.count == 5
 
 

@@ -97,6 +97,21 @@ def test_a_window_forgets_what_is_older() -> None:
     assert grown.series["c"] == {X: 20}
 
 
+def test_restarts_are_counted_as_long_as_they_are_in_the_window() -> None:
+    """Two gateways that answer in turn look like one that starts anew all the time."""
+    window = Window(10.0)
+    for moment in range(10):
+        window.add(float(moment), exposition(x=100 if moment % 2 else 200))
+    grown = window.growth()
+    assert grown is not None
+    assert grown.restarts == 5
+    for moment in range(10, 30):
+        window.add(float(moment), exposition(x=300))
+    grown = window.growth()
+    assert grown is not None
+    assert grown.restarts == 0
+
+
 def test_a_window_keeps_the_last_step_however_long_it_was() -> None:
     window = Window(10.0)
     assert window.growth() is None
