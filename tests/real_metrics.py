@@ -18,7 +18,7 @@ OF_LLAMA_CPP = {
 """Of `llama-server --metrics`; tests/e2e/test_engine_metrics.py asks a real one for each."""
 
 OF_HAPROXY = {"haproxy_backend_active_servers"}
-"""Of its exporter; tests/integration/test_rules.py asks a real one, where there is one."""
+"""Of its exporter; tests/integration/test_front.py asks a real one, where there is one."""
 
 OF_DCGM = {"DCGM_FI_DEV_GPU_UTIL", "DCGM_FI_DEV_FB_USED"}
 """Of etc/default-counters.csv of NVIDIA/dcgm-exporter, which its image has built in."""
