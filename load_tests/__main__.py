@@ -52,6 +52,7 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--context", type=int, metavar="TOKENS", help="of one request, where it cannot be found out"
     )
+    add("--retries", type=int, default=0, metavar="N", help="of a refused request, when it may")
     add("--processes", type=int, default=1, metavar="N", help="that make the load")
     add("--max-in-flight", type=int, default=1000, metavar="N", help="of an open loop")
     add("--max-lag-ms", type=float, default=50, metavar="MS", help="of the load tester itself")
@@ -82,6 +83,7 @@ def configured(options: argparse.Namespace, known: Known, salt: str) -> Configur
         shape=options.shape,
         seed=options.seed,
         salt=options.salt or salt,
+        retries=options.retries,
         processes=options.processes,
         most_in_flight=options.max_in_flight,
         most_lag_seconds=options.max_lag_ms / 1000,

@@ -116,7 +116,9 @@ class Client:
             "user-agent: llm-serving-stack-load-tests\r\ncontent-type: application/json\r\n"
         )
 
-    def measure(self, ask: Ask, intended: float | None = None, number: int = 0) -> Sample:
+    def measure(
+        self, ask: Ask, intended: float | None = None, number: int = 0, attempt: int = 1
+    ) -> Sample:
         """Send it now; `intended` is when it should have been sent, if not now."""
         sent = self._clock()
         sample = Sample(
@@ -127,6 +129,7 @@ class Client:
             outcome="ok",
             is_warm=ask.is_warm,
             number=number,
+            attempt=attempt,
         )
         measured = {"stream": self._stream, "plain": self._plain, "job": self._job}[ask.way]
         return measured(ask, sample)
