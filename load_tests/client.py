@@ -111,8 +111,9 @@ class Client:
         self._clock = clock
         self._time_outs = time_outs or TimeOuts()
         key_line = f"authorization: Bearer {key}\r\n" if key else ""
+        host = self._address.host if ":" not in self._address.host else f"[{self._address.host}]"
         self._headers = (
-            f"host: {self._address.host}:{self._address.port}\r\n{key_line}"
+            f"host: {host}:{self._address.port}\r\n{key_line}"
             "user-agent: llm-serving-stack-load-tests\r\ncontent-type: application/json\r\n"
         )
 
