@@ -164,7 +164,8 @@ class Client:
             now = self._clock()
             for data in events.feed(block):
                 reading.event(data, now)
-            if ask.leave_after is not None and reading.pieces >= ask.leave_after:
+            is_enough = ask.leave_after is not None and reading.pieces >= ask.leave_after
+            if is_enough and not reading.is_done:
                 raise _HasLeft
 
         outcome: dict[str, Any] = {}
