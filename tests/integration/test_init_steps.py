@@ -155,6 +155,17 @@ def test_a_port_that_another_program_has(host: Host) -> None:
     assert "port 8000 is ours already" in host.accepts(f"{open_port}; check_ports")
 
 
+@pytest.mark.parametrize("port", ["0", "00080", "65536", "http"])
+def test_a_port_that_is_none(host: Host, port: str) -> None:
+    assert f"API_PORT={port} is no port." in host.refuses("check_ports", API_PORT=port)
+
+
+def test_an_address_is_never_executed(host: Host) -> None:
+    host.env_file.write_text("BIND_ADDRESS=127.0.0.1$(echo>executed)\n")
+    host.call("check_ports")
+    assert not (host.folder / "executed").exists()
+
+
 def test_env_file_is_made_with_secrets_and_for_its_owner_alone(host: Host) -> None:
     said = host.accepts("check_env_file; write_env_file", DEVICE="cpu")
     settings = host.settings()
@@ -189,6 +200,20 @@ def test_a_choice_takes_the_place_of_the_one_before(host: Host) -> None:
     host.env_file.write_text("DEVICE=cpu\nREDIS_PASSWORD=kept-kept-1234\n")
     assert "kept in .env: DEVICE=gpu" in host.accepts("write_env_file", DEVICE="gpu")
     assert host.env_file.read_text().startswith("DEVICE=gpu\nREDIS_PASSWORD=kept-kept-1234\n")
+
+
+def test_other_files_and_models_are_kept_for_the_next_start(host: Host) -> None:
+    files = "docker-compose.seaweedfs.yaml"
+    host.accepts(
+        "write_env_file",
+        COMPOSE_EXTRA_FILES=files,
+        EMBEDDINGS_SOURCE="none",
+        COMPOSE_PROJECT_NAME="two",
+    )
+    settings = host.settings()
+    assert settings["COMPOSE_EXTRA_FILES"] == files
+    assert settings["EMBEDDINGS_SOURCE"] == "none"
+    assert settings["COMPOSE_PROJECT_NAME"] == "two"
 
 
 @pytest.mark.parametrize(
