@@ -28,13 +28,13 @@ states() {
         --format '{{.Label "com.docker.compose.service"}}\t{{.State}}\t{{.Status}}\t{{.ID}}' | sort
 }
 
-# verdict STATE STATUS: well, pending or broken.
+# verdict SERVICE STATE STATUS: well, pending or broken. Only what does one thing, or is started by hand, may have ended.
 verdict() {
-    case "$1 $2" in
+    case "$2 $3" in
         running*unhealthy*) echo broken ;;
         running*"health: starting"*) echo pending ;;
         running*) echo well ;;
-        exited*"(0)"*) echo well ;;
+        exited*"(0)"*) if [[ $1 == *-init || $1 == locust ]]; then echo well; else echo broken; fi ;;
         exited* | dead*) echo broken ;;
         *) echo pending ;;   # created, restarting
     esac

@@ -338,6 +338,29 @@ def test_a_backup_that_was_changed_is_not_restored(host: Host) -> None:
     assert "FROM does not say which" in host.refuses("verify_backup ''")
 
 
+def test_an_engine_that_the_plan_leaves_out_is_removed(host: Host) -> None:
+    listed = r"printf '%s\trunning\tUp\t%s\n' llama-cpp one max-serve two locust three"
+    host.docker(
+        ps=listed,
+        compose_config=r"printf 'services:\n  max-serve:\n    image: max\n'",
+        stop="echo $* >>log",
+        rm="echo $* >>log",
+    )
+    said = host.accepts("remove_former_engines", COMPOSE_PROFILES="max")
+    assert "llama-cpp is not in the plan any more" in said
+    assert (host.folder / "log").read_text() == "stop one\nrm one\n"
+
+
+@pytest.mark.parametrize(
+    ("service", "verdict"), [("postgres", "broken"), ("bucket-init", "well"), ("locust", "well")]
+)
+def test_what_must_run_is_not_well_when_it_has_ended(
+    host: Host, service: str, verdict: str
+) -> None:
+    said = host.accepts(f"verdict {service} exited 'Exited (0) 3 minutes ago'")
+    assert said == f"{verdict}\n"
+
+
 def test_what_would_lose_data_wants_to_be_confirmed(host: Host) -> None:
     asked = "confirm_or_fail 'This removes it.' 'make clean VOLUMES=yes'"
     assert "make clean VOLUMES=yes CONFIRM=yes" in host.refuses(asked)
