@@ -5,6 +5,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit 1
 # shellcheck source=scripts/stack/all.sh
 source scripts/stack/all.sh
 trap on_interrupt INT
+check_folder >/dev/null
 require_env_file
 if [[ -n ${SERVICE:-} && $SERVICE != api-server ]]; then
     compose restart "$SERVICE" || fail "$SERVICE could not be restarted." "make ps lists the services."

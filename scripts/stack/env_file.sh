@@ -79,5 +79,5 @@ refuse_new_secrets_for_old_data() {
     [[ -z $(setting POSTGRES_PASSWORD) ]] || return 0
     ! docker volume inspect "$volume" >/dev/null 2>&1 ||
         fail "The data of an earlier installation is here (volume $volume), but .env does not have its POSTGRES_PASSWORD." \
-            "Put that .env back; or remove the data for good: make clean VOLUMES=yes CONFIRM=yes"
+            "Put that .env back, or use another name (make start COMPOSE_PROJECT_NAME=...); or remove the data for good: make clean VOLUMES=yes CONFIRM=yes"
 }

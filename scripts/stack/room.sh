@@ -70,7 +70,7 @@ check_ports() {
 # check_port PORT VARIABLE
 check_port() {
     local holder
-    [[ $1 =~ ^[1-9][0-9]{0,4}$ ]] && (($1 < 65536)) || fail "$2=$1 is no port." "It is a number from 1 to 65535."
+    [[ $1 =~ ^[1-9][0-9]{0,4}$ && $1 -lt 65536 ]] || fail "$2=$1 is no port." "It is a number from 1 to 65535."
     if is_port_open "$1"; then
         holder=$(docker ps --filter "publish=$1" --format '{{.Label "com.docker.compose.project"}} {{.Names}}' | head -n 1)
         [[ ${holder%% *} == "$(project_name)" ]] ||

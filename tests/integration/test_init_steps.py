@@ -361,6 +361,17 @@ def test_what_must_run_is_not_well_when_it_has_ended(
     assert said == f"{verdict}\n"
 
 
+def test_the_stack_of_another_checkout_is_left_alone(host: Host, tmp_path: Path) -> None:
+    host.docker(ps=f"echo {host.folder}")
+    host.accepts("check_folder")
+    host.docker(ps="echo /gone/for/long")
+    host.accepts("check_folder")
+    host.docker(ps=f"echo {tmp_path}")
+    said = host.refuses("check_folder")
+    assert f"was started from {tmp_path}" in said
+    assert "COMPOSE_PROJECT_NAME=llm-serving-stack-2" in said
+
+
 def test_what_would_lose_data_wants_to_be_confirmed(host: Host) -> None:
     asked = "confirm_or_fail 'This removes it.' 'make clean VOLUMES=yes'"
     assert "make clean VOLUMES=yes CONFIRM=yes" in host.refuses(asked)
