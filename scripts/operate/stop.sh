@@ -5,3 +5,4 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit 1
 source scripts/stack/all.sh
 check_folder >/dev/null
 compose_unplanned stop
+stop_the_rest

@@ -43,6 +43,14 @@ verdict() {
 # is_crashing ID: started again and again, which never shows as a state for long.
 is_crashing() { [[ $(docker inspect --format '{{.RestartCount}}' "$1" 2>/dev/null || echo 0) -ge 4 ]]; }
 
+# What Compose leaves running as its profile is none of the plan's: Locust, an engine of before.
+stop_the_rest() {
+    local state id
+    while IFS=$'\t' read -r _ state _ id; do
+        [[ $state != running ]] || docker stop "$id" >/dev/null
+    done < <(states)
+}
+
 last_words() { docker logs --tail 1 "$1" 2>&1 | tr -d '\r' | cut -c 1-300; }
 
 # volume_of SERVICE FOLDER: the name of the volume that is mounted there.

@@ -351,6 +351,13 @@ def test_an_engine_that_the_plan_leaves_out_is_removed(host: Host) -> None:
     assert (host.folder / "log").read_text() == "stop one\nrm one\n"
 
 
+def test_stop_ends_what_compose_leaves(host: Host) -> None:
+    lines = r"printf '%s\t%s\tUp\t%s\n' locust running one redis exited two"
+    host.docker(ps=lines, stop="echo $* >>log")
+    host.accepts("stop_the_rest")
+    assert (host.folder / "log").read_text() == "stop one\n"
+
+
 @pytest.mark.parametrize(
     ("service", "verdict"), [("postgres", "broken"), ("bucket-init", "well"), ("locust", "well")]
 )
