@@ -7,6 +7,7 @@ source scripts/stack/all.sh
 trap on_interrupt INT
 check_folder >/dev/null
 require_env_file
+let_containers_read
 if [[ -n ${SERVICE:-} && $SERVICE != api-server ]]; then
     compose restart "$SERVICE" || fail "$SERVICE could not be restarted." "make ps lists the services."
     exit

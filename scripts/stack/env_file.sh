@@ -46,6 +46,12 @@ new_secret() {
     printf '%s' "${secret:0:32}"
 }
 
+# Containers read these as users of their own; a umask such as 027 or 077 closed them when git wrote them.
+let_containers_read() {
+    chmod -R a+rX configs init-scripts load_tests monitoring download_model.sh ||
+        fail "Containers could not read their configuration: this user does not own the folders above." "sudo chown -R $(id -un) $PWD"
+}
+
 write_env_file() {
     local name
     refuse_new_secrets_for_old_data

@@ -196,6 +196,16 @@ def test_what_stands_in_the_env_file_stays_and_the_rest_is_added(host: Host) -> 
     assert host.accepts("setting REDIS_PASSWORD; echo; setting API_PORT") == "kept-kept-1234\n9000"
 
 
+def test_a_umask_does_not_keep_containers_from_their_configuration(host: Host) -> None:
+    for name in ("configs", "init-scripts", "load_tests", "monitoring"):
+        (host.folder / name).mkdir(mode=0o700)
+    file = host.folder / "configs/stack.yaml"
+    file.touch(mode=0o600)
+    host.accepts("let_containers_read")
+    assert stat.S_IMODE(file.stat().st_mode) == 0o644
+    assert stat.S_IMODE(file.parent.stat().st_mode) == 0o755
+
+
 def test_a_choice_takes_the_place_of_the_one_before(host: Host) -> None:
     host.env_file.write_text("DEVICE=cpu\nREDIS_PASSWORD=kept-kept-1234\n")
     assert "kept in .env: DEVICE=gpu" in host.accepts("write_env_file", DEVICE="gpu")
