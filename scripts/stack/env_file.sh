@@ -14,8 +14,17 @@ check_env_file() {
     [[ -f $ENV_FILE ]] || { ok "no .env yet: it is written, with generated secrets"; return; }
     [[ -r $ENV_FILE && -w $ENV_FILE ]] ||
         fail ".env cannot be read and written by this user." "sudo chown $(id -un) .env"
+    check_dollars
     for name in "${SECRETS[@]}"; do check_secret "$name"; done
     ok ".env"
+}
+
+# Compose 2 takes $NAME for a variable, Compose 1 and `make local` do not; between single quotes it is itself for all.
+check_dollars() {
+    local names
+    # shellcheck disable=SC2016
+    names=$(lines_of_user | sed -nE 's/^[[:space:]]*(export[[:space:]]+)?([A-Za-z_][A-Za-z0-9_]*)[[:space:]]*=[^'"'"'#]*\$.*/\2/p' | paste -sd ' ')
+    [[ -z $names ]] || fail "$names in .env: a dollar sign begins the name of a variable there." "Put the value between single quotes."
 }
 
 # check_secret NAME: where it is set at all. Its value is never shown.

@@ -253,6 +253,15 @@ def test_secrets_of_the_user_are_checked_and_never_shown(
     assert not value or value not in output
 
 
+def test_a_dollar_that_compose_would_replace(host: Host) -> None:
+    host.env_file.write_text("HF_TOKEN='a$b'\nAPI_PORT=8000 # $\n")
+    host.accepts("check_env_file")
+    host.env_file.write_text("JWT_SECRET=abc$def-and-more\n")
+    said = host.refuses("check_env_file")
+    assert "JWT_SECRET in .env" in said
+    assert "def-and" not in said
+
+
 def test_old_data_without_its_password_is_not_locked_away(host: Host) -> None:
     host.docker(volume_inspect="""[[ $3 == llm-serving-stack_postgres-data ]]""")
     said = host.refuses("write_env_file")
