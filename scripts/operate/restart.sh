@@ -12,6 +12,9 @@ if [[ -n ${SERVICE:-} && $SERVICE != api-server ]]; then
     compose restart "$SERVICE" || fail "$SERVICE could not be restarted." "make ps lists the services."
     exit
 fi
+check_choices
+check_device
+write_plan
 refresh_others
 roll_gateways
 start_services
