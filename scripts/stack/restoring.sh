@@ -6,6 +6,11 @@ BESIDE=stack_restored   # the database that a dump is read into
 verify_backup() {
     [[ -n $1 ]] || fail "FROM does not say which backup." "make restore FROM=backups/DATE (ls backups)"
     [[ -f $1/$MANIFEST ]] || fail "$1 is no whole backup: it has no $MANIFEST." "Name a folder that make backup has written."
+    local part
+    for part in "${PARTS[@]}"; do
+        grep -qxE "[0-9a-f]{64}  $part" "$1/$MANIFEST" ||
+            fail "$1 is no whole backup: its $MANIFEST has no sum of $part." "Take another backup; nothing was changed."
+    done
     (cd "$1" && sha256sum --check --quiet --strict "$MANIFEST" >&2) ||
         fail "$1 is not what was written: the files above differ from $MANIFEST." "Take another backup; nothing was changed."
     ok "$1 is whole ($(sed -n 's/^# llm-serving-stack backup of //p' "$1/$MANIFEST"))"

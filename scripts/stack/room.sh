@@ -65,12 +65,14 @@ are_images_here() {
 check_ports() {
     check_port "$(setting API_PORT 8000)" API_PORT
     check_port "$(setting GRAFANA_PORT 3000)" GRAFANA_PORT
+    [[ $(setting API_PORT 8000) != "$(setting GRAFANA_PORT 3000)" ]] ||
+        fail "API_PORT and GRAFANA_PORT are the same." "Take another one: make start GRAFANA_PORT=3000"
 }
 
 # check_port PORT VARIABLE
 check_port() {
     local holder
-    [[ $1 =~ ^[0-9]{1,5}$ ]] || fail "$2=$1 is no port." "It is a number from 1 to 65535."
+    [[ $1 =~ ^[1-9][0-9]{0,4}$ && $1 -le 65535 ]] || fail "$2=$1 is no port." "It is a number from 1 to 65535."
     if is_port_open "$1"; then
         holder=$(docker ps --filter "publish=$1" --format '{{.Label "com.docker.compose.project"}} {{.Names}}' | head -n 1)
         [[ ${holder%% *} == "$(project_name)" ]] ||
