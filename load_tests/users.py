@@ -43,6 +43,8 @@ class Stage:
         self._numbers: dict[str, Iterator[int]] = defaultdict(itertools.count)
         self._salt = f"{secrets.randbelow(10**6):06}"
         self.key = os.environ.get("OPENAI_API_KEY") or None
+        self.only_host = os.environ.get("ONLY_HOST") or None
+        """Whoever reaches the page can name another host there, to which the key would go."""
 
     def known(self, host: str) -> Known:
         """Asked once. Raises `ProbeError`."""
@@ -80,7 +82,7 @@ class ScenarioUser(User):
 
     def on_start(self) -> None:
         """Raises `ProbeError` when there is no gateway; Locust shows that."""
-        host = self.host or self.environment.host or ""
+        host = self.stage.only_host or self.host or self.environment.host or ""
         self._world = self.stage.world(host)
         self._can_do = self.scenario not in self.stage.known(host).left_out
         self._client = Client(host, self.stage.key, time.monotonic)
