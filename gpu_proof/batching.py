@@ -1,7 +1,6 @@
 """Does the engine really work on many requests at once? From its counters and its log. Pure."""
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 LEAST_SHARE = 0.8
@@ -17,8 +16,6 @@ class Counters:
     decodes: float
     busy_slots: float
     """The sum over decodes."""
-    tokens: float
-    prompt_tokens: float
 
 
 def counters_of(metrics: str) -> Counters:
@@ -29,8 +26,6 @@ def counters_of(metrics: str) -> Counters:
         return Counters(
             decodes=decodes,
             busy_slots=values["llamacpp:n_busy_slots_per_decode"] * decodes,
-            tokens=values["llamacpp:tokens_predicted_total"],
-            prompt_tokens=values["llamacpp:prompt_tokens_total"],
         )
     except KeyError as exc:
         raise ValueError(f"the engine's /metrics has no {exc}") from exc
@@ -48,7 +43,6 @@ class Batching:
     slots: int
     decodes: int
     busy_per_decode: float
-    tokens_per_second: float
 
     @property
     def is_full(self) -> bool:
@@ -60,26 +54,20 @@ class Batching:
             "slots": self.slots,
             "decodes": self.decodes,
             "busy_per_decode": round(self.busy_per_decode, 2),
-            "tokens_per_second": round(self.tokens_per_second, 1),
             "is_full": self.is_full,
         }
 
 
-def between(before: Counters, after: Counters, slots: int, seconds: float) -> Batching:
+def between(before: Counters, after: Counters, slots: int) -> Batching:
     """Raises ValueError when the counters ran backwards: the engine began anew."""
     decodes = after.decodes - before.decodes
     if decodes < 0:
         raise ValueError("the engine was started anew in between")
     busy = (after.busy_slots - before.busy_slots) / decodes if decodes else 0.0
-    return Batching(slots, int(decodes), busy, (after.tokens - before.tokens) / seconds)
+    return Batching(slots, int(decodes), busy)
 
 
 def offloaded(log: str) -> tuple[int, int] | None:
     """Layers on the GPU, of how many, as llama-server's log says; None when it does not."""
     found = _OFFLOADED.search(log)
     return (int(found[1]), int(found[2])) if found else None
-
-
-def whole_run(result: Mapping[str, float]) -> str:
-    """For people."""
-    return f"{result['busy_per_decode']:.1f} of {result['slots']:.0f} slots busy per decode"

@@ -45,10 +45,9 @@ async def build_for_cuda(places: Places, gpus: list[Gpu], say: Say) -> Engine:
     find_compiler(None, shutil.which)
     recipe = read_recipe(CUDA_ENGINE)
     flags = cuda_flags(toolkit, architectures(gpus))
-    cpu = cpu_identity(platform.machine(), Path("/proc/cpuinfo").read_text())
-    key = cache_key(recipe.version, sorted(flags), cpu, [toolkit.version])
-    entry = EngineEntry(places.engines.absolute(), key)
-    links = places.engines.absolute() / f"{key}.libraries"
+    key = cache_key(recipe.version, sorted(flags), _cpu(), [toolkit.version])
+    entry = EngineEntry(places.engines, key)
+    links = places.engines / f"{key}.libraries"
     variables = ["NINJA_STATUS=[%f/%t] "]
     if toolkit.include:
         variables.append("CPATH=" + ":".join(map(str, toolkit.include)))
@@ -64,8 +63,8 @@ async def build_for_cuda(places: Places, gpus: list[Gpu], say: Say) -> Engine:
                 unpack(archive, target)
         compilation = Compilation(
             workshop=workshop,
-            cmake=tools.absolute() / "bin" / "cmake",
-            ninja=tools.absolute() / "bin" / "ninja",
+            cmake=tools / "bin" / "cmake",
+            ninja=tools / "bin" / "ninja",
             source=entry.source,
             tree=entry.tree,
             flags=[*flags, f"-DCMAKE_LIBRARY_PATH={links}"],
@@ -80,6 +79,10 @@ async def build_for_cuda(places: Places, gpus: list[Gpu], say: Say) -> Engine:
         entry.server,
         {"llama-cpp-python": recipe.version, "CUDA": toolkit.version, "flags": " ".join(flags)},
     )
+
+
+def _cpu() -> tuple[str, ...]:
+    return cpu_identity(platform.machine(), Path("/proc/cpuinfo").read_text())
 
 
 def cuda_flags(toolkit: Toolkit, architecture: str) -> list[str]:

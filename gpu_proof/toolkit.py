@@ -30,7 +30,7 @@ class Toolkit:
 
 
 def find_toolkit(site_folders: Iterable[str] | None = None) -> Toolkit:
-    """Raises SetupError that says what is missing. site_folders: by default those of this Python."""
+    """Raises SetupError that says what is missing. site_folders: else those of this Python."""
     found = shutil.which("nvcc")
     nvcc = Path(found) if found else USUAL
     if not nvcc.exists():
@@ -38,8 +38,7 @@ def find_toolkit(site_folders: Iterable[str] | None = None) -> Toolkit:
             "CUDA's compiler was not found: neither nvcc on PATH nor /usr/local/cuda/bin/nvcc. "
             "Install the CUDA toolkit, or run the proof on the CPU with --device cpu"
         )
-    said = subprocess.run([nvcc, "--version"], capture_output=True, text=True, timeout=SECONDS)
-    version = parse_release(said.stdout)
+    version = parse_release(_version_text(nvcc))
     root = nvcc.resolve().parent.parent
     wheels = wheel_folders(sys.path if site_folders is None else site_folders)
     libraries = find_libraries(library_folders(root, wheels))
@@ -53,6 +52,15 @@ def find_toolkit(site_folders: Iterable[str] | None = None) -> Toolkit:
     if not any((folder / "cublas_v2.h").exists() for folder in own):
         include = tuple(each / "include" for each in wheels if (each / "include").is_dir())
     return Toolkit(nvcc, version, include, libraries)
+
+
+def _version_text(nvcc: Path) -> str:
+    command = [str(nvcc), "--version"]
+    try:
+        said = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=True)
+    except (OSError, subprocess.SubprocessError) as exc:
+        raise SetupError(f"{nvcc} does not run: {exc}") from exc
+    return said.stdout
 
 
 def parse_release(text: str) -> str:
