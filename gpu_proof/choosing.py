@@ -12,10 +12,13 @@ _OTHER_BACKENDS = (
     *("blas", "cann", "et", "hexagon", "hip", "metal", "musa", "opencl", "openvino", "rpc"),
     *("sycl", "virtgpu", "vulkan", "webgpu", "zdnn", "zendnn"),
 )
-_SOURCE_TOPS = ("cmake", "common", "ggml", "include", "src", "tools", "vendor")
+_SOURCE_TOPS = frozenset(
+    ("app", "cmake", "common", "ggml", "include", "licenses", "src", "tools", "vendor")
+)
 _LEFT_OUT = (
     *(f"ggml/src/ggml-{backend}/" for backend in _OTHER_BACKENDS),
-    *("tools/ui/", "tools/server/webui/", "tools/server/tests/", "tools/server/bench/"),
+    *(f"tools/ui/{folder}/" for folder in (".storybook", "scripts", "src", "static", "tests")),
+    *("tools/ui/package-lock.json", "tools/server/tests/", "tools/server/bench/"),
 )
 _GLIBC_MINORS = (39, 35, 34, 31, 28, 27, 26, 24, 17, 12, 5)
 
@@ -27,6 +30,8 @@ def is_wanted_source(name: str) -> bool:
     inside = PurePosixPath(*PurePosixPath(name).parts[1:]).relative_to(SOURCE_FOLDER)
     if len(inside.parts) == 1:
         return inside.name in ("CMakeLists.txt", "LICENSE", "AUTHORS")
+    if inside.parts[0] == "scripts":
+        return inside.suffix == ".cmake"
     return inside.parts[0] in _SOURCE_TOPS and not str(inside).startswith(_LEFT_OUT)
 
 

@@ -57,7 +57,7 @@ async def prepare(places: Places, pythons: Sequence[str], say: Say) -> None:
         )
         await _packages(workshop, pythons)
         say.progress("packing the llama.cpp source")
-        _repack(entry.archive, entry.work / NAMES[0])
+        repack(entry.archive, entry.work / NAMES[0])
         say.progress("packing the build tools")
         _pack_tools(entry.tools, entry.work / NAMES[1])
         say.progress("packing the packages: a minute or two")
@@ -95,14 +95,15 @@ async def _packages(workshop: Workshop, pythons: Sequence[str]) -> None:
         )
 
 
-def _repack(archive: Path, target: Path) -> None:
+def repack(archive: Path, target: Path) -> None:
     """Of the source package only what the build needs, at the top."""
     with tarfile.open(archive) as source, tarfile.open(target, "w:xz") as packed:
         for member in source:
-            inside = "/".join(member.name.split("/")[1:]).removeprefix(f"{SOURCE_FOLDER}/")
             if member.isreg() and is_wanted_source(member.name):
-                member.name = inside
-                packed.addfile(member, source.extractfile(member))
+                inside = "/".join(member.name.split("/")[1:]).removeprefix(f"{SOURCE_FOLDER}/")
+                renamed = tarfile.TarInfo(inside)  # anew: long names stand in more than one place
+                renamed.size, renamed.mode = member.size, member.mode
+                packed.addfile(renamed, source.extractfile(member))
 
 
 def _pack_tools(environment: Path, target: Path) -> None:

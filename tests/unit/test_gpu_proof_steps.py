@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from api_server.errors import SetupError
-from gpu_proof import batching, choosing, figures, gpus, loads, planning, toolkit
+from gpu_proof import batching, choosing, figures, gpus, loads, planning, preparing, toolkit
 from gpu_proof.markdown import report
 from gpu_proof.records import Records, key_of, read_records, write_records
 from gpu_proof.unpacking import unpack
@@ -94,7 +94,10 @@ TOP = "llama_cpp_python-0.3.36/vendor/llama.cpp"
         (f"{TOP}/tools/server/server.cpp", True),
         (f"{TOP}/ggml/src/ggml-vulkan/ggml-vulkan.cpp", False),
         (f"{TOP}/models/ggml-vocab-llama-bpe.gguf", False),
-        (f"{TOP}/tools/ui/index.html", False),
+        (f"{TOP}/tools/ui/CMakeLists.txt", True),
+        (f"{TOP}/scripts/ui-assets.cmake", True),
+        (f"{TOP}/scripts/compare.py", False),
+        (f"{TOP}/tools/ui/src/app.html", False),
         (f"{TOP}/docs/build.md", False),
         ("llama_cpp_python-0.3.36/llama_cpp/llama.py", False),
         (f"{TOP}/ggml/../../../../etc/passwd", False),
@@ -129,6 +132,21 @@ def test_of_cmake_its_program_and_modules_travel() -> None:
 def test_equal_files_of_two_pythons_are_neighbours() -> None:
     names = ["site-3.11/a.py", "site-3.11/b.py", "site-3.12/a.py", "site-3.12/b.py"]
     assert [name[5:9] for name in choosing.in_order(names)] == ["3.11", "3.12"] * 2
+
+
+def test_long_names_move_to_the_top_too(tmp_path: Path) -> None:
+    """They stand in the archive's extended headers as well, and CUDA's files have such names."""
+    name = "ggml/src/ggml-cuda/template-instances/fattn-mma-f16-instance-ncols1_16-ncols2_4.cu"
+    file = tmp_path / "a.cu"
+    file.write_text("kernel")
+    with tarfile.open(tmp_path / "source.tar.gz", "w:gz", format=tarfile.PAX_FORMAT) as packed:
+        packed.add(file, f"{TOP}/{name}")
+        packed.add(file, f"{TOP}/docs/build.md")
+    preparing.repack(tmp_path / "source.tar.gz", tmp_path / "llama.cpp.tar.xz")
+    unpack(tmp_path / "llama.cpp.tar.xz", tmp_path / "source")
+    files = [path for path in (tmp_path / "source").rglob("*") if path.is_file()]
+    assert files == [tmp_path / "source" / name]
+    assert files[0].read_text() == "kernel"
 
 
 def test_one_folder_of_an_archive_is_unpacked(tmp_path: Path) -> None:
