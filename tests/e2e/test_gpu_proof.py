@@ -11,6 +11,7 @@ import gguf
 import httpx
 import numpy as np
 import pytest
+import pytest_asyncio
 
 from gpu_proof.loads import FULL
 from gpu_proof.model import write_model
@@ -44,12 +45,15 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture
-async def stack(server: Path, model: Path, tmp_path: Path) -> AsyncIterator[Stack]:
-    async with serving(server, model, 4, None, tmp_path) as running:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def stack(
+    server: Path, model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Stack]:
+    async with serving(server, model, 4, None, tmp_path_factory.mktemp("stack")) as running:
         yield running
 
 
+@pytest.mark.asyncio(loop_scope="module")
 async def test_text_survives_the_made_vocabulary(stack: Stack) -> None:
     async with httpx.AsyncClient(base_url=stack.engine) as engine:
         for text in TEXTS:
@@ -58,6 +62,7 @@ async def test_text_survives_the_made_vocabulary(stack: Stack) -> None:
             assert back.lstrip() == text
 
 
+@pytest.mark.asyncio(loop_scope="module")
 async def test_the_chat_is_framed_as_llama_3_does(stack: Stack) -> None:
     messages = [{"role": "system", "content": "A"}, {"role": "user", "content": "B"}]
     async with httpx.AsyncClient(base_url=stack.engine) as engine:
@@ -73,6 +78,7 @@ async def test_the_chat_is_framed_as_llama_3_does(stack: Stack) -> None:
     assert len(tokens.json()["tokens"]) == 2
 
 
+@pytest.mark.asyncio(loop_scope="module")
 async def test_random_weights_say_as_much_as_they_are_asked_for(stack: Stack) -> None:
     body: dict[str, Any] = {"model": "proof", "messages": [{"role": "user", "content": "Hello"}]}
     body |= {"max_tokens": 40, "ignore_eos": True}
