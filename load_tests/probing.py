@@ -4,7 +4,7 @@ import json
 import re
 import time
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
@@ -18,6 +18,7 @@ SAMPLE_WORDS = 100
 MANY_TOKENS = 4096
 """The longest scenario wants less."""
 
+CHATS = frozenset(SCENARIOS) - {"embeddings", "jobs"}
 LONG_SCENARIOS = frozenset({"long", "retrieval", "chat"})
 
 _CONTEXT = re.compile(r"(?:context holds|context length is) (\d+) tokens")
@@ -29,16 +30,20 @@ class ProbeError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What was found. `left_out`: scenarios that this gateway cannot do, with the reason."""
+    """What was found. `left_out`: scenarios that this gateway cannot do, with the reason.
 
-    model: str
-    embedding_model: str
-    tokens_per_word: float
-    context_tokens: int
-    takes_ignore_eos: bool
-    gateway_version: str | None
-    engine_version: str | None
-    left_out: dict[str, str]
+    `probes`: requests to models that were needed to find out.
+    """
+
+    model: str = ""
+    embedding_model: str = ""
+    tokens_per_word: float = 1.3
+    context_tokens: int = 2048
+    takes_ignore_eos: bool = False
+    gateway_version: str | None = None
+    engine_version: str | None = None
+    left_out: dict[str, str] = field(default_factory=dict)
+    probes: int = 0
 
 
 class Probe:
@@ -47,6 +52,7 @@ class Probe:
     def __init__(self, host: str, key: str | None, seconds: float = 60) -> None:
         """Raises `ValueError` for what is no URL."""
         self._host = host
+        self._probes = 0
         self._client = Client(host, key, time.monotonic, TimeOuts(seconds, seconds))
 
     def ask(
@@ -71,13 +77,19 @@ class Probe:
         embedding_model = self._embedding_model(served) if "embeddings" in wanted else ""
         if "embeddings" in wanted and not embedding_model:
             left_out["embeddings"] = "no model of the gateway makes vectors"
-        chats = [name for name in ([model] if model else served) if name != embedding_model]
-        chat, first = self._first_that_chats(chats)
-        takes_ignore_eos = (
-            first["choices"][0].get("finish_reason") == "length"
-            and first["usage"]["completion_tokens"] == 2
-        )
-        per_word = max(0.5, first["usage"]["prompt_tokens"] / SAMPLE_WORDS)
+        version = health.get("version")
+        if not CHATS & set(wanted):
+            return Known(
+                embedding_model=embedding_model,
+                gateway_version=version,
+                left_out=left_out,
+                probes=self._probes,
+            )
+        served.sort(key=lambda name: name == embedding_model)
+        chat, first = self._first_that_chats([model] if model else served)
+        choice, usage = first["choices"][0], first["usage"]
+        is_forced = choice.get("finish_reason") == "length" and usage["completion_tokens"] == 2
+        per_word = max(0.5, usage["prompt_tokens"] / SAMPLE_WORDS)
         if context is None:
             context = MANY_TOKENS
             if LONG_SCENARIOS & set(wanted):
@@ -87,10 +99,11 @@ class Probe:
             embedding_model=embedding_model,
             tokens_per_word=round(per_word, 2),
             context_tokens=context,
-            takes_ignore_eos=takes_ignore_eos,
-            gateway_version=health.get("version"),
+            takes_ignore_eos=is_forced,
+            gateway_version=version,
             engine_version=first.get("system_fingerprint"),
             left_out=left_out,
+            probes=self._probes,
         )
 
     def _models(self) -> list[str]:
@@ -106,7 +119,7 @@ class Probe:
     def _embedding_model(self, served: list[str]) -> str:
         for name in served:
             body = json.dumps({"model": name, "input": "one"}).encode()
-            if self._client.fetch("POST", "/v1/embeddings", body).status == 200:
+            if self._post("/v1/embeddings", body).status == 200:
                 return name
         return ""
 
@@ -136,7 +149,11 @@ class Probe:
         content = words(Random(count), count)  # noqa: S311
         messages = [{"role": "user", "content": content}]
         body = {"model": model, "messages": messages, "max_tokens": answer} | more
-        return self._client.fetch("POST", CHAT, json.dumps(body).encode())
+        return self._post(CHAT, json.dumps(body).encode())
+
+    def _post(self, path: str, body: bytes) -> Response:
+        self._probes += 1
+        return self._client.fetch("POST", path, body)
 
 
 def _content(answer: Response) -> dict[str, Any]:

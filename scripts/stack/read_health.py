@@ -13,7 +13,7 @@ def problems_of(health: dict[str, Any]) -> list[str]:
     """One line for each."""
     models = health["models"]
     found = [f"the model {each['id']} is not ready" for each in models if not each["is_ready"]]
-    return found + health["problems"]
+    return [*found, *health["problems"]]
 
 
 def main() -> int:

@@ -15,7 +15,7 @@ import yaml
 from api_server.local.embedding_build import build_embedding_model
 from api_server.local.engine_build import build_engine
 from api_server.local.terminal import TerminalSay
-from tests.compose.daemon import CannotRunError, running_daemon
+from tests.compose.daemon import CannotRunError, docker, running_daemon
 from tests.compose.project import Project, checkout, image_name
 from tests.compose.stand_ins import build_all
 
@@ -120,6 +120,7 @@ def without_what_changes(project: Project, transcript: str) -> str:
     replaced |= {project.setting(name): port for name, port in PORTS.items()}
     replaced |= {image_name(project.name): "llm-serving-stack/api-server:0.1.0"}
     replaced |= {project.name: "llm-serving-stack", str(project.folder): "/srv/llm-serving-stack"}
+    replaced |= {docker("info", "--format", "{{.DockerRootDir}}").strip(): "/var/lib/docker"}
     for found, shown in replaced.items():
         transcript = transcript.replace(found, shown)
     return transcript

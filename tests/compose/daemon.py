@@ -14,7 +14,7 @@ from pathlib import Path
 START_SECONDS = 60.0
 STOP_SECONDS = 60.0
 PROGRAMS = {
-    "docker": "docker.io (docker-cli on newer systems)",
+    "docker": "docker.io",
     "mmdebstrap": "mmdebstrap",
 }
 
