@@ -127,7 +127,7 @@ lock: $(VENV)/.dev ## write the locked requirements anew from pyproject.toml
 	@sh scripts/lock.sh
 
 clean-caches: ## remove the virtual environments and caches of this checkout
-	rm -rf .venv .venv-tiny .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-tiny .mypy_cache .ruff_cache .pytest_cache .gpu-proof-work
 
 $(VENV)/.run: requirements.txt
 	@sh scripts/venv.sh "$(PYTHON)" $(VENV) requirements.txt --require-hashes
