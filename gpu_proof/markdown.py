@@ -23,15 +23,21 @@ def report(
     rows: Sequence[Row],
     verdicts: Sequence[Verdict],
     hardware: Mapping[str, Any],
+    missing: Sequence[str],
 ) -> str:
-    """steps: what was found, by step; hardware: as the load tester saw it."""
+    """steps: what was found, by step; hardware: as the load tester saw it; missing: loads that
+    were not run, or given up.
+    """
     stack = steps["stack"]
     parts = ["# Speed on this machine", ""]
     if stack["device"] == "cpu":
         parts += [SMALL_NOTE, ""]
     parts += [NOTE, "", *_machine(steps, hardware), ""]
     parts += ["## Batching", "", *_batching(rows, stack["slots"]), ""]
-    parts += ["## Loads", "", *_loads(rows), "", *_stages(rows), ""]
+    parts += ["## Loads", "", *_loads(rows), ""]
+    if missing:
+        parts += [f"**Without a result**: {', '.join(missing)}.", ""]
+    parts += [*_stages(rows), ""]
     parts += ["## The promise (configs/slo.yaml)", "", *_verdicts(verdicts), ""]
     parts += ["## The knee", "", *_knee(steps)]
     return "\n".join(parts) + "\n"

@@ -161,16 +161,20 @@ class Proof:
 
     async def _one(self, load: Load, run_key: str, stack: Stack) -> None:
         wanted = self._wanted
-        if not is_worth_starting(load, wanted.left_seconds()):
+        left = wanted.left_seconds()
+        if not is_worth_starting(load, left):
             raise NotFinishedError(f"there is no time left for {load.name} in this call")
         out = wanted.places.work / "runs" / load.name
         self._say.line(f"{load.name}: {' '.join(load.arguments)}")
         before, began = await stack.counters(), time.monotonic()
         shutil.rmtree(out, ignore_errors=True)
+        most = load.most_seconds if left is None else min(load.most_seconds, left)
         try:
-            code, lines = await run_load(command(load, stack.gateway, out), load.most_seconds)
-        except TimeoutError:
-            code, lines = None, [f"given up after {load.most_seconds:g} s"]
+            code, lines = await run_load(command(load, stack.gateway, out), most)
+        except TimeoutError as exc:
+            if most < load.most_seconds:
+                raise NotFinishedError(f"{load.name} took longer than this call") from exc
+            code, lines = None, [f"given up after {most:g} s"]
             self._say.line(f"{load.name}: {lines[0]}")
         # The knee is the last: whatever came of it stands in the report, with all that came before.
         if code not in (*LOAD_TESTER_SPOKE, None) and load.name != KNEE:

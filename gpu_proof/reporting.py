@@ -9,6 +9,7 @@ from typing import Any
 
 from api_server.errors import SetupError
 from gpu_proof.figures import row_of, verdicts_of
+from gpu_proof.loads import KNEE
 from gpu_proof.markdown import report
 from gpu_proof.places import Places
 from gpu_proof.records import Records
@@ -28,6 +29,7 @@ def write_report(places: Places, records: Records, folder: Path) -> list[str]:
     verdicts = verdicts_of(rows, load_slo())
     steps = {name: records.found(name) for name in records.steps}
     hardware = results[done[0]]["hardware"]
+    without = [name for name in names if name not in done and name != KNEE]
     content = {
         "schema_version": SCHEMA_VERSION,
         "steps": records.steps,
@@ -35,17 +37,18 @@ def write_report(places: Places, records: Records, folder: Path) -> list[str]:
         "versions": results[done[0]]["versions"],
         "loads": [asdict(row) for row in rows],
         "verdicts": [asdict(each) | {"holds": each.holds} for each in verdicts],
-        "missing": [name for name in names if name not in done],
+        "missing": without,
     }
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "report.md").write_text(report(steps, rows, verdicts, hardware), encoding="utf-8")
+    said = report(steps, rows, verdicts, hardware, without)
+    (folder / "report.md").write_text(said, encoding="utf-8")
     text = json.dumps(content, indent=1) + "\n"
     (folder / "report.json").write_text(text, encoding="utf-8")
     with tarfile.open(folder / "results.tar.xz", "w:xz") as packed:
         for path in (places.work / "runs", places.logs):
             if path.exists():
                 packed.add(path, path.name)
-    missing = [f"not run yet: {', '.join(content['missing'])}"] if content["missing"] else []
+    missing = [f"without a result: {', '.join(without)}"] if without else []
     return [f"report: {folder / 'report.md'}", *missing]
 
 

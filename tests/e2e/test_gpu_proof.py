@@ -133,7 +133,7 @@ def test_all_steps_make_a_report_and_go_on_where_they_were_stopped(
 ) -> None:
     assert server.exists()
     work = tmp_path / "work"
-    stopped = _proof(work, "run", "--within", "20")
+    stopped = _proof(work, "run", "--within", "15")
     assert stopped.returncode == 75, stopped.stderr
     assert "Call the same again" in stopped.stderr
     (model,) = (work / "models").iterdir()

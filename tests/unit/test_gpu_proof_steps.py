@@ -237,8 +237,8 @@ def test_every_scenario_is_sent_at_every_rate() -> None:
 def test_a_load_is_not_begun_that_would_outlast_the_call() -> None:
     load = loads.loads_of((20,), 20, 32)[0]
     assert loads.is_worth_starting(load, None)
-    assert loads.is_worth_starting(load, load.most_seconds)
-    assert not loads.is_worth_starting(load, load.most_seconds - 1)
+    assert loads.is_worth_starting(load, load.usual_seconds)
+    assert not loads.is_worth_starting(load, load.usual_seconds - 1)
 
 
 def spread(value: float) -> dict[str, Any]:
@@ -334,13 +334,13 @@ def test_the_report_names_what_does_not_count() -> None:
         for name, why in ((loads.ALONE, ""), (loads.FULL, ""), ("short-20", "sent 90 ms late"))
     ]
     hardware = {"cpu": "x", "cores": 16, "memory_bytes": 128 * 1024**3}
-    text = report(steps, rows, figures.verdicts_of(rows, SLO), hardware)
+    text = report(steps, rows, figures.verdicts_of(rows, SLO), hardware, ["long-30"])
     assert "NVIDIA H100 80GB HBM3, 81559 MiB" in text
     assert "33 of 33" in text
     assert "**not full**" in text
     assert "short-20 (**not valid**)" in text
     assert "25 requests/s" in text
+    assert "**Without a result**: long-30." in text
     assert "Not a proof" not in text
-    assert "Not a proof" in report(
-        steps | {"stack": steps["stack"] | {"device": "cpu"}}, rows, [], hardware
-    )
+    steps["stack"]["device"] = "cpu"
+    assert "Not a proof" in report(steps, rows, [], hardware, [])
