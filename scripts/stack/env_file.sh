@@ -4,7 +4,7 @@
 # Those that a part of the stack asks for before it lets anybody in.
 SECRETS=(POSTGRES_PASSWORD REDIS_PASSWORD QDRANT_API_KEY S3_ACCESS_KEY S3_SECRET_KEY ENGINE_API_KEY GRAFANA_PASSWORD)
 # What a start is told by make or the environment, and later ones shall know.
-CHOICES=(DEVICE ENGINE ENGINE_URLS ENGINE_SLOTS ENGINE_CONTEXT_TOKENS MODEL_SOURCE MODEL_FILE MODEL_NAME API_PORT GRAFANA_PORT LOCUST_PORT BIND_ADDRESS
+CHOICES=(DEVICE GPUS ENGINE ENGINE_URLS ENGINE_SLOTS ENGINE_CONTEXT_TOKENS MODEL_SOURCE MODEL_FILE MODEL_NAME API_PORT GRAFANA_PORT LOCUST_PORT BIND_ADDRESS
     EMBEDDINGS_SOURCE EMBEDDINGS_FILE EMBEDDINGS_URL EMBEDDINGS_NAME TOKENIZER_FOLDER COMPOSE_EXTRA_FILES COMPOSE_EXTRA_PROFILES
     COMPOSE_PROJECT_NAME)
 FEWEST_CHARACTERS=12
@@ -63,6 +63,7 @@ let_containers_read() {
 
 write_env_file() {
     local name
+    mkdir -p models   # whoever owns it is who downloads into it, whoever runs this
     refuse_new_secrets_for_old_data
     if [[ ! -f $ENV_FILE ]]; then
         say "# Written by make start, and yours: what you change stays. .env.example explains each name. Keep a copy of it." |
@@ -73,8 +74,8 @@ write_env_file() {
     for name in "${SECRETS[@]}"; do
         [[ -n $(setting "$name") ]] || remember "$name" "$(new_secret)"
     done
-    is_set_by_user STACK_UID || remember STACK_UID "$(id -u)"
-    is_set_by_user STACK_GID || remember STACK_GID "$(id -g)"
+    is_set_by_user STACK_UID || remember STACK_UID "$(stat -c %u models)"
+    is_set_by_user STACK_GID || remember STACK_GID "$(stat -c %g models)"
     ok ".env has its secrets, and only this user may read it"
 }
 

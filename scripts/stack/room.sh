@@ -63,6 +63,12 @@ are_images_here() {
 }
 
 check_ports() {
+    local address
+    address=$(setting BIND_ADDRESS 127.0.0.1)
+    [[ $address =~ ^[0-9]+(\.[0-9]+){3}$ ]] ||
+        fail "BIND_ADDRESS=$address is no IPv4 address." "127.0.0.1 for this machine alone, 0.0.0.0 for everybody who reaches it."
+    [[ $(setting API_PORT 8000) != "$(setting GRAFANA_PORT 3000)" ]] ||
+        fail "API_PORT and GRAFANA_PORT are both $(setting API_PORT 8000)." "make start GRAFANA_PORT=... gives Grafana another one."
     check_port "$(setting API_PORT 8000)" API_PORT
     check_port "$(setting GRAFANA_PORT 3000)" GRAFANA_PORT
 }

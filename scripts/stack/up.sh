@@ -69,5 +69,6 @@ fail_with_broken() {
             printf '  %s: %s. It last said: %s\n' "$service" "$status" "$(last_words "$id")" >&2
         fi
     done < <(states)
+    [[ -n $broken ]] || fail "$1" "The lines above say why. Then make start goes on from here."
     fail "$1" "Read more: make logs SERVICE=${broken%%,*}. Then make start goes on from here."
 }
