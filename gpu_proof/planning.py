@@ -8,6 +8,8 @@ import yaml
 from api_server.errors import SetupError
 
 MODEL_ID = "proof"
+MORE_WORDS = ("--log-verbosity", "4")
+"""Only then the log tells which layers are on the GPU; some thirty lines a request, no more."""
 
 
 def engine_config(shipped: str, slots: int) -> str:
@@ -45,10 +47,10 @@ def parse_lines(text: str) -> dict[str, str]:
 
 
 def engine_command(server: Path, model: Path, port: int, values: Mapping[str, str]) -> list[str]:
-    """llama-server with the planned flags, as the compose file starts it."""
+    """llama-server with the planned flags, as the compose file starts it, and a longer log."""
     address = ["--host", "127.0.0.1", "--port", str(port)]
     name = ["--model", str(model), "--alias", MODEL_ID]
-    return [str(server), *name, *address, *values["LLAMA_CPP_FLAGS"].split()]
+    return [str(server), *name, *address, *MORE_WORDS, *values["LLAMA_CPP_FLAGS"].split()]
 
 
 def gateway_variables(values: Mapping[str, str], engine_url: str, config: Path) -> dict[str, str]:

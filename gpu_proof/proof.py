@@ -33,6 +33,7 @@ LOAD_TESTER_SPOKE = (0, 1, 3)
 """Its exit codes after a run: all well, errors among the requests, a run that does not count."""
 
 
+HELP_SECONDS = 60.0
 SAID_LINES = 30
 """Of the load tester's own words are kept."""
 
@@ -179,9 +180,13 @@ class Proof:
         # The knee is the last: whatever came of it stands in the report, with all that came before.
         if code not in (*LOAD_TESTER_SPOKE, None) and load.name != KNEE:
             raise SetupError(f"{load.name} did not run: {' '.join(lines[-3:])}")
+        try:
+            batching = between(before, await stack.counters(), stack.slots)
+        except ValueError as exc:
+            raise SetupError(f"{load.name}: {exc}; see {stack.engine_log}") from exc
         found = {
             "exit_code": code,
-            "batching": between(before, await stack.counters(), stack.slots).as_dict(),
+            "batching": batching.as_dict(),
             "gpus": [asdict(gpu) for gpu in wanted.gpus()],
             "said": lines[-SAID_LINES:],
         }
@@ -199,7 +204,10 @@ class Proof:
 
 
 async def _help() -> str:
-    code, lines = await run_load(["--help"], 60)
-    if code:
+    try:
+        code, lines = await run_load(["--help"], HELP_SECONDS)
+    except TimeoutError:
+        code, lines = None, [f"no help within {HELP_SECONDS:g} s"]
+    if code != 0:
         raise SetupError("load_tests does not start: " + " ".join(lines[-3:]))
     return "\n".join(lines)

@@ -9,7 +9,7 @@ from typing import Any
 
 from api_server.errors import SetupError
 from gpu_proof.figures import row_of, verdicts_of
-from gpu_proof.loads import KNEE
+from gpu_proof.loads import FULL, KNEE
 from gpu_proof.markdown import report
 from gpu_proof.places import Places
 from gpu_proof.records import Records
@@ -49,7 +49,14 @@ def write_report(places: Places, records: Records, folder: Path) -> list[str]:
             if path.exists():
                 packed.add(path, path.name)
     missing = [f"without a result: {', '.join(without)}"] if without else []
-    return [f"report: {folder / 'report.md'}", *missing]
+    full = records.found(f"run {FULL}").get("batching")
+    batching = [] if full is None else [_batching_said(full)]
+    return [f"report: {folder / 'report.md'}", *batching, *missing]
+
+
+def _batching_said(full: Mapping[str, Any]) -> str:
+    word = "full" if full["is_full"] else "NOT FULL"
+    return f"batches are {word}: {full['busy_per_decode']} of {full['slots']} slots busy per decode"
 
 
 def results_of(places: Places, loads: list[str]) -> dict[str, Mapping[str, Any]]:

@@ -76,8 +76,11 @@ async def plan(
     config.write_text(engine_config(SHIPPED_CONFIG.read_text(encoding="utf-8"), slots))
     host_mib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // MIB
     argv = plan_command(sys.executable, config, model, gpu_memory_mib, host_mib)
-    async with asyncio.timeout(PLAN_SECONDS):
-        outcome = await run_program(["env", "-C", str(REPOSITORY), *argv])
+    try:
+        async with asyncio.timeout(PLAN_SECONDS):
+            outcome = await run_program(["env", "-C", str(REPOSITORY), *argv])
+    except TimeoutError as exc:
+        raise SetupError(f"the engine was not planned within {PLAN_SECONDS:g} s") from exc
     if outcome.returncode:
         raise SetupError("the engine cannot be planned: " + " ".join(outcome.lines[-3:]))
     return parse_lines("\n".join(outcome.lines)), config

@@ -79,6 +79,12 @@ async def test_the_chat_is_framed_as_llama_3_does(stack: Stack) -> None:
 
 
 @pytest.mark.asyncio(loop_scope="module")
+async def test_the_engines_log_tells_of_the_loading_of_layers(stack: Stack) -> None:
+    """Among these lines stands how many are on the GPU, where there is one."""
+    assert "load_tensors: loading model tensors" in stack.engine_log.read_text()
+
+
+@pytest.mark.asyncio(loop_scope="module")
 async def test_random_weights_say_as_much_as_they_are_asked_for(stack: Stack) -> None:
     body: dict[str, Any] = {"model": "proof", "messages": [{"role": "user", "content": "Hello"}]}
     body |= {"max_tokens": 40, "ignore_eos": True}
