@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from api_server.errors import SetupError
-from gpu_proof import batching, choosing, figures, gpus, loads, planning, preparing, toolkit
+from api_server.local.engine_recipe import CMAKE_FLAGS
+from gpu_proof import batching, choosing, engine, figures, gpus, loads, planning, preparing, toolkit
 from gpu_proof.markdown import report
 from gpu_proof.records import Records, key_of, read_records, write_records
 from gpu_proof.unpacking import unpack
@@ -344,3 +345,11 @@ def test_the_report_names_what_does_not_count() -> None:
     assert "Not a proof" not in text
     steps["stack"]["device"] = "cpu"
     assert "Not a proof" in report(steps, rows, [], hardware, [])
+
+
+def test_cuda_is_compiled_as_the_cpu_is_and_for_this_gpu_alone() -> None:
+    found = toolkit.Toolkit(Path("/c/bin/nvcc"), "13.0", (), {})
+    flags = engine.cuda_flags(found, "90-real")
+    assert set(CMAKE_FLAGS) < set(flags)
+    wanted = {"-DGGML_CUDA=ON", "-DCMAKE_CUDA_ARCHITECTURES=90-real"}
+    assert wanted | {"-DCMAKE_CUDA_COMPILER=/c/bin/nvcc"} <= set(flags)
