@@ -11,7 +11,7 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help start doctor plan stop logs ps restart upgrade backup restore clean locust local local-reset check-config test test-extras test-max test-compose schema rules lint check format bench bench-affinity bench-peers load-test load-test-ui monitor model tiny-model lock clean-caches
+.PHONY: help start doctor plan stop logs ps restart upgrade backup restore clean locust local local-reset check-config test test-extras test-max test-compose schema rules lint check format bench bench-affinity bench-peers load-test load-test-ui monitor model tiny-model lock clean-caches gpu-proof
 
 help: ## print this list
 	@echo "llm-serving-stack: a private replacement for the OpenAI API."
@@ -119,6 +119,9 @@ load-test: $(VENV)/.load ## requests as users send them, and what they felt (ARG
 load-test-ui: $(VENV)/.load ## Locust's web page on 127.0.0.1:8089 (HOST_URL=http://127.0.0.1:8000)
 	@$(BIN)/locust -f load_tests/locustfile.py,load_tests/open_loop.py --class-picker --web-host 127.0.0.1 --host "$(or $(HOST_URL),http://127.0.0.1:8000)"
 
+gpu-proof: ## measure the stack on an NVIDIA GPU, without a network (STEP=prepare, build, model, run, report; docs/gpu-proof.md)
+	@$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m gpu_proof $(or $(STEP),all) $(ARGS)
+
 model: ## fetch and verify a model into models/ (SOURCE=, a name of models/models.lock or owner/repo:file; OFFLINE=1)
 	@./download_model.sh $(if $(SOURCE),"$(SOURCE)")
 
@@ -130,7 +133,7 @@ lock: $(VENV)/.dev ## write the locked requirements anew from pyproject.toml
 	@sh scripts/lock.sh
 
 clean-caches: ## remove the virtual environments and caches of this checkout
-	rm -rf .venv .venv-tiny .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-tiny .mypy_cache .ruff_cache .pytest_cache .gpu-proof-work
 
 $(VENV)/.run: requirements.txt
 	@sh scripts/venv.sh "$(PYTHON)" $(VENV) requirements.txt --require-hashes

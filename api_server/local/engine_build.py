@@ -5,7 +5,6 @@ downloads. Which binary is used, and whether it fits, is engine_binary's busines
 """
 
 import asyncio
-import os
 import platform
 import shutil
 import tarfile
@@ -14,22 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from api_server.errors import SetupError
-from api_server.inference.memory import free_memory_bytes
+from api_server.local.engine_compile import BINARIES, Compilation
 from api_server.local.engine_recipe import (
     CMAKE_FLAGS,
     ENGINE,
     SERVER,
     SOURCE_FOLDER,
     SOURCE_PACKAGE,
-    compile_text,
     cpu_identity,
     find_compiler,
     is_wanted_member,
-    parallel_jobs,
-    parse_status,
 )
-from api_server.local.programs import Outcome, run_program
-from api_server.local.recipe import MB, Recipe, cache_key, format_seconds, last_error_line
+from api_server.local.recipe import MB, Recipe, cache_key, format_seconds
 from api_server.local.terminal import Say
 from api_server.local.workshop import (
     CACHE_FOLDER,
@@ -40,9 +35,7 @@ from api_server.local.workshop import (
     read_recipe,
 )
 
-BINARIES = (SERVER, "llama-quantize")
 SOURCE_BYTES = 77 * MB
-SMOKE_TIMEOUT_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -119,11 +112,22 @@ class _Build:
                 expected_bytes=SOURCE_BYTES,
             )
             await self._unpack()
-        await self._configure()
-        await self._compile()
-        await self._smoke_check()
+        tools = entry.tools / "bin"
+        compilation = Compilation(
+            workshop=self.workshop,
+            cmake=tools / "cmake",
+            ninja=tools / "ninja",
+            source=entry.source,
+            tree=entry.tree,
+            flags=CMAKE_FLAGS,
+        )
+        await compilation.configure()
+        await compilation.compile()
+        await compilation.try_out(
+            f"remove {entry.work} and run this again, or set LLAMA_SERVER to another binary"
+        )
         removed = folder_bytes(entry.work)
-        kept = self.workshop.keep(entry.tree / "bin" / name for name in BINARIES)
+        kept = self.workshop.keep(compilation.finished())
         say.line(
             f"built {SERVER} in {format_seconds(time.monotonic() - began)}: {kept / MB:.0f} MB are "
             f"kept in {entry.finished}, {(removed - kept) / MB:.0f} MB are removed again"
@@ -151,51 +155,3 @@ class _Build:
         (package,) = arriving.iterdir()
         (package / SOURCE_FOLDER).rename(entry.source)
         entry.archive.unlink()
-
-    async def _configure(self) -> None:
-        entry = self.entry
-        cmake = [str(entry.tools / "bin" / "cmake"), "-G", "Ninja"]
-        places = ["-S", str(entry.source), "-B", str(entry.tree)]
-        ninja = f"-DCMAKE_MAKE_PROGRAM={entry.tools / 'bin' / 'ninja'}"
-        argv = [*cmake, *places, ninja, *CMAKE_FLAGS]
-        try:
-            await self.workshop.program("configuring llama.cpp", argv)
-        except SetupError:
-            # So that the next attempt looks at the compiler afresh; compiled objects stay.
-            (entry.tree / "CMakeCache.txt").unlink(missing_ok=True)
-            raise
-
-    async def _compile(self) -> None:
-        ninja = [str(self.entry.tools / "bin" / "ninja"), "-C", str(self.entry.tree)]
-        listing = await run_program([*ninja, "-t", "commands", *BINARIES])
-        total = sum(1 for line in listing.lines if not line.startswith("ninja:"))
-        began = time.monotonic()
-        done, run_total = 0, 0
-
-        def show(lines: list[str]) -> None:
-            nonlocal done, run_total
-            for line in lines:
-                done, run_total = parse_status(line) or (done, run_total)
-            if run_total:
-                seconds = time.monotonic() - began
-                self.workshop.say.progress(
-                    compile_text(total=total, done=done, run_total=run_total, seconds=seconds)
-                )
-
-        jobs = parallel_jobs(len(os.sched_getaffinity(0)), free_memory_bytes())
-        await self.workshop.program(
-            f"compiling {SERVER}", [*ninja, "-j", str(jobs), *BINARIES], on_lines=show
-        )
-
-    async def _smoke_check(self) -> None:
-        server = self.entry.tree / "bin" / SERVER
-        try:
-            async with asyncio.timeout(SMOKE_TIMEOUT_SECONDS):
-                outcome = await run_program([str(server), "--version"])
-        except TimeoutError:
-            outcome = Outcome(1, [f"no answer within {SMOKE_TIMEOUT_SECONDS:.0f} s"])
-        if outcome.returncode:
-            raise SetupError(
-                f"the {SERVER} just built does not run ({last_error_line(outcome.lines)}): remove "
-                f"{self.entry.work} and run this again, or set LLAMA_SERVER to another binary"
-            )

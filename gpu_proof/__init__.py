@@ -1,0 +1,1 @@
+"""A proof on a machine with an NVIDIA GPU and without a network. See docs/gpu-proof.md."""
