@@ -6,12 +6,12 @@ BIN := $(VENV)/bin
 # A virtual environment whose Python is gone (upgraded, moved) is made anew.
 ifneq ($(wildcard $(VENV)/.run),)
 ifneq ($(shell $(BIN)/python -c '' 2>/dev/null || echo broken),)
-$(shell rm -f $(VENV)/.run $(VENV)/.dev)
+$(shell rm -f $(VENV)/.run $(VENV)/.dev $(VENV)/.load)
 endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help local local-reset check-config test test-extras test-max schema lint check format bench bench-affinity bench-peers model tiny-model lock clean
+.PHONY: help local local-reset check-config test test-extras test-max schema lint check format bench bench-affinity bench-peers load-test load-test-ui model tiny-model lock clean
 
 help: ## print this list
 	@echo "llm-serving-stack: a private replacement for the OpenAI API. Start here: make local"
@@ -62,6 +62,12 @@ bench-affinity: $(VENV)/.dev ## how much of their prompts 4 real engines find in
 bench-peers: $(VENV)/.run ## the same with nginx, vllm-router, sglang-router and LiteLLM beside it (15 minutes)
 	@$(BIN)/python -m benchmarks --peers
 
+load-test: $(VENV)/.load ## requests as users send them, and what they felt (ARGS="--rate 20 --duration 60", ARGS=--help)
+	@$(BIN)/python -m load_tests $(ARGS)
+
+load-test-ui: $(VENV)/.load ## Locust's web page on 127.0.0.1:8089 (HOST_URL=http://127.0.0.1:8000)
+	@$(BIN)/locust -f load_tests/locustfile.py,load_tests/open_loop.py --class-picker --web-host 127.0.0.1 --host "$(or $(HOST_URL),http://127.0.0.1:8000)"
+
 model: ## fetch and verify a model into models/ (SOURCE=, a name of models/models.lock or owner/repo:file; OFFLINE=1)
 	@./download_model.sh $(if $(SOURCE),"$(SOURCE)")
 
@@ -79,6 +85,10 @@ $(VENV)/.run: requirements.txt
 	@sh scripts/venv.sh "$(PYTHON)" $(VENV) requirements.txt --require-hashes
 	@touch $@
 
+$(VENV)/.load: requirements.txt requirements-load.txt
+	@sh scripts/venv.sh "$(PYTHON)" $(VENV) requirements-load.txt --require-hashes
+	@touch $@ $(VENV)/.run
+
 $(VENV)/.dev: requirements.txt requirements-dev.txt
 	@sh scripts/venv.sh "$(PYTHON)" $(VENV) requirements-dev.txt --require-hashes
-	@touch $@ $(VENV)/.run
+	@touch $@ $(VENV)/.run $(VENV)/.load

@@ -12,6 +12,7 @@ Outcome = Literal["ok", "error", "refused", "cancelled"]
 class Sample:
     """Times are seconds since the run began, on one clock for all processes of the run.
 
+    `number` is which of the run's requests it is, from 0; `request_id` is the gateway's for it.
     `intended` is when it should have been sent: in an open loop the arrival, else equal to `sent`.
     `error` is a kind, never a text: "503 engine_unavailable", "connect", "timeout", "truncated".
     `stages` is the answer's Server-Timing in seconds (queue, engine, gateway), `prompt_seconds` and
@@ -37,6 +38,8 @@ class Sample:
     stages: Mapping[str, float] = field(default_factory=dict)
     prompt_seconds: float | None = None
     decode_seconds: float | None = None
+    number: int = 0
+    request_id: str | None = None
 
     @property
     def latency(self) -> float:

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Writes requirements.txt and requirements-dev.txt from pyproject.toml, and the sets of the peers, of MAX
+# Writes requirements.txt, requirements-dev.txt and requirements-load.txt from pyproject.toml, and the sets of the peers, of MAX
 # and of tests/extras, with hashes.
 set -eu
 tool=$(mktemp -d)
@@ -12,6 +12,7 @@ compile() {
 }
 compile pyproject.toml -o requirements.txt
 compile pyproject.toml --group dev -o requirements-dev.txt
+compile pyproject.toml --group load -c requirements-dev.txt -o requirements-load.txt
 compile tests/extras/requirements.in -c requirements-dev.txt -o tests/extras/requirements.txt
 for wanted in benchmarks/peer_locks/*.in tests/max/*.in; do
     compile "$wanted" -o "${wanted%.in}.txt"

@@ -1,0 +1,170 @@
+"""The command line: `python -m load_tests --requests 100 --concurrency 10`. See `--help`."""
+
+import argparse
+import os
+import secrets
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from load_tests.arrivals import KINDS
+from load_tests.configuration import Configuration
+from load_tests.probing import Known, Probe, ProbeError, scenarios_of
+from load_tests.results import Result, write_result
+from load_tests.running import RunError, Watch, run
+from load_tests.showing import progress_line, table
+
+OK, HAD_ERRORS, USAGE, INVALID, UNREACHABLE = 0, 1, 2, 3, 4
+
+EXIT_CODES = """exit codes: 0 all went well (a refusal with a Retry-After is no error), 1 there were
+errors, 2 wrong options, 3 not valid: the load tester was late or was interrupted, 4 no gateway"""
+
+DEVELOPMENT_KEY = Path(".local/development.key")
+DEFAULT_SCENARIOS = "short,medium"
+DEFAULT_SECONDS = {"soak": 3600.0}
+DEFAULT_SHAPE_SECONDS = 60.0
+
+
+def parser() -> argparse.ArgumentParser:
+    """All options; those that are left out follow from the others (see `configured`)."""
+    options = argparse.ArgumentParser(
+        prog="python -m load_tests",
+        description="Sends requests as users do and measures the answers. The key: OPENAI_API_KEY.",
+        epilog=EXIT_CODES,
+    )
+    add = options.add_argument
+    add("--host", default="http://127.0.0.1:8000", metavar="URL")
+    add("--model", help="the first of /v1/models that chats")
+    add("--scenario", default=DEFAULT_SCENARIOS, metavar="NAME[=WEIGHT],...", help="or all")
+    add("--requests", type=int, metavar="N")
+    add("--duration", type=float, metavar="SECONDS")
+    add("--concurrency", type=int, metavar="USERS", help="closed loop: each waits for its answer")
+    add("--rate", type=float, metavar="PER_SECOND", help="open loop: arrivals wait for nobody")
+    add("--shape", choices=KINDS, default="constant", help="of the rate or the users over time")
+    add("--seed", type=int, default=1, help="the same seed makes the same requests")
+    add("--salt", help="what makes cold prompts unique; new for each run")
+    add(
+        "--cache", choices=("cold", "warm"), default="cold", help="prompts begin anew, or as before"
+    )
+    add("--scale", type=float, default=1.0, help="a factor for all lengths")
+    add(
+        "--context", type=int, metavar="TOKENS", help="of one request, where it cannot be found out"
+    )
+    add("--processes", type=int, default=1, metavar="N", help="that make the load")
+    add("--max-in-flight", type=int, default=1000, metavar="N", help="of an open loop")
+    add("--max-lag-ms", type=float, default=50, metavar="MS", help="of the load tester itself")
+    add("--timeout", type=float, default=120, metavar="SECONDS", help="of one request")
+    add("--out", type=Path, metavar="DIR", help="result.json and samples.jsonl; load-results/TIME")
+    return options
+
+
+def configured(options: argparse.Namespace, known: Known, salt: str) -> Configuration:
+    """The run that the options ask for, of a gateway that is known. Raises `ValueError`."""
+    scenarios = scenarios_of(options.scenario)
+    if options.scenario == "all":
+        scenarios = {name: scenarios[name] for name in scenarios if name not in known.left_out}
+    elif known.left_out:
+        raise ValueError("; ".join(f"{name}: {why}" for name, why in known.left_out.items()))
+    seconds, concurrency = options.duration, options.concurrency
+    if options.rate is None and concurrency is None:
+        concurrency = 10
+    if seconds is None and (options.shape != "constant" or options.requests is None):
+        seconds = DEFAULT_SECONDS.get(options.shape, DEFAULT_SHAPE_SECONDS)
+    return Configuration(
+        host=options.host,
+        scenarios=scenarios,
+        requests=options.requests,
+        seconds=seconds,
+        rate=options.rate,
+        concurrency=concurrency,
+        shape=options.shape,
+        seed=options.seed,
+        salt=options.salt or salt,
+        processes=options.processes,
+        most_in_flight=options.max_in_flight,
+        most_lag_seconds=options.max_lag_ms / 1000,
+        total_seconds=options.timeout,
+        idle_seconds=min(60.0, options.timeout),
+        model=known.model,
+        embedding_model=known.embedding_model,
+        cache=options.cache,
+        scale=options.scale,
+        tokens_per_word=known.tokens_per_word,
+        context_tokens=known.context_tokens,
+        takes_ignore_eos=known.takes_ignore_eos,
+    )
+
+
+def key_of(environment: Mapping[str, str]) -> str | None:
+    """OPENAI_API_KEY, else the one that `make local` keeps here, else none."""
+    if key := environment.get("OPENAI_API_KEY"):
+        return key
+    try:
+        return DEVELOPMENT_KEY.read_text(encoding="utf-8").strip() or None
+    except OSError:
+        return None
+
+
+def watching(configuration: Configuration, write: Callable[[str], Any], *, is_tty: bool) -> Watch:
+    """Shows progress: a line that is written over, or on no terminal one every ten seconds."""
+    planned = (
+        f"{configuration.seconds:g} s" if configuration.seconds else f"{configuration.requests}"
+    )
+    shown = [-10.0]
+
+    def watch(second: float, processes: Sequence[dict[str, Any]]) -> None:
+        line = progress_line(second, processes, planned)
+        if is_tty:
+            write(f"\r\x1b[2K{line}")
+        elif second - shown[0] >= 10:
+            shown[0] = second
+            write(f"{line}\n")
+
+    return watch
+
+
+def exit_code(result: Result) -> int:
+    if not result.is_valid:
+        return INVALID
+    return HAD_ERRORS if result.total.errors else OK
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit code."""
+    options = parser().parse_args(arguments)
+    key = key_of(os.environ)
+    try:
+        wanted = scenarios_of(options.scenario)
+        known = Probe(options.host, key).ask(wanted, options.model, options.context)
+        configuration = configured(options, known, f"{secrets.randbelow(10**6):06}")
+    except ValueError as exc:
+        print(f"error: {exc}", file=sys.stderr)
+        return USAGE
+    except ProbeError as exc:
+        print(f"error: {exc}", file=sys.stderr)
+        return UNREACHABLE
+    is_tty = sys.stderr.isatty()
+
+    def write(text: str) -> None:
+        print(text, end="", file=sys.stderr, flush=True)
+
+    try:
+        watch = watching(configuration, write, is_tty=is_tty)
+        result, samples = run(configuration, key, known=known, watch=watch)
+    except RunError as exc:
+        print(f"error: {exc}", file=sys.stderr)
+        return INVALID
+    finally:
+        if is_tty:
+            write("\r\x1b[2K")
+    now = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    path = write_result(result, samples, options.out or Path("load-results") / now)
+    print(table(result))
+    print(f"  result: {path}")
+    return exit_code(result)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

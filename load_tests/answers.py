@@ -1,0 +1,180 @@
+"""Understands answers: tokens, usage, the engine's timings, and what is wrong with one. Pure."""
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from load_tests.scenarios.ask import Expected
+
+DONE = b"[DONE]"
+
+_STAGE = re.compile(r"([\w-]+)\s*;[^,]*?\bdur=([0-9.]+)")
+
+
+class AnswerError(Exception):
+    """What is wrong with an answer; its text is a kind of `Sample.error`."""
+
+
+class Facts:
+    """What an answer said of itself. Tokens are 0 and seconds None where it did not say."""
+
+    def __init__(self) -> None:
+        self.prompt_tokens = 0
+        self.completion_tokens = 0
+        self.cached_tokens = 0
+        self.has_usage = False
+        self.prompt_seconds: float | None = None
+        self.decode_seconds: float | None = None
+        self.finish_reason: str | None = None
+        self._text: list[str] = []
+        self._arguments: list[str] = []
+
+    def note(self, content: Mapping[str, Any]) -> None:
+        """Usage and timings, of an event or a whole answer."""
+        usage = content.get("usage")
+        if usage:
+            self.has_usage = True
+            self.prompt_tokens = int(usage.get("prompt_tokens") or 0)
+            self.completion_tokens = int(usage.get("completion_tokens") or 0)
+            details = usage.get("prompt_tokens_details") or {}
+            self.cached_tokens = int(details.get("cached_tokens") or 0)
+        timings = content.get("timings")
+        if timings:
+            self.prompt_seconds = timings.get("prompt_ms", 0) / 1000
+            self.decode_seconds = timings.get("predicted_ms", 0) / 1000
+
+    def add(self, piece: Mapping[str, Any]) -> bool:
+        """A delta or a message; whether it had a part of the answer."""
+        text = piece.get("content")
+        if text:
+            self._text.append(text)
+        calls = piece.get("tool_calls")
+        for call in calls or ():
+            self._arguments.append((call.get("function") or {}).get("arguments") or "")
+        return bool(text or calls or piece.get("reasoning_content"))
+
+    def check(self, expected: Expected) -> None:
+        """Raises `AnswerError` when the answer is not of the kind that was asked for.
+
+        One that ended because it reached its longest length may be cut anywhere.
+        """
+        if not self.has_usage:
+            raise AnswerError("no usage")
+        if self.finish_reason == "length" or expected == "text":
+            return
+        if expected == "tool_call" and not self._arguments:
+            raise AnswerError("no tool call")
+        content = "".join(self._text if expected == "json" else self._arguments)
+        try:
+            json.loads(content)
+        except ValueError as exc:
+            raise AnswerError("answer is no JSON") from exc
+
+
+class StreamReading:
+    """A stream of events with the times they came at, in seconds of the run's clock."""
+
+    def __init__(self) -> None:
+        self.facts = Facts()
+        self.first_token: float | None = None
+        self.gap_max: float | None = None
+        self.pieces = 0
+        """Events with a part of the answer."""
+        self.is_done = False
+        self._last = 0.0
+
+    @property
+    def gap_mean(self) -> float | None:
+        if self.first_token is None or self.pieces < 2:
+            return None
+        return (self._last - self.first_token) / (self.pieces - 1)
+
+    def event(self, data: bytes, now: float) -> None:
+        """Raises `AnswerError`."""
+        if self.is_done:
+            raise AnswerError("an event after [DONE]")
+        if data == DONE:
+            self.is_done = True
+            return
+        try:
+            content = json.loads(data)
+            if "error" in content:
+                raise AnswerError(f"stream {_code(content)}")
+            self.facts.note(content)
+            for choice in content["choices"]:
+                if choice.get("finish_reason"):
+                    self.facts.finish_reason = choice["finish_reason"]
+                if self.facts.add(choice.get("delta") or {}):
+                    self._piece(now)
+        except (ValueError, KeyError, TypeError, AttributeError) as exc:
+            raise AnswerError("bad event") from exc
+
+    def end(self) -> None:
+        """The body is complete. Raises `AnswerError` when the answer is not."""
+        if not self.is_done:
+            raise AnswerError("truncated")
+        if self.first_token is None:
+            raise AnswerError("no token")
+
+    def _piece(self, now: float) -> None:
+        self.pieces += 1
+        if self.first_token is None:
+            self.first_token = now
+        else:
+            gap = now - self._last
+            if self.gap_max is None or gap > self.gap_max:
+                self.gap_max = gap
+        self._last = now
+
+
+def read_plain(body: bytes, expected: Expected) -> Facts:
+    """A whole answer, of a chat or of vectors. Raises `AnswerError`."""
+    facts = Facts()
+    try:
+        content = json.loads(body)
+        facts.note(content)
+        if expected == "vector":
+            if not content["data"][0]["embedding"]:
+                raise AnswerError("no vector")
+            return facts
+        choice = content["choices"][0]
+        facts.finish_reason = choice.get("finish_reason")
+        has_answer = facts.add(choice["message"])
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as exc:
+        raise AnswerError("bad answer") from exc
+    if not has_answer:
+        raise AnswerError("no token")
+    facts.check(expected)
+    return facts
+
+
+def error_kind(status: int, body: bytes) -> str:
+    """The status and the code of an error of the stack: "503 engine_unavailable"."""
+    try:
+        return f"{status} {_code(json.loads(body))}"
+    except (ValueError, AttributeError):
+        return f"{status} no error of the stack"
+
+
+def _code(content: Mapping[str, Any]) -> str:
+    error = content.get("error")
+    if isinstance(error, Mapping):
+        return str(error.get("code") or error.get("type") or "unknown")
+    return str(content.get("error_code") or "unknown")
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds that a refusal asks for; None where it does not, or in no number."""
+    for name, unit in (("retry-after-ms", 1000), ("retry-after", 1)):
+        try:
+            return float(headers[name]) / unit
+        except (KeyError, ValueError):
+            continue
+    return None
+
+
+def stages(headers: Mapping[str, str]) -> dict[str, float]:
+    """`Server-Timing` in seconds by stage."""
+    found = _STAGE.findall(headers.get("server-timing", ""))
+    return {name: float(milliseconds) / 1000 for name, milliseconds in found}

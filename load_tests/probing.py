@@ -1,0 +1,162 @@
+"""Asks a gateway what the load tests must know of it: models, tokens a word, context, version."""
+
+import json
+import re
+import time
+from collections.abc import Collection
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+from load_tests.answers import error_kind
+from load_tests.client import Client, Response, TimeOuts, TransferError
+from load_tests.scenarios import SCENARIOS
+from load_tests.scenarios.ask import CHAT
+from load_tests.scenarios.words import words
+
+SAMPLE_WORDS = 100
+MANY_TOKENS = 4096
+"""The longest scenario wants less."""
+
+LONG_SCENARIOS = frozenset({"long", "retrieval", "chat"})
+
+_CONTEXT = re.compile(r"(?:context holds|context length is) (\d+) tokens")
+
+
+class ProbeError(Exception):
+    """The gateway cannot be reached, or not be used; says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What was found. `left_out`: scenarios that this gateway cannot do, with the reason."""
+
+    model: str
+    embedding_model: str
+    tokens_per_word: float
+    context_tokens: int
+    takes_ignore_eos: bool
+    gateway_version: str | None
+    engine_version: str | None
+    left_out: dict[str, str]
+
+
+class Probe:
+    """Questions to one gateway, before a run."""
+
+    def __init__(self, host: str, key: str | None, seconds: float = 60) -> None:
+        """Raises `ValueError` for what is no URL."""
+        self._host = host
+        self._client = Client(host, key, time.monotonic, TimeOuts(seconds, seconds))
+
+    def ask(
+        self, wanted: Collection[str], model: str | None = None, context: int | None = None
+    ) -> Known:
+        """What the scenarios `wanted` need. Raises `ProbeError`."""
+        try:
+            return self._ask(wanted, model, context)
+        except TransferError as exc:
+            raise ProbeError(
+                f"{self._host} gives no answer ({exc}). Start the stack, or name another --host."
+            ) from exc
+        finally:
+            self._client.close()
+
+    def _ask(self, wanted: Collection[str], model: str | None, context: int | None) -> Known:
+        health = _content(self._client.fetch("GET", "/health"))
+        served = self._models()
+        left_out = {}
+        if "jobs" in wanted and health.get("jobs") is None:
+            left_out["jobs"] = "the gateway has no jobs: they need PostgreSQL"
+        embedding_model = self._embedding_model(served) if "embeddings" in wanted else ""
+        if "embeddings" in wanted and not embedding_model:
+            left_out["embeddings"] = "no model of the gateway makes vectors"
+        chats = [name for name in ([model] if model else served) if name != embedding_model]
+        chat, first = self._first_that_chats(chats)
+        takes_ignore_eos = (
+            first["choices"][0].get("finish_reason") == "length"
+            and first["usage"]["completion_tokens"] == 2
+        )
+        per_word = max(0.5, first["usage"]["prompt_tokens"] / SAMPLE_WORDS)
+        if context is None:
+            context = MANY_TOKENS
+            if LONG_SCENARIOS & set(wanted):
+                context = self._context(chat, per_word)
+        return Known(
+            model=chat,
+            embedding_model=embedding_model,
+            tokens_per_word=round(per_word, 2),
+            context_tokens=context,
+            takes_ignore_eos=takes_ignore_eos,
+            gateway_version=health.get("version"),
+            engine_version=first.get("system_fingerprint"),
+            left_out=left_out,
+        )
+
+    def _models(self) -> list[str]:
+        answer = self._client.fetch("GET", "/v1/models")
+        if answer.status == 401:
+            raise ProbeError("the gateway asks for a key: set OPENAI_API_KEY.")
+        served = [str(entry["id"]) for entry in _content(answer).get("data", ())]
+        if not served:
+            kind = error_kind(answer.status, answer.body)
+            raise ProbeError(f"{self._host} serves no model ({kind}).")
+        return served
+
+    def _embedding_model(self, served: list[str]) -> str:
+        for name in served:
+            body = json.dumps({"model": name, "input": "one"}).encode()
+            if self._client.fetch("POST", "/v1/embeddings", body).status == 200:
+                return name
+        return ""
+
+    def _first_that_chats(self, names: list[str]) -> tuple[str, dict[str, Any]]:
+        """Its name and its answer to a text of `SAMPLE_WORDS` words."""
+        said = []
+        for name in names:
+            for more in ({"ignore_eos": True}, {}):
+                answer = self._chat(name, SAMPLE_WORDS, 2, **more)
+                if answer.status == 200:
+                    return name, _content(answer)
+                said.append(f"{name}: {error_kind(answer.status, answer.body)}")
+        raise ProbeError(f"no model answers a chat ({'; '.join(said)}).")
+
+    def _context(self, model: str, per_word: float) -> int:
+        """Of one request; no more than the scenarios can use."""
+        answer = self._chat(model, int(MANY_TOKENS / per_word), 1)
+        if answer.status == 200:
+            return MANY_TOKENS
+        found = _CONTEXT.search(answer.body.decode(errors="replace"))
+        if found is None:
+            kind = error_kind(answer.status, answer.body)
+            raise ProbeError(f"the context of {model} is unknown ({kind}): name it by --context.")
+        return min(MANY_TOKENS, int(found[1]))
+
+    def _chat(self, model: str, count: int, answer: int, **more: Any) -> Response:
+        content = words(Random(count), count)  # noqa: S311
+        messages = [{"role": "user", "content": content}]
+        body = {"model": model, "messages": messages, "max_tokens": answer} | more
+        return self._client.fetch("POST", CHAT, json.dumps(body).encode())
+
+
+def _content(answer: Response) -> dict[str, Any]:
+    try:
+        content = json.loads(answer.body)
+    except ValueError:
+        content = None
+    if not isinstance(content, dict):
+        raise ProbeError(f"that is no gateway of this stack (status {answer.status}).")
+    return content
+
+
+def scenarios_of(text: str) -> dict[str, float]:
+    """Names with weights: "short,medium=2", or "all". Raises `ValueError`."""
+    if text == "all":
+        return dict.fromkeys(SCENARIOS, 1.0)
+    found = {}
+    for part in text.split(","):
+        name, _, weight = part.strip().partition("=")
+        if name not in SCENARIOS:
+            raise ValueError(f"unknown scenario {name!r}; known: {', '.join(SCENARIOS)}, all")
+        found[name] = float(weight or 1)
+    return found
