@@ -86,6 +86,11 @@ def is_limited(sample: Sample) -> bool:
     return sample.outcome == "refused" and (sample.error or "").endswith(APP_LIMIT)
 
 
+def is_shed(sample: Sample) -> bool:
+    """Whether it was refused since too much was going on."""
+    return sample.outcome == "refused" and not is_limited(sample)
+
+
 def is_counted(sample: Sample) -> bool:
     """Whether the promise is about it."""
     return sample.outcome != "cancelled" and not is_limited(sample)
