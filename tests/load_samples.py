@@ -5,7 +5,10 @@ from heapq import heappop, heappush
 from random import Random
 from typing import Any
 
+from load_tests.configuration import Configuration
+from load_tests.results import Hardware, Result
 from load_tests.samples import Outcome, Sample
+from load_tests.summing_up import lag_of, row, rows, timeline
 
 
 def sample(at: float = 0.0, latency: float = 0.1, outcome: Outcome = "ok", **more: Any) -> Sample:
@@ -45,3 +48,36 @@ def served(times: Sequence[float], servers: int, service: Callable[[], float]) -
             )
         )
     return found
+
+
+def result_of(
+    samples: Sequence[Sample],
+    *,
+    seconds: float,
+    faults: Sequence[str] = (),
+    **configuration: Any,
+) -> Result:
+    """What the runner would have written of them."""
+    wanted: dict[str, Any] = {
+        "host": "http://127.0.0.1:8000",
+        "scenarios": {"short": 1.0, "medium": 1.0},
+        "rate": 25.0,
+        "seconds": seconds,
+        "model": "tiny",
+    }
+    return Result(
+        started_at="2026-01-02T03:04:05.678+00:00",
+        seconds=seconds,
+        invalid_because=list(faults),
+        configuration=Configuration(**(wanted | configuration)),
+        left_out={},
+        versions={"gateway": "0.1.0", "engine": "llama.cpp", "python": "3.11"},
+        hardware=Hardware(
+            cpu="A processor", cores=2, memory_bytes=8 * 2**30, gpu=None, system="Linux"
+        ),
+        total=row("all", samples, seconds),
+        scenarios=rows(samples, seconds),
+        timeline=timeline(samples),
+        lag=lag_of(samples),
+        processes=[],
+    )
