@@ -59,7 +59,7 @@ class Target(Struct, frozen=True):
 
     @property
     def name(self) -> str:
-        return f"p{100 * self.share:g} in {1000 * self.seconds:g} ms"
+        return f"p{100 * self.share:g} in {1000 * self.seconds:,.0f} ms"
 
 
 class Step(Struct, frozen=True, kw_only=True):

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from load_tests.capacity import Capacity, Step
-from load_tests.report.pictures import HEIGHT, Picture, Targets, nothing, target_lines
+from load_tests.report.pictures import GOALS, HEIGHT, Picture, Targets, nothing, target_lines
 from load_tests.report.svg import CHARACTER, Frame, Scale, label, path, tag
 from load_tests.report.words import milliseconds, number
 
@@ -21,7 +21,7 @@ def latency_against_throughput(capacity: Capacity | None, targets: Targets) -> P
     said = _knee_words(capacity)
 
     def draw(width: float) -> str:
-        frame = Frame(width, HEIGHT, top=26)
+        frame = Frame(width, HEIGHT, top=26, right=GOALS)
         x = frame.x_scale(0, 1.06 * max(step.throughput for step in steps))
         lines = [
             [(step.throughput, value) for step in steps if (value := getattr(step, name))]
@@ -39,9 +39,9 @@ def latency_against_throughput(capacity: Capacity | None, targets: Targets) -> P
             title,
             said,
             frame.y_axis(y, milliseconds),
-            *target_lines(frame, y, targets),
             *drawn,
             _knee(frame, x, knee, "knee"),
+            *target_lines(frame, y, targets),
             frame.x_axis(
                 [(x.at(v), number(v)) for v in x.ticks(frame.x_ticks)], "answers per second"
             ),

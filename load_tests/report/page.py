@@ -114,9 +114,9 @@ def _list(items: Iterable[str]) -> str:
 
 def _verdict(verdict: Verdict) -> str:
     class_ = "good" if verdict.holds else "poor" if verdict.state == "fails" else "odd"
-    if verdict.invalid_because:
-        class_ = "poor"
     sign = {"good": "Yes. ", "poor": "No. ", "odd": "Unknown. "}[class_]
+    if verdict.invalid_because:
+        class_, sign = "poor", "Not valid. "
     said = tag("strong", escape(sign + words.headline(verdict)))
     return tag("section", said, _list(words.reasons(verdict)), class_=f"verdict {class_}")
 

@@ -15,11 +15,14 @@ from load_tests.report.where import PARTS, Split
 from load_tests.report.words import milliseconds, number
 from load_tests.samples import Sample
 
-WIDE, NARROW = 700.0, 344.0
+WIDE, NARROW = 620.0, 344.0
 HEIGHT = 300.0
 PERCENTS = (50.0, 95.0, 99.0)
 BARS = 40
 POINTS = 100
+GOALS = 42.0
+"""Pixels at the right, for the names of targets."""
+
 LEAST_IN_POINT = 20
 """So many answers on average, or a percentile of them would be one answer."""
 
@@ -59,11 +62,14 @@ def distribution(samples: Sequence[Sample], targets: Targets) -> Picture:
         f"{percent:g} % within {milliseconds(percentile(latencies, percent))}"
         for percent in PERCENTS
     )
+    # A few that are very slow, or a target far away, would make one bar of all others.
+    slow = percentile(latencies, 99)
+    named = sorted((each for each in targets.items() if each[1] <= 4 * slow), key=lambda e: e[1])
+    most = max([1.15 * slow, *(1.1 * seconds for _, seconds in named)])
+    away = ", ".join(milliseconds(each) for each in sorted(targets.values()) if each > 4 * slow)
 
     def draw(width: float) -> str:
         frame = Frame(width, HEIGHT, top=26)
-        # A few that are very slow would make one bar of all others.
-        most = max(percentile(latencies, 99) * 1.15, *(each * 1.1 for each in targets.values()), 0)
         size = most / BARS
         counts = Counter(min(BARS - 1, int(value / size)) for value in latencies)
         x, y = frame.x_scale(0, most), frame.y_scale(map(float, counts.values()))
@@ -79,7 +85,6 @@ def distribution(samples: Sequence[Sample], targets: Targets) -> Picture:
             )
             for bar, count in sorted(counts.items())
         ]
-        named = sorted(targets.items())
         wide = CHARACTER * len("p99 target")
         low, high = frame.left + wide / 2, frame.x_end - wide / 2
         places = apart([x.at(seconds) for _, seconds in named], wide + 4, low, high)
@@ -95,7 +100,10 @@ def distribution(samples: Sequence[Sample], targets: Targets) -> Picture:
         return frame.whole(title, said, across, *bars, *lines, axis)
 
     caption = f"{len(latencies):,} answers, from the intended time to the last byte: {said}."
-    return Picture(title, caption, draw, (("bar", "answers"), ("target", "target")))
+    if away:
+        caption += f" Far to the right of the picture: targets of {away}."
+    legend = [("bar", "answers"), *([("target", "target")] if named else [])]
+    return Picture(title, caption, draw, legend)
 
 
 def by_percentile(samples: Sequence[Sample], targets: Targets) -> Picture:
@@ -161,10 +169,10 @@ def latency_over_time(samples: Sequence[Sample], seconds: float, targets: Target
         for percent in PERCENTS
     }
     highest = max(value for _, value in lines[99.0])
-    said = f"p99 of {number(size)} s is at most {milliseconds(highest)}"
+    said = f"the highest p99 is {milliseconds(highest)}"
 
     def draw(width: float) -> str:
-        frame = Frame(width, HEIGHT)
+        frame = Frame(width, HEIGHT, right=GOALS)
         x = frame.x_scale(0, max(seconds, size))
         values = [value for line in lines.values() for _, value in line]
         y = frame.y_scale([*values, *targets.values()], may_be_log=True)
@@ -176,8 +184,8 @@ def latency_over_time(samples: Sequence[Sample], seconds: float, targets: Target
             title,
             said,
             frame.y_axis(y, milliseconds),
-            *target_lines(frame, y, targets),
             *drawn,
+            *target_lines(frame, y, targets),
             frame.x_axis(_second_ticks(x, frame.x_ticks), "seconds of the run"),
         )
 
@@ -200,24 +208,22 @@ def throughput_over_time(
     bad = Counter(
         int(sample.ended / size) for sample in samples if sample.outcome in ("error", "refused")
     )
-    lengths = [
-        min(size, max(seconds, (piece + 0.001) * size) - piece * size) for piece in range(last + 1)
-    ]
+    ends = max(seconds, *(sample.ended for sample in samples))
+    # The last piece may be so short that its rate is chance.
+    shown = range(last + 1 if last < 1 or ends - last * size >= size / 2 else last)
+    lengths = [min(size, ends - piece * size) or size for piece in shown]
     series = [("s1", "due", due), ("s2", "answered", ok)]
     if bad:
         series.append(("s3", "errors and refusals", bad))
     said = f"{sum(ok.values()):,} of {sum(due.values()):,} requests were answered"
 
     def draw(width: float) -> str:
-        frame = Frame(width, HEIGHT)
+        frame = Frame(width, HEIGHT, right=GOALS)
         x = frame.x_scale(0, max(seconds, size))
         rates = {
-            class_: [counts[piece] / lengths[piece] for piece in range(last + 1)]
+            class_: [counts[piece] / lengths[piece] for piece in shown]
             for class_, _, counts in series
         }
-        # The last piece may be so short that its rate is chance.
-        if lengths[-1] < size / 2 and last:
-            rates = {class_: values[:-1] for class_, values in rates.items()}
         goal = [] if target is None else [target]
         y = frame.y_scale([value for values in rates.values() for value in values] + goal)
         drawn = [
@@ -228,8 +234,8 @@ def throughput_over_time(
             title,
             said,
             frame.y_axis(y, lambda value: f"{number(value)}/s"),
-            *([_across(frame, y.at(target), f"target {number(target)}/s")] if target else []),
             *drawn,
+            *([_across(frame, y.at(target), "target")] if target else []),
             frame.x_axis(_second_ticks(x, frame.x_ticks), "seconds of the run"),
         )
 
@@ -323,18 +329,17 @@ def _second_ticks(x: Scale, most: int) -> list[tuple[float, str]]:
 
 
 def _across(frame: Frame, y: float, words: str, place: float | None = None) -> str:
-    shown = y - 4 if place is None else place
-    return tag("line", x1=frame.left, x2=frame.x_end, y1=y, y2=y, class_="target") + label(
-        words, frame.x_end, shown, "end", "label goal"
-    )
+    shown = y + 4 if place is None else place
+    line = tag("line", x1=frame.left, x2=frame.x_end, y1=y, y2=y, class_="target")
+    return line + label(words, frame.x_end + 4, shown, "start", "label goal")
 
 
 def target_lines(frame: Frame, y: Scale, targets: Targets) -> list[str]:
-    """Each with its words above it, as far as they do not touch."""
+    """Each with its name beside it, as far as they do not touch."""
     named = sorted(targets.items())
-    wanted = [y.at(seconds) - 4 for _, seconds in named]
-    places = apart(wanted, 13, frame.top + 10, frame.y_start - 4)
+    wanted = [y.at(seconds) + 4 for _, seconds in named]
+    places = apart(wanted, 13, frame.top + 4, frame.y_start)
     return [
-        _across(frame, y.at(seconds), f"p{percent:g} target {milliseconds(seconds)}", place)
+        _across(frame, y.at(seconds), f"p{percent:g}", place)
         for (percent, seconds), place in zip(named, places, strict=True)
     ]

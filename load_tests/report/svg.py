@@ -116,7 +116,7 @@ class Frame:
 
     @property
     def x_ticks(self) -> int:
-        return max(3, int((self.x_end - self.left) / 62))
+        return max(4, int((self.x_end - self.left) / 54))
 
     def y_scale(self, values: Iterable[float], *, may_be_log: bool = False) -> Scale:
         return scale_for(values, self.y_start, self.top, may_be_log=may_be_log)

@@ -11,8 +11,10 @@ def milliseconds(seconds: float | None) -> str:
     if seconds is None:
         return "-"
     if seconds >= 10:
-        return f"{seconds:,.1f} s"
+        return f"{seconds:,.3g} s" if seconds < 1000 else f"{seconds:,.0f} s"
     value = 1000 * seconds
+    if value < 0.05:
+        return "0 ms"
     return f"{value:,.0f} ms" if value >= 10 else f"{value:.1f} ms"
 
 
