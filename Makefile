@@ -11,12 +11,51 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help local local-reset check-config test test-extras test-max schema lint check format bench bench-affinity bench-peers load-test load-test-ui model tiny-model lock clean
+.PHONY: help start doctor plan stop logs ps restart upgrade backup restore clean locust local local-reset check-config test test-extras test-max test-compose schema lint check format bench bench-affinity bench-peers load-test load-test-ui model tiny-model lock clean-caches
 
 help: ## print this list
-	@echo "llm-serving-stack: a private replacement for the OpenAI API. Start here: make local"
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
+	@echo "llm-serving-stack: a private replacement for the OpenAI API."
+	@echo "Start here: make start (a host with Docker and a GPU), or make local (no Docker, no GPU)"
+	@awk -F ':.*## ' '/^## / {printf "\n%s\n", substr($$0, 4)} /^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
+## The whole stack in containers
+start: ## check this host, fetch the model, start everything, ask it once (DEVICE=cpu, ENGINE=max|external, MODEL_SOURCE=)
+	@./init.sh
+
+doctor: ## the checks of start; and, where the stack runs, each part of it
+	@scripts/operate/doctor.sh
+
+plan: ## how the engine would run on this host; starts nothing
+	@scripts/operate/plan.sh
+
+stop: ## end all containers, after their running answers
+	@scripts/operate/stop.sh
+
+ps: ## the containers and how they are
+	@scripts/operate/ps.sh
+
+logs: ## follow the logs (SERVICE=api-server for one)
+	@scripts/operate/logs.sh
+
+restart: ## apply .env and configs/, gateways one by one, no request fails (SERVICE=llama-cpp for one service)
+	@scripts/operate/restart.sh
+
+upgrade: ## after git pull: new images, then as restart
+	@scripts/operate/upgrade.sh
+
+backup: ## PostgreSQL, objects and vectors into backups/DATE (TO=folder)
+	@scripts/operate/backup.sh
+
+restore: ## a backup in the place of what is stored (FROM=folder CONFIRM=yes)
+	@scripts/operate/restore.sh
+
+locust: ## a page from which the stack is loaded
+	@scripts/operate/locust.sh
+
+clean: ## remove containers and networks (VOLUMES=yes CONFIRM=yes: the data too)
+	@scripts/operate/clean.sh
+
+## Without containers
 local: $(VENV)/.run ## start an engine and the API on this machine (PORT=, HOST=, MODEL=, EMBEDDINGS=on, AUTH=off, DATA_DIR=)
 	@exec $(BIN)/python -m api_server local
 
@@ -26,6 +65,7 @@ local-reset: $(VENV)/.run ## remove what `make local` stored, the data included 
 check-config: $(VENV)/.run ## check the environment and configs/stack.yaml, start nothing
 	@$(BIN)/python -m api_server check
 
+## For who works on it
 test: $(VENV)/.dev ## run every test, against a real engine (compiles it the first time)
 	@$(BIN)/python -m api_server engine
 	@$(BIN)/python -m pytest
@@ -36,16 +76,21 @@ test-extras: $(VENV)/.dev ## run the tests of models in this process (10 minutes
 test-max: $(VENV)/.dev ## run tests/max: the API in front of MAX on the CPU (2 GB, installed the first time)
 	@$(BIN)/python -m pytest tests/max -o timeout_func_only=true
 
+test-compose: $(VENV)/.dev ## bring docker-compose.yaml up with images built here, and test it (14 minutes, OUTAGE_SECONDS=5 less; wants Docker and mmdebstrap)
+	@$(BIN)/python -m pytest tests/compose -o timeout_func_only=true
+
 schema: $(VENV)/.run ## write configs/stack.schema.json anew from api_server/settings/
 	@$(BIN)/python -m scripts.write_schema
 
-lint: $(VENV)/.dev ## formatting, types, the arrows between rooms, YAML, shell
+lint: $(VENV)/.dev ## formatting, types, the arrows between rooms, YAML, shell, Dockerfiles
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/python -m scripts.check_arrows
 	@$(BIN)/yamllint -s .
-	@$(BIN)/shellcheck *.sh scripts/*.sh .ci/run
+	@$(BIN)/shellcheck -x $$(git ls-files --cached --others --exclude-standard "*.sh") .ci/run
+	@$(BIN)/hadolint Dockerfile
+	@$(BIN)/hadolint --ignore DL3008 --ignore DL3066 $$(git ls-files "tests/*Dockerfile")
 
 check: lint test test-extras ## what CI runs: lint, then all tests
 
@@ -78,7 +123,7 @@ tiny-model: $(VENV)/.run ## train models/tiny anew and print its evaluation
 lock: $(VENV)/.dev ## write the locked requirements anew from pyproject.toml
 	@sh scripts/lock.sh
 
-clean: ## remove the virtual environments and caches of this checkout
+clean-caches: ## remove the virtual environments and caches of this checkout
 	rm -rf .venv .venv-tiny .mypy_cache .ruff_cache .pytest_cache
 
 $(VENV)/.run: requirements.txt

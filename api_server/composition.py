@@ -43,6 +43,7 @@ from api_server.services.models import ManagedModels
 from api_server.services.quotas.quotas import Quotas
 from api_server.services.quotas.reservation import Reservation
 from api_server.services.schema import Schema
+from api_server.services.shares import Shares
 from api_server.settings import Settings
 from api_server.stores.answers import Answers
 from api_server.stores.app_seeds import AppSeeds
@@ -133,8 +134,9 @@ def compose(
     numbers = worker.numbers or [Numbers() for _ in range(worker.count)]
     metrics = Metrics((model.id for model in catalogue), numbers[worker.index], numbers)
     manager = LLMModelManager(catalogue)
+    shares = Shares(worker.share_of, worker.count)
     lanes = {
-        model.id: _lane(model, manager.wire(model.id), settings, worker, metrics)
+        model.id: _lane(model, manager.wire(model.id), settings, worker, shares, metrics)
         for model in catalogue
     }
     postgres = Postgres(settings.postgres_url) if settings.postgres_url else None
@@ -150,6 +152,7 @@ def compose(
         metrics,
         processes=worker.count,
         index=worker.index,
+        notice=shares.heard,
     )
     entrance = Entrance(quotas, ledger)
     completions = Completions(catalogue, lanes, entrance, _cache(redis, settings))
@@ -288,21 +291,29 @@ def _job_ended(metrics: Metrics, ledger: Ledger | None, record: RequestRecord) -
     log.log(record.log_level, "job", extra=record.as_fields())
 
 
-def _lane(model: Model, wire: Wire, settings: Settings, worker: Worker, metrics: Metrics) -> Lane:
-    """Workers share the places of an engine out among them: none knows of the others' requests.
+def _lane(
+    model: Model,
+    wire: Wire,
+    settings: Settings,
+    worker: Worker,
+    shares: Shares,
+    metrics: Metrics,
+) -> Lane:
+    """Processes share the places of an engine out among them: none knows of the others' requests.
 
     There is as much room as the sound replicas have; that of one when none is, for those who wait.
-    Of a model in this process no slot idles for the time of a round trip.
+    A model in this process is its own, and no slot of it idles for the time of a round trip.
     """
     admission = settings.stack.admission
-    surplus = 0 if model.is_in_process else admission.surplus
+    queue_size = worker.share_of(admission.queue_size)
+    if not isinstance(wire, ReplicaSet):
+        places = model.slots if model.is_in_process else model.slots + admission.surplus
+        return Lane(model, wire, Gate(worker.share_of(places), queue_size), metrics)
 
     def capacity(replicas: int) -> int:
-        return worker.share_of(max(1, replicas) * (model.slots + surplus))
+        return shares.of(max(1, replicas) * (model.slots + admission.surplus))
 
-    gate = Gate(capacity(1), worker.share_of(admission.queue_size))
-    if not isinstance(wire, ReplicaSet):
-        return Lane(model, wire, gate, metrics)
+    gate = Gate(capacity(1), queue_size)
 
     def changed(replicas: ReplicaSet) -> None:
         gate.resize(capacity(replicas.sound))
@@ -310,5 +321,6 @@ def _lane(model: Model, wire: Wire, settings: Settings, worker: Worker, metrics:
             metrics.replica_sound(model.id, each.name, is_sound=each.is_sound)
 
     changed(wire)
+    shares.watch(partial(changed, wire))
     wire.notice = changed
     return Lane(model, wire, gate, metrics, wants_prefix=wire.wants_prefix)

@@ -1,13 +1,15 @@
 """Runs the gateway under uvicorn: drains on the first signal, hurries on the second."""
 
 import asyncio
+import contextlib
 import errno
 import gc
 import logging
 import math
 import re
 import socket
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable, Iterator
 from http import HTTPStatus
 from types import FrameType
 
@@ -30,6 +32,13 @@ MAX_HEAD_BYTES = 64 * 1024
 """A request head that is longer, by a read or two, is refused."""
 MAX_PIPELINED = 16
 """With more requests waiting on one connection, no more is read of it."""
+
+LINGER_SECONDS = 2.0
+"""After the end has begun, connections without a request are kept for so long: a proxy in front may
+not have noticed yet, and what it sends on one is answered. With it, `connection: close`.
+"""
+FRESH_SECONDS = 0.5
+"""The same of a connection that was never used, from its first moment on: its request may come."""
 
 MAX_SOCKET_BYTES = 64 * 1024
 """Of a message that a client sends over a WebSocket; ours have nothing to hear."""
@@ -55,6 +64,7 @@ class _Protocol(HttpToolsProtocol):
     _may_change = False
     """Whether this request may go on as a WebSocket: the path has them, nobody else is answered."""
     _waits_since = 0.0
+    _is_draining = False
     _unheard_bytes = 0
     """Received and not heard of again: a head, a chunk's size, a trailer that have no end."""
 
@@ -90,6 +100,24 @@ class _Protocol(HttpToolsProtocol):
         """Whether a client takes too long over a request that nobody waits for with a time-out."""
         is_waiting = self.cycle is None or (self._is_in_message and not self._is_answering)
         return is_waiting and now - self._waits_since > REQUEST_SECONDS
+
+    def drain(self, linger_seconds: float) -> None:
+        """Answer what has come or still comes; each head that is written from now on says
+        `connection: close`. After the time the connection ends when nothing runs on it.
+        """
+        self._is_draining = True
+        if self.cycle is not None and not self.cycle.response_started:
+            self.cycle.keep_alive = False
+        is_unused = self.cycle is None
+        fresh_seconds = self._waits_since + FRESH_SECONDS - self.loop.time() if is_unused else 0.0
+        seconds = max(linger_seconds, fresh_seconds)
+        if seconds > 0:
+            self.loop.call_later(seconds, self._end)
+        else:
+            self._end()
+
+    def shutdown(self) -> None:
+        """Uvicorn's call; `drain` came before it."""
 
     # what asyncio calls
 
@@ -128,6 +156,8 @@ class _Protocol(HttpToolsProtocol):
         is_alone = not self._is_answering and not self.pipeline
         self._may_change = is_alone and self.url.startswith(_SOCKETS)
         super().on_headers_complete()
+        if self._is_draining:
+            self.cycle.keep_alive = False
         if len(self.pipeline) < MAX_PIPELINED:
             self.flow.resume_reading()  # or nobody would see the client leave
 
@@ -169,6 +199,13 @@ class _Protocol(HttpToolsProtocol):
         if callback is not None:
             callback()
 
+    def _end(self) -> None:
+        """Close the connection, once what runs on it is answered."""
+        if self._is_answering or self.pipeline:
+            self.cycle.keep_alive = False
+        else:
+            self.transport.close()
+
     def _refuse(self, error: ApiError) -> None:
         """Refuse what cannot be read, once the requests before it are answered; read no more."""
         if self.cycle is not None and self.cycle.more_body:  # it is this one's body
@@ -206,10 +243,25 @@ def without_upgrade(data: bytes) -> bytes:
 
 
 class Server(uvicorn.Server):
-    """Uvicorn, with a second TERM that counts, and an eye on clients that never end a request."""
+    """Uvicorn, with a second TERM that counts, an eye on clients that never end a request, and an
+    end that loses none.
+
+    From the first TERM on it takes requests for `notice_seconds` more, in which `/health/open` says
+    that it will not; then the port is closed, and `linger_seconds` begin (see `LINGER_SECONDS`).
+    """
+
+    def __init__(
+        self, config: uvicorn.Config, *, notice_seconds: float = 0.0, linger_seconds: float = 0.0
+    ) -> None:
+        super().__init__(config)
+        self._notice_seconds = notice_seconds
+        self._linger_seconds = linger_seconds
+        self._closes_at = math.inf
 
     async def on_tick(self, counter: int) -> bool:
         """Called ten times a second."""
+        if time.monotonic() >= self._closes_at:
+            self.should_exit = True
         if counter % 10 == 0:
             now = asyncio.get_running_loop().time()
             for connection in list(self.server_state.connections):
@@ -218,17 +270,50 @@ class Server(uvicorn.Server):
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Jobs drain while the answers do."""
+        """Jobs drain while the answers do. Nothing waits before the listener is closed."""
         if isinstance(self.config.app, Gateway):
             self.config.app.begin_drain()
+        for connection in list(self.server_state.connections):
+            if isinstance(connection, _Protocol):
+                connection.drain(self._linger_seconds)
+        loop = asyncio.get_running_loop()
+        taken = {loop.create_task(self._take(each)) for each in _waiting_at(sockets or ())}
         await super().shutdown(sockets)
+        if taken:
+            await asyncio.wait(taken)
+
+    async def _take(self, accepted: socket.socket) -> None:
+        """A connection that had come before the end began."""
+
+        def protocol() -> _Protocol:
+            return _Protocol(self.config, self.server_state, self.lifespan.state)
+
+        loop = asyncio.get_running_loop()
+        _, connection = await loop.connect_accepted_socket(protocol, accepted)
+        connection.drain(self._linger_seconds)
 
     def handle_exit(self, _sig: int, _frame: FrameType | None) -> None:
         """First signal: finish what runs. Second: running answers end with an error event."""
-        if self.should_exit:
+        is_first = math.isinf(self._closes_at) and not self.should_exit
+        self._closes_at = time.monotonic() + (self._notice_seconds if is_first else 0)
+        if isinstance(self.config.app, Gateway):
+            self.config.app.health.is_closing = True
+        if is_first and self._notice_seconds:
+            return
+        if not is_first:
             for task in self.server_state.tasks:
                 task.get_loop().call_soon_threadsafe(task.cancel)
         self.should_exit = True
+
+
+def _waiting_at(listeners: Iterable[socket.socket]) -> Iterator[socket.socket]:
+    """Connections that the kernel has made and nobody has taken; closing would reset them."""
+    for listener in listeners:
+        with contextlib.suppress(BlockingIOError, ConnectionError):
+            while True:
+                accepted, _ = listener.accept()
+                accepted.settimeout(0)  # as the event loop wants it
+                yield accepted
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -281,7 +366,11 @@ def serve_on(listener: socket.socket, settings: Settings, worker: Worker = ALONE
     gateway = create_app(settings, worker)
     gc.collect()
     gc.freeze()  # what start-up made stays: looking through it again cost a tenth of the CPU time
-    Server(configuration(gateway, settings)).run(sockets=[listener])
+    Server(
+        configuration(gateway, settings),
+        notice_seconds=settings.environment.drain_notice_seconds,
+        linger_seconds=0.0 if settings.is_development else LINGER_SECONDS,
+    ).run(sockets=[listener])
 
 
 def configuration(gateway: Gateway, settings: Settings) -> uvicorn.Config:

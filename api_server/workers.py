@@ -60,7 +60,8 @@ class _Parent:
         self._listener = listener
         self._numbers = [Numbers() for _ in range(count)]
         self._seats = [_Seat(index) for index in range(count)]
-        self._stop_seconds = settings.drain_seconds + STOP_MARGIN_SECONDS
+        ending_seconds = settings.environment.drain_notice_seconds + settings.drain_seconds
+        self._stop_seconds = ending_seconds + STOP_MARGIN_SECONDS
         self._deadline: float | None = None
         self._next_look = 0.0
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from load_tests.arrivals import KINDS
 from load_tests.configuration import Configuration
@@ -17,11 +18,13 @@ from load_tests.running import RunError, Watch, run
 from load_tests.showing import progress_line, table
 
 OK, HAD_ERRORS, USAGE, INVALID, UNREACHABLE = 0, 1, 2, 3, 4
+INTERRUPTED = 130
 
 EXIT_CODES = """exit codes: 0 all went well (a refusal with a Retry-After is no error), 1 there were
 errors, 2 wrong options, 3 not valid: the load tester was late or was interrupted, 4 no gateway"""
 
-DEVELOPMENT_KEY = Path(".local/development.key")
+DATA_DIR = ".local"
+KEY_FILE = "development.key"
 DEFAULT_SCENARIOS = "short,medium"
 DEFAULT_SECONDS = {"soak": 3600.0}
 DEFAULT_SHAPE_SECONDS = 60.0
@@ -52,6 +55,7 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--context", type=int, metavar="TOKENS", help="of one request, where it cannot be found out"
     )
+    add("--retries", type=int, default=0, metavar="N", help="of a refused request, when it may")
     add("--processes", type=int, default=1, metavar="N", help="that make the load")
     add("--max-in-flight", type=int, default=1000, metavar="N", help="of an open loop")
     add("--max-lag-ms", type=float, default=50, metavar="MS", help="of the load tester itself")
@@ -82,6 +86,7 @@ def configured(options: argparse.Namespace, known: Known, salt: str) -> Configur
         shape=options.shape,
         seed=options.seed,
         salt=options.salt or salt,
+        retries=options.retries,
         processes=options.processes,
         most_in_flight=options.max_in_flight,
         most_lag_seconds=options.max_lag_ms / 1000,
@@ -97,12 +102,15 @@ def configured(options: argparse.Namespace, known: Known, salt: str) -> Configur
     )
 
 
-def key_of(environment: Mapping[str, str]) -> str | None:
-    """OPENAI_API_KEY, else the one that `make local` keeps here, else none."""
+def key_of(environment: Mapping[str, str], host: str) -> str | None:
+    """OPENAI_API_KEY; for this machine else the key that `make local` keeps; else none."""
     if key := environment.get("OPENAI_API_KEY"):
         return key
+    if urlsplit(host).hostname not in ("127.0.0.1", "localhost", "::1"):
+        return None
+    folder = Path(environment.get("DATA_DIR") or DATA_DIR)
     try:
-        return DEVELOPMENT_KEY.read_text(encoding="utf-8").strip() or None
+        return (folder / KEY_FILE).read_text(encoding="utf-8").strip() or None
     except OSError:
         return None
 
@@ -134,7 +142,7 @@ def exit_code(result: Result) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code."""
     options = parser().parse_args(arguments)
-    key = key_of(os.environ)
+    key = key_of(os.environ, options.host)
     try:
         wanted = scenarios_of(options.scenario)
         known = Probe(options.host, key).ask(wanted, options.model, options.context)
@@ -145,6 +153,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ProbeError as exc:
         print(f"error: {exc}", file=sys.stderr)
         return UNREACHABLE
+    except KeyboardInterrupt:
+        return INTERRUPTED
     is_tty = sys.stderr.isatty()
 
     def write(text: str) -> None:

@@ -177,4 +177,4 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 def stages(headers: Mapping[str, str]) -> dict[str, float]:
     """`Server-Timing` in seconds by stage."""
     found = _STAGE.findall(headers.get("server-timing", ""))
-    return {name: float(milliseconds) / 1000 for name, milliseconds in found}
+    return {name: round(float(milliseconds) / 1000, 6) for name, milliseconds in found}

@@ -111,12 +111,15 @@ class Client:
         self._clock = clock
         self._time_outs = time_outs or TimeOuts()
         key_line = f"authorization: Bearer {key}\r\n" if key else ""
+        host = self._address.host if ":" not in self._address.host else f"[{self._address.host}]"
         self._headers = (
-            f"host: {self._address.host}:{self._address.port}\r\n{key_line}"
+            f"host: {host}:{self._address.port}\r\n{key_line}"
             "user-agent: llm-serving-stack-load-tests\r\ncontent-type: application/json\r\n"
         )
 
-    def measure(self, ask: Ask, intended: float | None = None, number: int = 0) -> Sample:
+    def measure(
+        self, ask: Ask, intended: float | None = None, number: int = 0, attempt: int = 1
+    ) -> Sample:
         """Send it now; `intended` is when it should have been sent, if not now."""
         sent = self._clock()
         sample = Sample(
@@ -127,6 +130,7 @@ class Client:
             outcome="ok",
             is_warm=ask.is_warm,
             number=number,
+            attempt=attempt,
         )
         measured = {"stream": self._stream, "plain": self._plain, "job": self._job}[ask.way]
         return measured(ask, sample)
@@ -160,7 +164,8 @@ class Client:
             now = self._clock()
             for data in events.feed(block):
                 reading.event(data, now)
-            if ask.leave_after is not None and reading.pieces >= ask.leave_after:
+            is_enough = ask.leave_after is not None and reading.pieces >= ask.leave_after
+            if is_enough and not reading.is_done:
                 raise _HasLeft
 
         outcome: dict[str, Any] = {}

@@ -25,6 +25,8 @@ class Configuration(Struct, frozen=True, kw_only=True):
     shape: Kind = "constant"
     seed: int = 1
     salt: str = "0"
+    retries: int = 0
+    """How often a refused request comes again, each time when its Retry-After says."""
     processes: int = 1
     most_in_flight: int = 1000
     most_lag_seconds: float = 0.05
@@ -48,8 +50,8 @@ class Configuration(Struct, frozen=True, kw_only=True):
             raise ValueError("at least one request")
         if not self.scenarios or min(self.scenarios.values()) <= 0:
             raise ValueError("each scenario needs a weight above 0")
-        if self.processes < 1:
-            raise ValueError("at least one process")
+        if self.processes < 1 or self.most_in_flight < 1 or self.retries < 0:
+            raise ValueError("at least one process, one request in flight, no fewer retries than 0")
         if self.processes > (self.concurrency or self.processes):
             raise ValueError("more processes than users")
         self.level()

@@ -28,6 +28,8 @@ class Address:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"{url!r} is no URL such as http://127.0.0.1:8000")
+        if parts.username is not None or parts.password is not None:
+            raise ValueError("no key belongs into the URL: set OPENAI_API_KEY")
         is_secret = parts.scheme == "https"
         port = parts.port or (443 if is_secret else 80)
         return cls(parts.hostname, port, is_secret, parts.path.rstrip("/").removesuffix("/v1"))

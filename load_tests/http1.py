@@ -4,6 +4,8 @@ from collections.abc import Mapping
 
 MOST_HEAD_BYTES = 64 * 1024
 
+_BEGINS = b"HTTP/1."
+
 
 class HttpError(Exception):
     """What came is no HTTP response, or only a part of one."""
@@ -54,6 +56,8 @@ class ResponseReader:
     def _read_head(self) -> bool:
         head, found, rest = self._buffer.partition(b"\r\n\r\n")
         if not found:
+            if not head[: len(_BEGINS)].startswith(_BEGINS[: len(head)]):
+                raise HttpError("no HTTP")
             if len(self._buffer) > MOST_HEAD_BYTES:
                 raise HttpError("a head without an end")
             return False

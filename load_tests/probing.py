@@ -4,7 +4,7 @@ import json
 import re
 import time
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
@@ -18,6 +18,7 @@ SAMPLE_WORDS = 100
 MANY_TOKENS = 4096
 """The longest scenario wants less."""
 
+CHATS = frozenset(SCENARIOS) - {"embeddings", "jobs"}
 LONG_SCENARIOS = frozenset({"long", "retrieval", "chat"})
 
 _CONTEXT = re.compile(r"(?:context holds|context length is) (\d+) tokens")
@@ -31,14 +32,14 @@ class ProbeError(Exception):
 class Known:
     """What was found. `left_out`: scenarios that this gateway cannot do, with the reason."""
 
-    model: str
-    embedding_model: str
-    tokens_per_word: float
-    context_tokens: int
-    takes_ignore_eos: bool
-    gateway_version: str | None
-    engine_version: str | None
-    left_out: dict[str, str]
+    model: str = ""
+    embedding_model: str = ""
+    tokens_per_word: float = 1.3
+    context_tokens: int = 2048
+    takes_ignore_eos: bool = False
+    gateway_version: str | None = None
+    engine_version: str | None = None
+    left_out: dict[str, str] = field(default_factory=dict)
 
 
 class Probe:
@@ -71,13 +72,16 @@ class Probe:
         embedding_model = self._embedding_model(served) if "embeddings" in wanted else ""
         if "embeddings" in wanted and not embedding_model:
             left_out["embeddings"] = "no model of the gateway makes vectors"
-        chats = [name for name in ([model] if model else served) if name != embedding_model]
-        chat, first = self._first_that_chats(chats)
-        takes_ignore_eos = (
-            first["choices"][0].get("finish_reason") == "length"
-            and first["usage"]["completion_tokens"] == 2
-        )
-        per_word = max(0.5, first["usage"]["prompt_tokens"] / SAMPLE_WORDS)
+        version = health.get("version")
+        if not CHATS & set(wanted):
+            return Known(
+                embedding_model=embedding_model, gateway_version=version, left_out=left_out
+            )
+        served.sort(key=lambda name: name == embedding_model)
+        chat, first = self._first_that_chats([model] if model else served)
+        choice, usage = first["choices"][0], first["usage"]
+        is_forced = choice.get("finish_reason") == "length" and usage["completion_tokens"] == 2
+        per_word = max(0.5, usage["prompt_tokens"] / SAMPLE_WORDS)
         if context is None:
             context = MANY_TOKENS
             if LONG_SCENARIOS & set(wanted):
@@ -87,8 +91,8 @@ class Probe:
             embedding_model=embedding_model,
             tokens_per_word=round(per_word, 2),
             context_tokens=context,
-            takes_ignore_eos=takes_ignore_eos,
-            gateway_version=health.get("version"),
+            takes_ignore_eos=is_forced,
+            gateway_version=version,
             engine_version=first.get("system_fingerprint"),
             left_out=left_out,
         )

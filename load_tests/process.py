@@ -6,6 +6,7 @@ plan is done or stdin ends. Samples go to a file, its progress and its own lag t
 """
 
 import gc
+import itertools
 import os
 import sys
 import time
@@ -32,6 +33,10 @@ from load_tests.scenarios.ask import Ask
 PULSE_SECONDS = 0.02
 PROGRESS_SECONDS = 0.5
 USER_LOOKS_SECONDS = 0.05
+ERROR_PAUSE_SECONDS = 0.2
+"""Of a user, so that nobody spins where the gateway is gone."""
+
+MOST_RETRY_SECONDS = 60.0
 MOST_PULSES = 500_000
 """Of which the delays are kept: nearly three hours."""
 
@@ -127,11 +132,12 @@ class Load:
                 return
             if self.stopped.is_set():
                 return
-            if len(self._group) >= most:
+            if self._counts.in_flight >= most:
                 self._unsent += 1
                 gevent.sleep(0)  # the answers must be read all the same
             else:
-                self._group.start(gevent.Greenlet(self._measure, ask, intended, number))
+                self._counts.in_flight += 1
+                self._group.start(gevent.Greenlet(self._arrive, ask, intended, number))
 
     def _run_users(self, plan: Iterator[Any]) -> None:
         level = self._configuration.level()
@@ -153,15 +159,31 @@ class Load:
             if item is None:
                 return
             number, _, scenario, which = item
-            self._measure(SCENARIOS[scenario](self._world, which), None, number)
+            self._counts.in_flight += 1
+            sample = self._arrive(SCENARIOS[scenario](self._world, which), None, number)
+            if sample.outcome == "refused" or sample.error is not None:
+                pause = sample.retry_after or ERROR_PAUSE_SECONDS
+                self.stopped.wait(min(pause, MOST_RETRY_SECONDS))
 
-    def _measure(self, ask: Ask, intended: float | None, number: int) -> None:
-        self._counts.sent += 1
-        self._counts.in_flight += 1
-        try:
-            self._keep(self._client.measure(ask, intended, number))
-        finally:
-            self._counts.in_flight -= 1
+    def _arrive(self, ask: Ask, intended: float | None, number: int) -> Sample:
+        """Its last attempt. It counts as in flight already, and not while it waits to come again.
+
+        A retry is due when the Retry-After of the attempt before is over.
+        """
+        for attempt in itertools.count(1):
+            self._counts.sent += 1
+            try:
+                sample = self._client.measure(ask, intended, number, attempt)
+            finally:
+                self._counts.in_flight -= 1
+            self._keep(sample)
+            if sample.retry_after is None or attempt > self._configuration.retries:
+                break
+            intended = sample.ended + min(sample.retry_after, MOST_RETRY_SECONDS)
+            if self.stopped.wait(max(0.0, intended - self._now())):
+                break
+            self._counts.in_flight += 1
+        return sample
 
     def _keep(self, sample: Sample) -> None:
         self._file.write(sample_line(sample))

@@ -28,6 +28,7 @@ class Row(Struct, frozen=True, kw_only=True):
     """One scenario, or all together.
 
     `count` = ok + refused + cancelled + the sum of `errors`, which is by kind, as `refusals` is.
+    `retried` of them are further attempts, and of those `retried_refused` were refused once more.
     `gap` is of the mean gaps of answers, `longest_gap` of their longest. `first_token` and
     `latency` count from the intended time. Rates are over the run's seconds.
     """
@@ -38,6 +39,8 @@ class Row(Struct, frozen=True, kw_only=True):
     refused: int
     cancelled: int
     warm: int
+    retried: int
+    retried_refused: int
     errors: dict[str, int]
     refusals: dict[str, int]
     latency: Spread | None

@@ -29,6 +29,9 @@ READY_SECONDS = 60.0
 HEAD_START_SECONDS = 0.3
 """Until second 0, from when all processes know of it."""
 
+SILENT_SECONDS = 30.0
+"""A process says something twice a second, unless it hangs."""
+
 STOP_SECONDS = 10.0
 LOOK_SECONDS = 0.5
 
@@ -60,6 +63,7 @@ class _Worker:
         self.is_ready = threading.Event()
         self.is_done = threading.Event()
         self.progress: dict[str, Any] = {}
+        self.heard_at = time.monotonic()
         self.ended: LoadProcess | None = None
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
@@ -105,6 +109,7 @@ class _Worker:
         assert self._process.stdout is not None
         for line in self._process.stdout:
             said = msgspec.json.decode(line)
+            self.heard_at = time.monotonic()
             if "ready" in said:
                 self.is_ready.set()
             elif "progress" in said:
@@ -132,7 +137,8 @@ def run(
         _workers(configuration, key, Path(folder)) as workers,
     ):
         for worker in workers:
-            worker.is_ready.wait(READY_SECONDS)
+            if not worker.is_ready.wait(READY_SECONDS):
+                raise RunError(f"a process of the load tester does not start: {worker.failure()}")
         zero = time.monotonic() + HEAD_START_SECONDS
         started_at = datetime.now(UTC).isoformat(timespec="milliseconds")
         for worker in workers:
@@ -188,9 +194,19 @@ def _workers(
 
 
 def _wait(workers: Sequence[_Worker], zero: float, watch: Watch | None) -> bool:
-    """Until all are done; False when a person did not want to wait so long."""
+    """Until all are done; False when a person did not want to wait so long.
+
+    One that died is done: what it had measured is not enough. Raises `RunError`.
+    """
     try:
         while not all(worker.is_done.wait(LOOK_SECONDS / len(workers)) for worker in workers):
+            if any(worker.is_done.is_set() and worker.ended is None for worker in workers):
+                return True
+            if any(
+                not worker.is_done.is_set() and time.monotonic() - worker.heard_at > SILENT_SECONDS
+                for worker in workers
+            ):
+                raise RunError(f"a process of the load tester is silent for {SILENT_SECONDS:g} s")
             if watch is not None:
                 watch(time.monotonic() - zero, [worker.progress for worker in workers])
     except KeyboardInterrupt:

@@ -40,6 +40,8 @@ class Sample:
     decode_seconds: float | None = None
     number: int = 0
     request_id: str | None = None
+    attempt: int = 1
+    """2 and more: it was refused before, and came again when its Retry-After said."""
 
     @property
     def latency(self) -> float:

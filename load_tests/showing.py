@@ -76,6 +76,8 @@ def _notes(result: Result) -> list[str]:
     total = result.total
     notes = [f"  error: {kind}: {count}" for kind, count in total.errors.items()]
     notes += [f"  refused: {kind}: {count}" for kind, count in total.refusals.items()]
+    if total.retried:
+        notes.append(f"  came again: {total.retried}, refused again {total.retried_refused}")
     notes += [f"  left out: {name}: {reason}" for name, reason in result.left_out.items()]
     if total.prompt_tokens:
         share = total.cached_tokens / total.prompt_tokens

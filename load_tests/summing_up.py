@@ -25,6 +25,10 @@ def row(scenario: str, samples: Sequence[Sample], seconds: float) -> Row:
         refused=outcomes["refused"],
         cancelled=outcomes["cancelled"],
         warm=sum(sample.is_warm for sample in samples),
+        retried=sum(sample.attempt > 1 for sample in samples),
+        retried_refused=sum(
+            sample.attempt > 1 and sample.outcome == "refused" for sample in samples
+        ),
         errors=_kinds(samples, "error"),
         refusals=_kinds(samples, "refused"),
         latency=spread(sample.latency for sample in good),

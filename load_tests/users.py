@@ -90,14 +90,6 @@ class ScenarioUser(User):
         if hasattr(self, "_client"):
             self._client.close()
 
-    @task
-    def ask(self) -> None:
-        """One request."""
-        if self._can_do:
-            self._measure(self.scenario)
-        else:
-            gevent.sleep(IDLE_SECONDS)
-
     def _measure(self, scenario: str, intended: float | None = None) -> None:
         asked = SCENARIOS[scenario](self._world, self.stage.next(scenario))
         enter(self.environment, self._client.measure(asked, intended))
@@ -108,6 +100,14 @@ class Thinker(ScenarioUser):
 
     abstract = True
     wait_time = between(0.5, 2.0)
+
+    @task
+    def ask(self) -> None:
+        """One request."""
+        if self._can_do:
+            self._measure(self.scenario)
+        else:
+            gevent.sleep(IDLE_SECONDS)
 
 
 class Short(Thinker):

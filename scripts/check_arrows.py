@@ -37,9 +37,10 @@ ROOMS: dict[str, set[str]] = {
         *("server", "composition", "settings", "observability"),
         *("local.plan", "local.tether"),
     },
+    "planning": {"settings", "inference", "errors"},
     "local": {"server", "settings", "inference", "errors"},
     "commands": {
-        *("composition", "services", "stores", "settings"),
+        *("composition", "services", "stores", "settings", "planning"),
         *("errors", "schemas", "observability"),
     },
     "__main__": {"commands", "server", "workers", "local", "settings", "errors", "observability"},

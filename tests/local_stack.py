@@ -18,6 +18,7 @@ import yaml
 from api_server.local.data_dir import remove_cluster
 from api_server.local.postgres_cluster import processes_in
 from api_server.local.process import free_port
+from api_server.settings import ENGINE_NAMES
 
 NEUTRAL = {
     "HOST": "127.0.0.1",
@@ -184,29 +185,34 @@ def changed_stack_file(folder: Path, **sections: Mapping[str, object]) -> str:
 
 
 @contextmanager
-def local_stack(data_dir: Path, **environment: str) -> Iterator[LocalStack]:
-    """Start it in the background; whatever happens, nothing of it is left at the end.
+def local_stack(
+    data_dir: Path, folder: Path = REPOSITORY, /, **environment: str
+) -> Iterator[LocalStack]:
+    """Start it in the background, in a folder; whatever happens, nothing of it is left at the end.
 
     Its data goes too: root has to keep PostgreSQL's outside of pytest's folders.
     """
     try:
-        with kept_stack(data_dir, **environment) as stack:
+        with kept_stack(data_dir, folder, **environment) as stack:
             yield stack
     finally:
         remove_cluster(data_dir / "postgres")
 
 
 @contextmanager
-def kept_stack(data_dir: Path, **environment: str) -> Iterator[LocalStack]:
+def kept_stack(
+    data_dir: Path, folder: Path = REPOSITORY, /, **environment: str
+) -> Iterator[LocalStack]:
     """The same, but for the data, which is kept for another one that follows."""
     data_dir.mkdir(parents=True, exist_ok=True)
     port = int(environment.setdefault("PORT", str(free_port())))
+    neutral = {name: value for name, value in NEUTRAL.items() if name not in ENGINE_NAMES}
     output_path = data_dir.parent / f"{data_dir.name}-{port}.out"
     with output_path.open("w") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "api_server", "local"],
-            cwd=REPOSITORY,
-            env=os.environ | NEUTRAL | {"DATA_DIR": str(data_dir)} | environment,
+            cwd=folder,
+            env=os.environ | neutral | {"DATA_DIR": str(data_dir)} | environment,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,

@@ -39,7 +39,7 @@ def fault_of(engine: Engine, name: str, found: Dimensions, expected: Dimensions)
     if engine.dimensions_path == "/props" and None in (found.slots, found.context_tokens):
         return (
             f"{name} does not tell its slots and their context under /props, as {engine.name} "
-            "does. Correct ENGINE or ENGINE_URLS."
+            "does. Correct ENGINE, ENGINE_URLS or ENGINE_API_KEY."
         )
     if _is_right(found.slots, expected.slots, 0) and _is_right(
         found.context_tokens, expected.context_tokens, PADDING_TOKENS - 1

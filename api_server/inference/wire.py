@@ -65,4 +65,8 @@ class Wire(Protocol):
         """How many tokens the prompt in a chat's body has; None where nobody can tell."""
 
     async def is_ready(self) -> bool:
-        """Whether a token could be served now. Never raises, 1 s at most."""
+        """Whether a token could be served now. Never raises, 1 s at most (2 s the first time)."""
+
+    @property
+    def problems(self) -> list[str]:
+        """What keeps engines from being used that are there, in sentences."""

@@ -8,7 +8,7 @@ from api_server.errors import UnknownSignerError
 from api_server.observability.record import record_of
 from api_server.schemas.apps import CALLER, Caller
 
-HEALTH = ("/health", "/health/live", "/health/ready")
+HEALTH = ("/health", "/health/live", "/health/open", "/health/ready")
 PAGES = ("/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json")
 PUBLIC = frozenset((*HEALTH, "/metrics", *PAGES))
 """What anybody may ask for."""

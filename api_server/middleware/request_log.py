@@ -12,7 +12,7 @@ from api_server.observability.metrics import Metrics
 from api_server.observability.record import RequestRecord, attach_record, new_request_id
 
 _ACCEPTED_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
-_ASKED_OFTEN = frozenset({"/health/live", "/health/ready", "/metrics"})
+_ASKED_OFTEN = frozenset({"/health/live", "/health/open", "/health/ready", "/metrics"})
 
 Close = Callable[[RequestRecord], None]
 

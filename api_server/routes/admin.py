@@ -12,7 +12,9 @@ from api_server.services.models import Models
 
 
 class ReplicaState(BaseModel):
-    """One engine: whether it gets requests now, and how many answers it works on."""
+    """One engine: whether it gets requests now, and how many answers it works on. `problem` says
+    why one that is there gets none.
+    """
 
     model_config = ConfigDict(from_attributes=True)
 
@@ -20,6 +22,7 @@ class ReplicaState(BaseModel):
     is_usable: bool
     state: str
     in_flight: int
+    problem: str | None = None
 
 
 class ModelState(BaseModel):

@@ -1,4 +1,4 @@
-"""`/health` for a person, `/health/live` and `/health/ready` for machines. Three true answers."""
+"""`/health` for a person; `/health/live`, `/open` and `/ready` for machines. Four true answers."""
 
 from typing import Literal
 
@@ -29,11 +29,13 @@ class Summary(BaseModel):
     """What a person wants to know.
 
     `queue_size` is whatever waits: requests for an engine, and jobs. `jobs` is null where nobody
-    can tell, `together_ai_status` where no model is Together's.
+    can tell, `together_ai_status` where no model is Together's. `problems` are sentences about
+    engines that are there and cannot be used.
     """
 
     status: Literal["ok", "degraded", "down"]
     models: list[ModelHealth]
+    problems: list[str]
     requests_in_flight: int
     queue_size: int
     uptime: str
@@ -65,6 +67,12 @@ class Liveness(BaseModel):
     status: Literal["alive"] = "alive"
 
 
+class Openness(BaseModel):
+    """Whether this gateway takes new requests; one that is about to end says so before it does."""
+
+    status: Literal["open", "closing"]
+
+
 def _health(request: Request) -> Health:
     health: Health = request.app.state.health
     return health
@@ -86,6 +94,7 @@ async def summary(request: Request) -> Summary:
     return Summary(
         status=status if ready else "down",
         models=models,
+        problems=health.problems,
         requests_in_flight=health.requests_in_flight,
         queue_size=health.queue_size + (jobs.queued if jobs is not None else 0),
         uptime=humanize_seconds(health.uptime_seconds()),
@@ -113,6 +122,19 @@ def _together(
 async def live() -> Liveness:
     """200 as long as the process can answer at all."""
     return Liveness()
+
+
+@router.head("/health/open", include_in_schema=False)
+@router.get("/health/open", responses={503: {"model": Openness}})
+async def open_(request: Request, response: Response) -> Openness:
+    """200, or 503 from SIGTERM on while DRAIN_NOTICE_SECONDS last; then the port is closed.
+
+    Engines do not matter here. For whoever spreads requests over gateways.
+    """
+    if not _health(request).is_closing:
+        return Openness(status="open")
+    response.status_code = 503
+    return Openness(status="closing")
 
 
 @router.head("/health/ready", include_in_schema=False)

@@ -31,6 +31,8 @@ class Health:
         self._started = time.monotonic()
         self._probe: asyncio.Task[dict[str, bool]] | None = None
         self.version = version
+        self.is_closing = False
+        """Whether whoever spreads requests over gateways should send no more to this one."""
 
     @property
     def requests_in_flight(self) -> int:
@@ -69,6 +71,11 @@ class Health:
         """How old what is known of apps and keys may be; None where nothing is known."""
         age = self._access.directory.age_seconds if self._access is not None else None
         return round(age, 1) if age is not None else None
+
+    @property
+    def problems(self) -> list[str]:
+        """What keeps engines from being used that are there, in sentences."""
+        return [problem for lane in self._lanes.values() for problem in lane.wire.problems]
 
     def uptime_seconds(self) -> float:
         return time.monotonic() - self._started

@@ -19,6 +19,7 @@ class ReplicaStatus:
     is_usable: bool
     state: str
     in_flight: int
+    problem: str | None = None
 
 
 class Models(Protocol):
@@ -70,6 +71,12 @@ class ManagedModels:
             return ()
         now = asyncio.get_running_loop().time()
         return [
-            ReplicaStatus(each.url, each.room(now) > 0, each.state(now), each.in_flight)
+            ReplicaStatus(
+                each.url,
+                each.room(now) > 0 and each.inspection.problem is None,
+                each.state(now),
+                each.in_flight,
+                each.inspection.problem,
+            )
             for each in wire.replicas
         ]

@@ -33,6 +33,7 @@ COMPOSE_NAMES = frozenset(
         "POSTGRES_IMAGE",
         "POSTGRES_PASSWORD",
         "PROMETHEUS_IMAGE",
+        "PYTHON_IMAGE",
         "QDRANT_IMAGE",
         "REDIS_IMAGE",
         "REDIS_PASSWORD",
@@ -45,7 +46,18 @@ COMPOSE_NAMES = frozenset(
 )
 """Exactly the variables of docker-compose*.yaml that are no settings of ours."""
 
-START_NAMES = frozenset({"COMPOSE_FILE", "COMPOSE_PROFILES", "COMPOSE_PROJECT_NAME", "DEVICE"})
+START_NAMES = frozenset(
+    {
+        "COMPOSE_EXTRA_FILES",
+        "COMPOSE_EXTRA_PROFILES",
+        "COMPOSE_FILE",
+        "COMPOSE_PROFILES",
+        "COMPOSE_PROJECT_NAME",
+        "DEVICE",
+        "PULL",
+        "TOKENIZER_FOLDER",
+    }
+)
 """What stands in no compose file: read by `docker compose` itself, or by init.sh alone."""
 
 ENGINE_NAMES = (

@@ -44,8 +44,8 @@ class Memory(Strict):
     kv_cache_type: Literal["auto", "f16", "q8_0"] = Field(
         "auto", description="How exactly a context is kept; q8_0 takes half as much as f16."
     )
-    prompt_cache_mib: int = Field(
-        2048, ge=0, description="Host memory for contexts that may be asked for again."
+    prompt_cache_mib: Annotated[int, Field(ge=0)] | Auto = Field(
+        "auto", description="Host memory for contexts that may be asked for again; auto: to 2048."
     )
 
 

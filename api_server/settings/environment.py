@@ -47,6 +47,7 @@ class Environment(Strict):
     port: int = Field(8000, ge=1, le=65535)
     data_dir: Path = Path(".local")
     listen_fd: int | None = Field(None, ge=3)
+    drain_notice_seconds: float = Field(0, ge=0, le=60)
     stack_config: Path = Path("configs/stack.yaml")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     engine: EngineChoice = "llama-cpp"
@@ -64,10 +65,10 @@ class Environment(Strict):
     auth: bool = True
     postgres_url: PostgresUrl | None = None
     redis_url: RedisUrl | None = None
-    s3_url: HttpUrl | None = None
+    s3_url: BaseUrl | None = None
     s3_access_key: Key | None = None
     s3_secret_key: Key | None = None
-    qdrant_url: HttpUrl | None = None
+    qdrant_url: BaseUrl | None = None
     qdrant_api_key: Key | None = None
     jwt_secret: SigningKey | None = None
     jwt_jwks_url: HttpUrl | None = None

@@ -58,10 +58,13 @@ class World:
         """A length of an answer."""
         return max(1, min(round(wanted * self.scale), self.context_tokens // 4))
 
+    def room(self, answer: int) -> float:
+        """Tokens that a prompt may have beside an answer."""
+        return PROMPT_SHARE * self.context_tokens - self.tokens(answer)
+
     def text(self, wanted: int, answer: int, *what: object) -> str:
         """Words of about so many tokens, if an answer of `answer` tokens fits beside them."""
-        room = PROMPT_SHARE * self.context_tokens - self.tokens(answer)
-        count = min(wanted * self.scale, room) / self.tokens_per_word
+        count = min(wanted * self.scale, self.room(answer)) / self.tokens_per_word
         return words(self.random("text", *what), max(3, int(count)))
 
     def beginning(self, number: int) -> tuple[int, bool]:

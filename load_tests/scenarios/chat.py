@@ -13,18 +13,18 @@ SIDE_BY_SIDE = 8
 SYSTEM = 96
 SAID = 32
 ANSWER = 32
+LONGEST = SYSTEM + (2 * TURNS - 1) * SAID
 
 
 def ask(world: World, number: int) -> Ask:
     turn = number // SIDE_BY_SIDE % TURNS
     conversation = number // (SIDE_BY_SIDE * TURNS) * SIDE_BY_SIDE + number % SIDE_BY_SIDE
+    per_word = world.tokens_per_word / min(world.scale, world.room(ANSWER) / LONGEST)
     first = world.first_line(NAME, conversation)
-    longest = (2 * TURNS - 1) * SAID
-    rules = world.text(SYSTEM, ANSWER + longest, NAME, conversation)
+    rules = words(world.random(NAME, conversation, "rules"), int(SYSTEM / per_word))
     messages = [{"role": "system", "content": f"{first} {rules}"}]
-    said = max(3, int(SAID * world.scale / world.tokens_per_word))
     for step in range(2 * turn + 1):
-        text = words(world.random(NAME, conversation, step), said)
+        text = words(world.random(NAME, conversation, step), int(SAID / per_word))
         messages.append({"role": "assistant" if step % 2 else "user", "content": text})
     body = world.chat(messages, ANSWER, stream=True)
     return Ask(NAME, "stream", CHAT, body, is_warm=turn > 0)

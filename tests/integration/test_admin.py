@@ -77,7 +77,7 @@ async def test_models_and_their_engines_are_shown(tmp_path: Path) -> None:
         assert (model["location"], model["is_in_process"]) == ("local", False)
         (replica,) = model["replicas"]
         assert replica.pop("url").startswith("http://127.0.0.1:")
-        assert replica == {"is_usable": True, "state": "up", "in_flight": 0}
+        assert replica == {"is_usable": True, "state": "up", "in_flight": 0, "problem": None}
 
 
 async def test_an_engine_that_is_away_is_shown_as_such(tmp_path: Path) -> None:

@@ -24,7 +24,9 @@ MESSAGES: Any = [{"role": "user", "content": "hi"}]
 
 
 @asynccontextmanager
-async def serving(tmp_path: Path) -> AsyncIterator[tuple[subprocess.Popen[str], str]]:
+async def serving(
+    tmp_path: Path, **variables: str
+) -> AsyncIterator[tuple[subprocess.Popen[str], str]]:
     async with running_engine() as engine:
         replicas = [f"http://127.0.0.1:{engine.port}"]
         config = tmp_path / "stack.yaml"
@@ -35,7 +37,7 @@ async def serving(tmp_path: Path) -> AsyncIterator[tuple[subprocess.Popen[str], 
             process = subprocess.Popen(
                 [sys.executable, "-m", "api_server", "serve"],
                 cwd=REPOSITORY,
-                env=os.environ | NEUTRAL | environment,
+                env=os.environ | NEUTRAL | environment | variables,
                 stdout=log,
                 stderr=log,
                 text=True,
@@ -91,6 +93,29 @@ async def test_sigterm_lets_streams_finish_and_takes_nothing_new(tmp_path: Path)
             with pytest.raises(httpx.ConnectError):
                 httpx.get(f"{url}/health")
             assert await stream == 51
+        assert await exit_code(process, 5) == 0
+
+
+async def test_with_a_notice_requests_are_served_until_a_proxy_can_know(tmp_path: Path) -> None:
+    async with serving(tmp_path, DRAIN_NOTICE_SECONDS="1") as (process, url):
+        async with httpx.AsyncClient(base_url=url) as http:
+            assert (await http.get("/health/open")).status_code == 200
+            process.send_signal(signal.SIGTERM)
+            await asyncio.sleep(0.3)
+            told = httpx.get(f"{url}/health/open")  # a new connection
+            assert (told.status_code, told.json()) == (503, {"status": "closing"})
+            assert (await http.get("/health/live")).status_code == 200
+            body = {"model": "fake", "messages": MESSAGES}
+            assert (await http.post("/v1/chat/completions", json=body)).status_code == 200
+        assert await exit_code(process, 5) == 0
+
+
+async def test_a_second_sigterm_cuts_the_notice_short(tmp_path: Path) -> None:
+    async with serving(tmp_path, DRAIN_NOTICE_SECONDS="60") as (process, _):
+        process.send_signal(signal.SIGTERM)
+        await asyncio.sleep(0.3)
+        assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
         assert await exit_code(process, 5) == 0
 
 

@@ -21,6 +21,8 @@ import httpx
 import yaml
 
 from api_server.local.process import free_port, last_lines, tether_command
+from api_server.planning.flags import MaxPlan, max_flags
+from api_server.planning.max_sizing import MaxShape
 from benchmarks.peer_packages import install_in, package
 from tests.local_stack import NEUTRAL, REPOSITORY
 
@@ -116,20 +118,14 @@ def make_model(installed: Installed, folder: Path) -> Path:
 
 @contextmanager
 def running_engine(installed: Installed, model: Path, folder: Path) -> Iterator[Engine]:
-    """`max serve` until the end of the block; raises `AssertionError` with its last words."""
+    """`max serve` as `plan` starts it, to the end of the block; raises `AssertionError`."""
     port, metrics_port = free_port(), free_port()
     compiled = installed.home / "compiled"
-    options: dict[str, str | int] = {
-        "--model": str(model),
-        "--served-model-name": MODEL,
-        "--devices": "cpu",
-        "--host": "127.0.0.1",
-        "--port": port,
-        "--max-length": CONTEXT_TOKENS,
-        "--max-batch-size": SLOTS,
-    }
-    argv = [installed.program("max"), "serve", "--enable-penalties"]
-    argv += [str(part) for pair in options.items() for part in pair]
+    plan = MaxPlan(
+        MaxShape(SLOTS, CONTEXT_TOKENS, SLOTS * CONTEXT_TOKENS), "cpu", str(model), MODEL
+    )
+    argv = [installed.program("max"), "serve", *max_flags(plan)]
+    argv += ["--host", "127.0.0.1", "--port", str(port)]
     environment = {
         "XDG_CACHE_HOME": str(compiled),
         "HF_HUB_OFFLINE": "1",

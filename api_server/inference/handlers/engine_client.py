@@ -15,6 +15,7 @@ from api_server.errors import ApiError, EngineTimeoutError, InferenceError
 from api_server.inference import sse
 from api_server.inference.catalogue import Model
 from api_server.inference.chunks import decode
+from api_server.inference.dimensions import Dimensions, told_by
 from api_server.inference.handlers.event_stream import EventStream, OnEnd, feed, until_error
 from api_server.inference.handlers.faults import connection_failure, translate_error
 from api_server.inference.handlers.http1 import (
@@ -31,6 +32,7 @@ MAX_BODY_BYTES = 256 * 1024 * 1024
 MAX_ANSWER_BYTES = 4 * 1024 * 1024
 PROBE_TIMEOUT_SECONDS = 1.0
 QUESTION_TIMEOUT_SECONDS = 10.0
+DIMENSIONS_TIMEOUT_SECONDS = 5.0
 
 log = logging.getLogger(__name__)
 
@@ -153,6 +155,21 @@ class EngineClient:
         if status != 200:
             raise InferenceError(f"The engine answered {path} with HTTP {status}.")
         return answer
+
+    async def dimensions(self) -> Dimensions:
+        """Its slots and its context, as far as it tells them. Raises `ApiError` where it is away,
+        loading or in trouble.
+        """
+        path = self.model.engine.dimensions_path
+        assert path is not None, "this engine cannot tell"
+        status, body = await self._get(path, DIMENSIONS_TIMEOUT_SECONDS)
+        if status == 429 or status >= 500:
+            raise translate_error(status, body)
+        try:
+            answer = msgspec.json.decode(body, type=dict) if status == 200 else {}
+        except msgspec.DecodeError:
+            answer = {}
+        return told_by(self.model.engine, self.model.name_at_engine or self.model.id, answer)
 
     async def aclose(self) -> None:
         self._pool.close()

@@ -110,6 +110,10 @@ class InProcessWire:
                 f"The handler of '{self.model.id}' cancelled the request itself."
             ) from exc
 
+    @property
+    def problems(self) -> list[str]:
+        return []
+
     async def is_ready(self) -> bool:
         """Whether it is loaded, or would be on demand; not before its first load where it should be
         there from the start, and not when loading failed.

@@ -8,7 +8,10 @@ from api_server.inference.catalogue import Model
 from api_server.inference.handlers.engine_client import EngineClient
 from api_server.inference.replicas.breaker import Breaker, fault_of
 from api_server.inference.replicas.choosing import hash_of
+from api_server.inference.replicas.inspection import Inspection
 from api_server.inference.replicas.retrying import pause_seconds
+
+State = Literal["up", "down", "refused", "aside", "open", "half-open", "warming"]
 
 PROBES_TO_GO_DOWN = 2
 """So many health probes must fail in a row: a busy engine may miss one."""
@@ -25,6 +28,7 @@ class Replica:
         self.name = urlsplit(url).netloc
         self.client = EngineClient(model, url)
         self.breaker = Breaker(model.balancing)
+        self.inspection = Inspection(model, self.name)
         self.seed = hash_of(url.encode())
         self.in_flight = 0
         self.is_up = True
@@ -37,17 +41,20 @@ class Replica:
     @property
     def is_sound(self) -> bool:
         """Whether nothing speaks against it: what a replica counts for in the model's capacity."""
-        return self.is_up and self.breaker.is_closed
+        return self.is_up and self.breaker.is_closed and self.inspection.problem is None
 
     def is_within_reach(self, now: float) -> bool:
         """Whether it is left out, but only for how it answered: it could be reached."""
         return not (
-            self.breaker.is_closed or self.breaker.fault == "unreachable" or now < self._aside_until
+            self.breaker.is_closed
+            or self.breaker.fault == "unreachable"
+            or now < self._aside_until
+            or self.inspection.bars(now)
         )
 
     def room(self, now: float) -> float:
         """How many answers it can give at the same time now; 0 when it must not be asked."""
-        if now < self._aside_until or not self.breaker.permits(now):
+        if now < self._aside_until or not self.breaker.permits(now) or self.inspection.bars(now):
             return 0.0
         if not self.breaker.is_closed:
             return 1.0
@@ -61,10 +68,13 @@ class Replica:
 
     def usable_at(self) -> float:
         """When it may be asked again at the earliest."""
-        return max(self._aside_until, self.breaker.open_until or 0.0)
+        again_at = self.inspection.again_at if self.inspection.problem is not None else 0.0
+        return max(self._aside_until, self.breaker.open_until or 0.0, again_at)
 
-    def state(self, now: float) -> Literal["up", "down", "aside", "open", "half-open", "warming"]:
+    def state(self, now: float) -> State:
         """In a word, for people."""
+        if self.inspection.problem is not None:
+            return "refused"
         breaker = self.breaker.state(now)
         if breaker != "closed":
             return breaker
@@ -99,6 +109,7 @@ class Replica:
         fault = fault_of(error) if isinstance(error, ApiError) else None
         if fault is not None:
             self.breaker.failed(fault, now, trial)
+            self.inspection.forget()
         else:
             self.breaker.abandoned(trial)
             if is_whole:
@@ -109,6 +120,7 @@ class Replica:
     def probed(self, now: float, *, is_well: bool) -> None:
         """What its health route said. One that comes back is taken in slowly."""
         if not is_well:
+            self.inspection.forget()
             self._failed_probes += 1
             self.is_up = self.is_up and self._failed_probes < PROBES_TO_GO_DOWN
             return

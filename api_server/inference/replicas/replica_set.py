@@ -1,6 +1,7 @@
 """All replicas of one model: chooses one for each call, and another when that fails in time."""
 
 import asyncio
+import contextlib
 import logging
 import random
 from collections.abc import Awaitable, Callable, Set
@@ -16,6 +17,7 @@ from api_server.errors import (
     ResourceNotAvailableError,
 )
 from api_server.inference.catalogue import Model
+from api_server.inference.handlers.engine_client import PROBE_TIMEOUT_SECONDS
 from api_server.inference.handlers.event_stream import EventStream
 from api_server.inference.replicas.choosing import Standing, choose, hash_of
 from api_server.inference.replicas.replica import Replica
@@ -63,8 +65,12 @@ class ReplicaSet:
         return len(self.replicas) > 1 and self.model.balancing.prefix_affinity
 
     async def start(self) -> None:
-        """Begin to watch the health of several replicas; one is learnt about from its traffic."""
-        if self._watching is None and len(self.replicas) > 1 and self.model.engine.is_probed:
+        """Begin to watch the health of several replicas; one is learnt about from its traffic,
+        but that it is another one now.
+        """
+        is_watched = len(self.replicas) > 1 and self.model.engine.is_probed
+        is_watched = is_watched or any(each.inspection.is_wanted for each in self.replicas)
+        if self._watching is None and is_watched:
             self._watching = asyncio.create_task(self._watch())
 
     async def aclose(self) -> None:
@@ -74,6 +80,7 @@ class ReplicaSet:
             await asyncio.wait({self._watching})
             self._watching = None
         for replica in self.replicas:
+            await replica.inspection.aclose()
             await replica.client.aclose()
 
     async def ask(self, call: Call) -> bytes:
@@ -92,7 +99,7 @@ class ReplicaSet:
 
     async def is_ready(self) -> bool:
         """Whether one replica at least says that it could serve a token now."""
-        probes = [asyncio.create_task(each.client.is_ready()) for each in self.replicas]
+        probes = [asyncio.create_task(self._is_ready(each)) for each in self.replicas]
         try:
             for answer in asyncio.as_completed(probes):
                 if await answer:
@@ -102,7 +109,44 @@ class ReplicaSet:
             for probe in probes:
                 probe.cancel()
 
+    @property
+    def problems(self) -> list[str]:
+        """What is wrong with replicas that get no requests because of it, in sentences."""
+        found = (each.inspection.problem for each in self.replicas)
+        return [problem for problem in found if problem is not None]
+
+    async def _is_ready(self, replica: Replica) -> bool:
+        if not await replica.client.is_ready():
+            return False
+        if not replica.inspection.is_wanted:
+            return True
+        try:
+            async with asyncio.timeout(PROBE_TIMEOUT_SECONDS):
+                await replica.inspection.pass_(replica.client)
+        except (ApiError, TimeoutError):
+            return False
+        finally:
+            self._look_around()
+        return True
+
     # one try
+
+    async def _inspect(self, replica: Replica) -> None:
+        """Let it pass only as planned. Raises `ResourceNotAvailableError`: no engine has seen the
+        request.
+        """
+        trial = replica.begin(0)
+        error: ApiError | None = None
+        try:
+            await replica.inspection.pass_(replica.client)
+        except ApiError as exc:
+            error = None if replica.inspection.problem is not None else exc
+            if isinstance(exc, ResourceNotAvailableError):
+                raise
+            raise self._all_away(0.0) from exc
+        finally:
+            self._ended(replica, 0, trial, is_whole=False, error=error)
+            self._look_around()
 
     async def _ask(self, replica: Replica, call: Call) -> bytes:
         on_sent = self._on_sent(replica)
@@ -210,6 +254,8 @@ class ReplicaSet:
             if replica is not None:
                 call.replica = replica.name
                 try:
+                    if replica.inspection.is_due:
+                        await self._inspect(replica)
                     return await attempt(replica, call)
                 except ResourceNotAvailableError as exc:
                     error = exc
@@ -304,7 +350,11 @@ class ReplicaSet:
                 log.exception("a health probe failed", extra={"model": self.model.id})
 
     async def _probe(self, replica: Replica) -> None:
-        replica.probed(_now(), is_well=await replica.client.is_ready())
+        is_well = await replica.client.is_ready()
+        if is_well and replica.inspection.is_wanted:
+            with contextlib.suppress(ApiError):  # who says that it is well may be slow to say more
+                await replica.inspection.look(replica.client)
+        replica.probed(_now(), is_well=is_well)
         self._look_around()
 
     def _wake(self) -> None:

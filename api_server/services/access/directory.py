@@ -19,8 +19,10 @@ from api_server.services.access.book import Book, Found
 from api_server.services.access.secrets import digest_of
 from api_server.services.access.snapshot import (
     Content,
+    Stamp,
     confirm_snapshot,
     read_snapshot,
+    stamp_of,
     write_snapshot,
 )
 from api_server.stores.apps import Changes, Kind
@@ -71,7 +73,7 @@ class Directory:
         self._change: int | None = None
         self._true_at: float | None = None
         self._confirmed_at = 0.0
-        self._is_written = False
+        self._written: Stamp | None = None
         self._wake = asyncio.Event()
         self._reading = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
@@ -154,7 +156,7 @@ class Directory:
                 changes = await self._source.changes_since(self._change)
                 book = await self._read(changes)
                 self._book, self._change = book, changes.change
-                self._is_written = False
+                self._written = None
             self._true_at = asked_at
             await self._save()
 
@@ -237,14 +239,17 @@ class Directory:
             return
         now = self._clock()
         try:
-            if not self._is_written or not self._path.exists():
-                content = Content(self._change, self._book.app_rows(), self._book.credential_rows())
-                await asyncio.to_thread(write_snapshot, self._path, content)
-            elif now - self._confirmed_at > CONFIRM_SECONDS:
-                confirm_snapshot(self._path)
-            else:
+            stamp = stamp_of(self._path)
+            is_ours = stamp is not None and stamp == self._written
+            is_there = stamp is not None and self._written is not None
+            if is_there and now - self._confirmed_at <= CONFIRM_SECONDS:
                 return
-            self._is_written, self._confirmed_at = True, now
+            if is_ours:
+                self._written = confirm_snapshot(self._path)
+            else:  # what another gateway wrote may be older than what is known here
+                content = Content(self._change, self._book.app_rows(), self._book.credential_rows())
+                self._written = await asyncio.to_thread(write_snapshot, self._path, content)
+            self._confirmed_at = now
         except OSError as exc:
             fields = {"path": str(self._path), "reason": exc.strerror}
             log.warning("the snapshot of apps cannot be written", extra=fields)

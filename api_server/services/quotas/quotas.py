@@ -42,8 +42,8 @@ class Quotas:
     """Reserves what requests may use. One object for all requests of a process.
 
     `processes` are those of the gateway, `index` which of them this one is (None: not known, then
-    what cannot be shared evenly is nobody's). Both count until Redis has told more. `rules_of`
-    makes the rules of an app.
+    what cannot be shared evenly is nobody's). Both count until Redis has told more. `notice` hears
+    how many processes live whenever Redis tells. `rules_of` makes the rules of an app.
     """
 
     def __init__(
@@ -55,7 +55,9 @@ class Quotas:
         index: int | None = None,
         clock: Callable[[], float] = time.monotonic,
         rules_of: RulesOf = rules_of,
+        notice: Callable[[int], None] | None = None,
     ) -> None:
+        self._notice = notice
         self._store = redis
         self._metrics = metrics
         self._clock = clock
@@ -272,9 +274,7 @@ class Quotas:
     def _heard(self, beat: Beat) -> None:
         now = self._clock()
         if not self._is_alone:
-            self._peers = Peers(beat.processes, beat.index)
-            for desk in self._desks.values():
-                desk.rejoin(self._peers)
+            self._meet(beat)
             return
         if self._back_since is None:
             self._back_since = now
@@ -282,10 +282,16 @@ class Quotas:
         others_are_back = not beat.unheard and beat.processes >= self._peers.processes
         if is_first or others_are_back or now - self._back_since > WAITS_FOR_OTHERS_SECONDS:
             self._is_alone = False
-            self._peers = Peers(beat.processes, beat.index)
-            for desk in self._desks.values():
-                desk.rejoin(self._peers)
+            self._meet(beat)
             log.info("limits are shared: Redis answers")
+
+    def _meet(self, beat: Beat) -> None:
+        """The others are as many as the beat says."""
+        self._peers = Peers(beat.processes, beat.index)
+        for desk in self._desks.values():
+            desk.rejoin(self._peers)
+        if self._notice is not None:
+            self._notice(beat.processes)
 
     async def _report(self) -> None:
         for desk in list(self._desks.values()):

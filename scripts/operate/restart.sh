@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Applies .env and configs/ to what runs: gateways one by one, so that no request fails; other services only where
+# their definition changed. SERVICE=name restarts that one alone.
+cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit 1
+# shellcheck source=scripts/stack/all.sh
+source scripts/stack/all.sh
+trap on_interrupt INT
+require_env_file
+if [[ -n ${SERVICE:-} && $SERVICE != api-server ]]; then
+    compose restart "$SERVICE" || fail "$SERVICE could not be restarted." "make ps lists the services."
+    exit
+fi
+refresh_others
+roll_gateways
+start_services

@@ -1,0 +1,81 @@
+# shellcheck shell=bash
+# .env: secrets are made where they are missing; what stands there is never changed, only checked.
+
+# Those that a part of the stack asks for before it lets anybody in.
+SECRETS=(POSTGRES_PASSWORD REDIS_PASSWORD QDRANT_API_KEY S3_ACCESS_KEY S3_SECRET_KEY ENGINE_API_KEY GRAFANA_PASSWORD)
+# What a start is told by make or the environment, and later ones shall know.
+CHOICES=(DEVICE ENGINE ENGINE_URLS ENGINE_SLOTS ENGINE_CONTEXT_TOKENS MODEL_SOURCE MODEL_FILE MODEL_NAME API_PORT GRAFANA_PORT LOCUST_PORT BIND_ADDRESS)
+FEWEST_CHARACTERS=12
+
+check_env_file() {
+    local name
+    [[ -f $ENV_FILE ]] || { ok "no .env yet: it is written, with generated secrets"; return; }
+    [[ -r $ENV_FILE && -w $ENV_FILE ]] ||
+        fail ".env cannot be read and written by this user." "sudo chown $(id -un) .env"
+    for name in "${SECRETS[@]}"; do check_secret "$name"; done
+    ok ".env"
+}
+
+# check_secret NAME: where it is set at all. Its value is never shown.
+check_secret() {
+    is_set_by_user "$1" || [[ -v $1 ]] || return 0
+    local value remedy="Give it a value of your own, or delete the line of .env: make start then makes one."
+    value=$(setting "$1")
+    [[ -n $value ]] || fail "$1 is empty." "$remedy"
+    ! is_placeholder "$value" || fail "$1 is a placeholder that anybody would try first." "$remedy"
+    ((${#value} >= FEWEST_CHARACTERS)) || fail "$1 is shorter than $FEWEST_CHARACTERS characters." "$remedy"
+    [[ $value =~ ^[A-Za-z0-9._~-]+$ ]] ||
+        fail "$1 holds characters that break the URLs and files it is written into." "Use letters and digits. $remedy"
+}
+
+# Made of the words of examples alone, or of very few characters.
+is_placeholder() {
+    local plain rest
+    plain=$(tr '[:upper:]' '[:lower:]' <<<"$1" | tr -cd 'a-z0-9')
+    [[ $(fold -w 1 <<<"$plain" | sort -u | wc -l) -ge 4 ]] || return 0
+    rest=$(sed -E 's/change|me|this|your|my|secret|secure|password|passwd|pass|placeholder|example|default|minio|admin|root|user|postgres|redis|grafana|qdrant|stack|api|key|token|here|test|todo|[0-9]//g' <<<"$plain")
+    [[ -z $rest ]]
+}
+
+# A secret of 32 letters and digits: 190 bits.
+new_secret() {
+    local secret=''
+    while ((${#secret} < 32)); do secret+=$(head -c 64 /dev/urandom | base64 -w 0 | tr -dc 'A-Za-z0-9'); done
+    printf '%s' "${secret:0:32}"
+}
+
+write_env_file() {
+    local name
+    refuse_new_secrets_for_old_data
+    if [[ ! -f $ENV_FILE ]]; then
+        say "# Written by make start, and yours: what you change stays. .env.example explains each name. Keep a copy of it." |
+            replace_env_file
+    fi
+    chmod 600 "$(readlink -f "$ENV_FILE")"
+    for name in "${CHOICES[@]}"; do remember_choice "$name"; done
+    for name in "${SECRETS[@]}"; do
+        [[ -n $(setting "$name") ]] || remember "$name" "$(new_secret)"
+    done
+    is_set_by_user STACK_UID || remember STACK_UID "$(id -u)"
+    is_set_by_user STACK_GID || remember STACK_GID "$(id -g)"
+    ok ".env has its secrets, and only this user may read it"
+}
+
+# What the environment says differently from .env is written down.
+remember_choice() {
+    [[ -v $1 ]] && [[ ${!1} != "$(file_value "$1")" ]] || return 0
+    [[ ${!1} =~ ^[A-Za-z0-9._~:/,@%+=-]*$ ]] ||
+        fail "$1=${!1} holds characters that .env cannot carry as they are." "Write the line into .env by hand, quoted."
+    remember "$1" "${!1}"
+    ok "kept in .env: $1=${!1}"
+}
+
+# PostgreSQL keeps the password that it was made with; a new one would lock the gateway out.
+refuse_new_secrets_for_old_data() {
+    local volume
+    volume=$(project_name)_postgres-data
+    [[ -z $(setting POSTGRES_PASSWORD) ]] || return 0
+    ! docker volume inspect "$volume" >/dev/null 2>&1 ||
+        fail "The data of an earlier installation is here (volume $volume), but .env does not have its POSTGRES_PASSWORD." \
+            "Put that .env back; or remove the data for good: make clean VOLUMES=yes CONFIRM=yes"
+}

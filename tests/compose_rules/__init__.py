@@ -1,0 +1,1 @@
+"""The compose files, and the rules that they keep."""

@@ -1,0 +1,319 @@
+"""The steps of init.sh: the checks, `.env`, the plan. On machines that are played; bring-up with
+Docker is in tests/compose.
+"""
+
+import re
+import stat
+from pathlib import Path
+
+import pytest
+
+from tests.host import Host, make_host
+
+SECRETS = (
+    *("POSTGRES_PASSWORD", "REDIS_PASSWORD", "QDRANT_API_KEY", "S3_ACCESS_KEY", "S3_SECRET_KEY"),
+    *("ENGINE_API_KEY", "GRAFANA_PASSWORD"),
+)
+PLAN = (
+    "ENGINE_SLOTS=32\nENGINE_CONTEXT_TOKENS=4096\nLLAMA_CPP_FLAGS=--parallel 32 --ctx-size 131072"
+)
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    return make_host(tmp_path)
+
+
+def test_a_host_without_docker(host: Host) -> None:
+    (host.programs / "docker").unlink()
+    assert "Docker is not installed. Install it" in host.refuses("check_docker")
+
+
+def test_a_user_who_may_not_use_docker(host: Host) -> None:
+    host.docker(version="echo 'dial unix docker.sock: permission denied' >&2; exit 1")
+    assert "sudo usermod -aG docker" in host.refuses("check_docker")
+
+
+def test_a_docker_that_does_not_run(host: Host) -> None:
+    host.docker(version="echo 'Cannot connect to the Docker daemon' >&2; exit 1")
+    assert "sudo systemctl start docker" in host.refuses("check_docker")
+
+
+def test_an_old_docker(host: Host) -> None:
+    host.docker(version="echo 19.03.8")
+    assert "Docker 19.03.8 is too old: 20.10 is needed." in host.refuses("check_docker")
+
+
+def test_compose_2_goes_before_compose_1(host: Host) -> None:
+    host.program("docker-compose", {"version --short": "echo 1.29.2"})
+    assert "2.24.5 (docker compose)" in host.accepts("check_compose")
+    chosen = host.accepts("check_compose", COMPOSE="docker-compose")
+    assert "1.29.2 (docker-compose)" in chosen
+
+
+def test_compose_1_alone(host: Host) -> None:
+    host.docker(**{"compose_version_--short": "exit 125"})
+    assert "Docker Compose is not installed." in host.refuses("check_compose")
+    host.program("docker-compose", {"version --short": "echo 1.25.0"})
+    assert "is too old: docker-compose 1.25.0" in host.refuses("check_compose")
+    host.program("docker-compose", {"version --short": "echo 1.29.2"})
+    assert "1.29.2 (docker-compose)" in host.accepts("check_compose")
+
+
+def test_a_host_without_a_gpu_is_offered_the_cpu(host: Host) -> None:
+    said = host.refuses("pci_devices() { :; }; check_device")
+    assert "No NVIDIA GPU was found on this machine." in said
+    assert "make start DEVICE=cpu" in said
+    assert "on the CPU" in host.accepts("check_device", DEVICE="cpu")
+
+
+def test_a_gpu_without_a_driver(host: Host) -> None:
+    listed = r"pci_devices() { printf 'DRIVER=\nPCI_CLASS=30200\nPCI_ID=10DE:20B0\n'; }"
+    assert "no driver for it" in host.refuses(f"{listed}; check_device")
+
+
+def test_a_driver_that_finds_nothing(host: Host) -> None:
+    host.program("nvidia-smi", {"*": "echo 'Failed to initialize NVML'; exit 18"})
+    assert "finds no GPU that works" in host.refuses("check_device")
+
+
+def test_an_old_driver(host: Host) -> None:
+    host.gpus(24564, driver="470.256.02")
+    assert "driver 470.256.02 is too old for CUDA 12" in host.refuses("check_device")
+
+
+def test_two_gpus(host: Host) -> None:
+    host.gpus(24564, 16380)
+    said = host.accepts("check_device; device")
+    assert "GPU memory of 24564,16380 MiB, driver 550.54.15" in said
+    assert said.endswith("gpu")
+
+
+def test_a_gpu_that_docker_cannot_hand_on(host: Host) -> None:
+    host.gpus(24564)
+    host.docker(**{"info_--format_{{json .}}": """echo '{"Runtimes":{"runc":{}}}'"""})
+    assert "the NVIDIA container toolkit is missing" in host.refuses("check_device")
+    host.program("nvidia-ctk", {})
+    assert "but Docker does not know it" in host.refuses("check_device")
+
+
+def test_a_container_that_sees_no_gpu(host: Host) -> None:
+    host.gpus(24564)
+    host.docker(run="echo 'nvidia-container-cli: initialization error' >&2; exit 125")
+    said = host.refuses("check_gpu_in_container")
+    assert "sees no GPU: nvidia-container-cli: initialization error" in said
+    host.docker(run="echo 'GPU 0: NVIDIA L4 (UUID: GPU-1)'; echo 'GPU 1: NVIDIA L4 (UUID: GPU-2)'")
+    assert "2 GPU seen" in host.accepts("check_gpu_in_container")
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"ENGINE": "Max!"}, "ENGINE=Max! is no engine."),
+        ({"DEVICE": "tpu"}, "DEVICE=tpu is no device."),
+        ({"ENGINE": "external"}, "ENGINE_URLS does not say"),
+        ({"ENGINE": "external", "ENGINE_URLS": "http://a:1"}, "ENGINE_SLOTS does not say"),
+        ({"MODEL_SOURCE": "nonsense"}, "MODEL_SOURCE=nonsense names no model."),
+    ],
+)
+def test_choices_that_are_none(host: Host, variables: dict[str, str], said: str) -> None:
+    assert said in host.refuses("check_choices", **variables)
+
+
+def test_too_little_memory(host: Host) -> None:
+    little = "meminfo() { echo 'MemTotal: 6291456 kB'; }"
+    assert "has 6144 MiB of memory" in host.refuses(f"{little}; check_memory", DEVICE="cpu")
+    (host.folder / "models/small.gguf").write_bytes(b"small")
+    said = host.accepts(f"{little}; check_memory", DEVICE="cpu", MODEL_FILE="small.gguf")
+    assert "6144 MiB" in said
+    host.accepts(f"{little}; check_memory", DEVICE="gpu")
+
+
+def test_a_full_disk(host: Host) -> None:
+    lines = "echo 'Filesystem 1024-blocks Used Available Capacity Mounted'; "
+    host.program("df", {"*": lines + "echo '/dev/vda1 9 9 4194304 9% /'"})
+    said = host.refuses("check_disk", DEVICE="cpu")
+    assert "has 4096 MiB left, and images, models and data need about 11924." in said
+
+
+def test_what_is_here_needs_no_disk(host: Host) -> None:
+    lines = "echo 'Filesystem 1024-blocks Used Available Capacity Mounted'; "
+    host.program("df", {"*": lines + "echo '/dev/vda1 9 9 4194304 9% /'"})
+    host.docker(image_inspect="true")
+    (host.folder / "models/small.gguf").write_bytes(b"small")
+    host.accepts("check_disk", DEVICE="cpu", MODEL_FILE="small.gguf")
+
+
+def test_a_port_that_another_program_has(host: Host) -> None:
+    open_port = "is_port_open() { [[ $1 == 8000 ]]; }"
+    said = host.refuses(f"{open_port}; check_ports")
+    assert "Port 8000 is taken." in said
+    assert "make start API_PORT=8001" in said
+    host.docker(ps="echo 'another another-web-1'")
+    assert "taken by the container another-web-1" in host.refuses(f"{open_port}; check_ports")
+    host.docker(ps="echo 'llm-serving-stack front-1'")
+    assert "port 8000 is ours already" in host.accepts(f"{open_port}; check_ports")
+
+
+def test_env_file_is_made_with_secrets_and_for_its_owner_alone(host: Host) -> None:
+    said = host.accepts("check_env_file; write_env_file", DEVICE="cpu")
+    settings = host.settings()
+    assert stat.S_IMODE(host.env_file.stat().st_mode) == 0o600
+    assert settings["DEVICE"] == "cpu"
+    values = [settings[name] for name in SECRETS]
+    assert all(re.fullmatch(r"[A-Za-z0-9]{32}", value) for value in values)
+    assert len(set(values)) == len(values)
+    assert not any(value in said for value in values)
+
+
+def test_env_file_is_left_as_it_is(host: Host) -> None:
+    host.accepts("write_env_file", DEVICE="cpu")
+    before = host.env_file.read_bytes(), host.env_file.stat().st_mtime_ns
+    host.accepts("check_env_file; write_env_file")
+    assert (host.env_file.read_bytes(), host.env_file.stat().st_mtime_ns) == before
+
+
+def test_what_stands_in_the_env_file_stays_and_the_rest_is_added(host: Host) -> None:
+    mine = '# mine\nREDIS_PASSWORD="kept-kept-1234"   # a word\n\nexport API_PORT=9000'
+    host.env_file.write_text(mine)
+    host.env_file.chmod(0o644)
+    host.accepts("check_env_file; write_env_file")
+    text = host.env_file.read_text()
+    assert text.startswith(mine + "\n")
+    assert text.count("REDIS_PASSWORD") == 1
+    assert stat.S_IMODE(host.env_file.stat().st_mode) == 0o600
+    assert host.accepts("setting REDIS_PASSWORD; echo; setting API_PORT") == "kept-kept-1234\n9000"
+
+
+def test_a_choice_takes_the_place_of_the_one_before(host: Host) -> None:
+    host.env_file.write_text("DEVICE=cpu\nREDIS_PASSWORD=kept-kept-1234\n")
+    assert "kept in .env: DEVICE=gpu" in host.accepts("write_env_file", DEVICE="gpu")
+    assert host.env_file.read_text().startswith("DEVICE=gpu\nREDIS_PASSWORD=kept-kept-1234\n")
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("POSTGRES_PASSWORD=", "POSTGRES_PASSWORD is empty."),
+        ("POSTGRES_PASSWORD=change-me-please-123", None),
+        ("POSTGRES_PASSWORD=changeme123456", "POSTGRES_PASSWORD is a placeholder"),
+        ("GRAFANA_PASSWORD=admin", "GRAFANA_PASSWORD is a placeholder"),
+        ("S3_SECRET_KEY=minioadmin", "S3_SECRET_KEY is a placeholder"),
+        ("REDIS_PASSWORD=xxxxxxxxxxxxxxxx", "REDIS_PASSWORD is a placeholder"),
+        ("REDIS_PASSWORD=Tr0ub4dor", "REDIS_PASSWORD is shorter than 12 characters."),
+        ("REDIS_PASSWORD=Tr0ub4dor/3@host:1", "REDIS_PASSWORD holds characters that break"),
+    ],
+)
+def test_secrets_of_the_user_are_checked_and_never_shown(
+    host: Host, line: str, said: str | None
+) -> None:
+    host.env_file.write_text(f"{line}\n")
+    if said is None:
+        host.accepts("check_env_file")
+        return
+    output = host.refuses("check_env_file")
+    assert said in output
+    assert "make start then makes one" in output
+    value = line.partition("=")[2]
+    assert not value or value not in output
+
+
+def test_old_data_without_its_password_is_not_locked_away(host: Host) -> None:
+    host.docker(volume_inspect="""[[ $3 == llm-serving-stack_postgres-data ]]""")
+    said = host.refuses("write_env_file")
+    assert "does not have its POSTGRES_PASSWORD" in said
+    assert not host.env_file.exists()
+    host.env_file.write_text("POSTGRES_PASSWORD=kept-kept-1234\n")
+    host.accepts("write_env_file")
+
+
+def test_the_plan_is_written_between_its_markers_and_anew(host: Host) -> None:
+    host.env_file.write_text("MINE=1\n")
+    host.accepts(f"put_plan '{PLAN}'")
+    host.accepts("put_plan 'ENGINE_SLOTS=16'; remember STACK_API_KEY sk-1")
+    text = host.env_file.read_text()
+    assert text.startswith("MINE=1\nSTACK_API_KEY=sk-1\n# --- planned by make start")
+    assert text.endswith("\nENGINE_SLOTS=16\n# --- end of the plan ---\n")
+    assert text.count("ENGINE_SLOTS") == 1
+
+
+def test_values_of_the_user_win_over_the_plan(host: Host) -> None:
+    host.env_file.write_text("ENGINE_SLOTS=8\n")
+    host.accepts(f"put_plan '{PLAN}'")
+    assert host.settings()["ENGINE_SLOTS"] == "8"
+    assert host.settings()["ENGINE_CONTEXT_TOKENS"] == "4096"
+    assert host.accepts("setting ENGINE_SLOTS") == "8"
+
+
+def test_the_plan_is_asked_for_what_was_measured(host: Host) -> None:
+    host.gpus(24564, 24564)
+    host.docker(
+        run="""printf '%s\\n' "$*" >asked; echo MAX_FLAGS=--devices gpu; echo 'two engines' >&2"""
+    )
+    said = host.accepts("meminfo() { echo 'MemTotal: 67108864 kB'; }; write_plan", ENGINE="max")
+    asked = (host.folder / "asked").read_text()
+    for words in (
+        "--engine max",
+        "--device gpu",
+        "--gpu-memory-mib 24564,24564",
+        "--host-memory-mib 65536",
+        "--model-file llama-3.1-8b-instruct-bf16",
+        "--model-name llama-3.1-8b-instruct",
+    ):
+        assert words in asked, asked
+    assert "two engines" in said
+    assert host.settings()["MODEL_SOURCE"] == "llama-3.1-8b-instruct-bf16"
+    assert host.settings()["MAX_FLAGS"] == "--devices gpu"
+    assert host.settings()["LLAMA_CPP_FLAGS"] == "unused"
+
+
+def test_a_plan_that_cannot_be_made_changes_nothing(host: Host) -> None:
+    host.env_file.write_text("MINE=1\n")
+    host.docker(run="echo 'error: the model does not fit' >&2; exit 1")
+    assert "There is no plan for this machine" in host.refuses("write_plan", DEVICE="cpu")
+    assert host.env_file.read_text() == "MINE=1\n"
+
+
+def test_a_model_has_the_name_of_its_source(host: Host) -> None:
+    assert host.accepts("model_name") == "llama-3.3-8b-instruct"
+    assert host.accepts("model_name", MODEL_SOURCE="owner/repo:Good-Model.gguf") == "good-model"
+    assert host.accepts("model_name", MODEL_FILE="mine/Mine.gguf") == "mine"
+    assert host.accepts("model_name", MODEL_NAME="house") == "house"
+
+
+def test_images_that_are_missing_where_nothing_may_be_pulled(host: Host) -> None:
+    config = "services:\n  redis:\n    image: redis:7\n"
+    of_a_profile = "  locust:\n    image: locust:2\n    profiles:\n    - locust\n"
+    host.docker(compose_config=f"printf '{config}{of_a_profile}'")
+    said = host.refuses("fetch_images", PULL="never")
+    assert "these images are not here: redis:7." in said
+    host.docker(compose_config="echo 'yaml: line 3' >&2; exit 1")
+    assert "Docker Compose cannot read its files" in host.refuses("fetch_images")
+
+
+def test_a_placeholder_keeps_no_verb_from_reading_the_compose_file(host: Host) -> None:
+    host.docker(compose_down='echo "$ENGINE_SLOTS ${POSTGRES_PASSWORD:-none}"')
+    host.env_file.write_text("POSTGRES_PASSWORD=kept-kept-1234\n")
+    assert host.accepts("compose_unplanned down --volumes") == "unset none\n"
+
+
+def test_a_backup_that_was_changed_is_not_restored(host: Host) -> None:
+    backup = host.folder / "backups/one"
+    backup.mkdir(parents=True)
+    for name in ("database.dump", "objects.tar", "vectors.tar"):
+        (backup / name).write_text(name)
+    host.accepts(
+        "cd backups/one; { echo '# llm-serving-stack backup of today'; sha256sum *.*; } >MANIFEST"
+    )
+    assert "is whole (today)" in host.accepts("verify_backup backups/one")
+    (backup / "objects.tar").write_text("other")
+    assert "is not what was written" in host.refuses("verify_backup backups/one")
+    (backup / "MANIFEST").unlink()
+    assert "is no whole backup" in host.refuses("verify_backup backups/one")
+    assert "FROM does not say which" in host.refuses("verify_backup ''")
+
+
+def test_what_would_lose_data_wants_to_be_confirmed(host: Host) -> None:
+    asked = "confirm_or_fail 'This removes it.' 'make clean VOLUMES=yes'"
+    assert "make clean VOLUMES=yes CONFIRM=yes" in host.refuses(asked)
+    assert host.accepts(asked, CONFIRM="yes") == ""
