@@ -11,7 +11,7 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help start doctor plan stop logs ps restart upgrade backup restore clean locust local local-reset check-config test test-extras test-max test-compose schema lint check format bench bench-affinity bench-peers load-test load-test-ui model tiny-model lock clean-caches
+.PHONY: help start doctor plan stop logs ps restart upgrade backup restore clean locust local local-reset check-config test test-extras test-max test-compose schema lint check format bench bench-affinity bench-peers load-test load-test-ui slo find-capacity model tiny-model lock clean-caches
 
 help: ## print this list
 	@echo "llm-serving-stack: a private replacement for the OpenAI API."
@@ -109,6 +109,12 @@ bench-peers: $(VENV)/.run ## the same with nginx, vllm-router, sglang-router and
 
 load-test: $(VENV)/.load ## requests as users send them, and what they felt (ARGS="--rate 20 --duration 60", ARGS=--help)
 	@$(BIN)/python -m load_tests $(ARGS)
+
+slo: $(VENV)/.load ## does configs/slo.yaml hold? 0 yes, 1 no, 2 the run says nothing (ARGS="--rate found", after find-capacity)
+	@$(BIN)/python -m load_tests --slo $(ARGS)
+
+find-capacity: $(VENV)/.load ## the highest rate at which 95 % of requests meet their target (7 minutes)
+	@$(BIN)/python -m load_tests --find-capacity $(ARGS)
 
 load-test-ui: $(VENV)/.load ## Locust's web page on 127.0.0.1:8089 (HOST_URL=http://127.0.0.1:8000)
 	@$(BIN)/locust -f load_tests/locustfile.py,load_tests/open_loop.py --class-picker --web-host 127.0.0.1 --host "$(or $(HOST_URL),http://127.0.0.1:8000)"
