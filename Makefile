@@ -79,8 +79,9 @@ test-max: $(VENV)/.dev ## run tests/max: the API in front of MAX on the CPU (2 G
 test-compose: $(VENV)/.dev ## bring docker-compose.yaml up with images built here, and test it (14 minutes, OUTAGE_SECONDS=5 less; wants Docker and mmdebstrap)
 	@$(BIN)/python -m pytest tests/compose -o timeout_func_only=true
 
-schema: $(VENV)/.run ## write configs/stack.schema.json anew from api_server/settings/
+schema: $(VENV)/.run ## write the schemas of configs/stack.yaml and of load tests' results anew from their types
 	@$(BIN)/python -m scripts.write_schema
+	@$(BIN)/python -m load_tests.report.schemas
 
 lint: $(VENV)/.dev ## formatting, types, the arrows between rooms, YAML, shell, Dockerfiles
 	@$(BIN)/ruff format --check .
