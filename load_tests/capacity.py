@@ -37,13 +37,15 @@ Ended = Literal["found", "time", "highest", "none"]
 
 
 class Plan(Struct, frozen=True, kw_only=True):
-    """How to search. `precision` is of the rate; a step has at least `requests` in it."""
+    """How to search. `precision` is of the rate; a step has at least `requests` in it. `tries`: so
+    often is a rate asked at which the load tester was late, before that is its limit."""
 
     first_rate: float = 4.0
     highest_rate: float = 2000.0
     lowest_rate: float = 0.1
     precision: float = 0.03
     repeats: int = 2
+    tries: int = 3
     requests: int = 60
     least_seconds: float = 5.0
     most_seconds: float = 45.0
@@ -66,7 +68,7 @@ class Step(Struct, frozen=True, kw_only=True):
     """One open-loop run. Latencies are of answers that went well, None where there was none.
 
     `meets` has the share of requests that meet each target, in the order of the targets. A step
-    that is `invalid_because` the load tester was late does not hold, whatever it measured.
+    that is `invalid_because` the load tester was late says nothing, whatever it measured.
     """
 
     rate: float
@@ -175,6 +177,8 @@ def find(
 
 def next_step(steps: Sequence[Step], targets: Sequence[Target], plan: Plan) -> Next | None:
     """What to ask after these steps; None when there is nothing left to ask."""
+    if steps and _is_to_be_tried_again(steps, plan):
+        return Next(steps[-1].rate, steps[-1].seconds, "repeat")
     held, failed = _gap(steps, targets)
     slowest = targets[-1].seconds
     if held is not None and failed is not None:
@@ -185,7 +189,7 @@ def next_step(steps: Sequence[Step], targets: Sequence[Target], plan: Plan) -> N
         return _next(max(plan.lowest_rate, failed.rate / CLIMB), "descend", CLIMB, slowest, plan)
     if held is not None and held.rate >= plan.highest_rate:
         return None
-    was_wrong = any(not _holds([step], targets) for step in steps)
+    was_wrong = any(not (step.invalid_because or _holds([step], targets)) for step in steps)
     factor = CLIMB_AGAIN if was_wrong else CLIMB
     rate = plan.first_rate if held is None else factor * held.rate
     return _next(min(plan.highest_rate, rate), "climb", factor, slowest, plan)
@@ -252,6 +256,12 @@ def capacity_of(
     )
 
 
+def _is_to_be_tried_again(steps: Sequence[Step], plan: Plan) -> bool:
+    """The load tester was late: by chance, unless it is so each time."""
+    runs = [step for step in steps if step.rate == steps[-1].rate]
+    return all(run.invalid_because for run in runs) and len(runs) < plan.tries
+
+
 def _between(held: _At, failed: _At, slowest: float, plan: Plan) -> Next | None:
     gap = failed.rate / held.rate
     if gap > 1 + plan.precision:
@@ -297,16 +307,18 @@ def _shares(runs: Sequence[Step], targets: Sequence[Target]) -> list[float]:
 
 
 def _holds(runs: Sequence[Step], targets: Sequence[Target]) -> bool:
-    if any(run.invalid_because for run in runs) or not any(run.count for run in runs):
+    valid = [run for run in runs if not run.invalid_because]
+    if not any(run.count for run in valid):
         return False
-    shares = _shares(runs, targets)
+    shares = _shares(valid, targets)
     return all(share >= target.share for share, target in zip(shares, targets, strict=True))
 
 
 def _limit(steps: Sequence[Step], rate: float, targets: Sequence[Target]) -> str:
-    runs = [step for step in steps if step.rate == rate]
-    if faults := [fault for run in runs for fault in run.invalid_because]:
-        return f"the load tester itself: {faults[0]}"
+    every = [step for step in steps if step.rate == rate]
+    runs = [run for run in every if not run.invalid_because]
+    if not runs:
+        return f"the load tester itself: {every[-1].invalid_because[0]}"
     shares = _shares(runs, targets)
     missed = [
         f"{share:.1%} met {target.name}"
