@@ -30,7 +30,10 @@ class ProbeError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What was found. `left_out`: scenarios that this gateway cannot do, with the reason."""
+    """What was found. `left_out`: scenarios that this gateway cannot do, with the reason.
+
+    `probes`: requests to models that were needed to find out.
+    """
 
     model: str = ""
     embedding_model: str = ""
@@ -40,6 +43,7 @@ class Known:
     gateway_version: str | None = None
     engine_version: str | None = None
     left_out: dict[str, str] = field(default_factory=dict)
+    probes: int = 0
 
 
 class Probe:
@@ -48,6 +52,7 @@ class Probe:
     def __init__(self, host: str, key: str | None, seconds: float = 60) -> None:
         """Raises `ValueError` for what is no URL."""
         self._host = host
+        self._probes = 0
         self._client = Client(host, key, time.monotonic, TimeOuts(seconds, seconds))
 
     def ask(
@@ -75,7 +80,10 @@ class Probe:
         version = health.get("version")
         if not CHATS & set(wanted):
             return Known(
-                embedding_model=embedding_model, gateway_version=version, left_out=left_out
+                embedding_model=embedding_model,
+                gateway_version=version,
+                left_out=left_out,
+                probes=self._probes,
             )
         served.sort(key=lambda name: name == embedding_model)
         chat, first = self._first_that_chats([model] if model else served)
@@ -95,6 +103,7 @@ class Probe:
             gateway_version=version,
             engine_version=first.get("system_fingerprint"),
             left_out=left_out,
+            probes=self._probes,
         )
 
     def _models(self) -> list[str]:
@@ -110,7 +119,7 @@ class Probe:
     def _embedding_model(self, served: list[str]) -> str:
         for name in served:
             body = json.dumps({"model": name, "input": "one"}).encode()
-            if self._client.fetch("POST", "/v1/embeddings", body).status == 200:
+            if self._post("/v1/embeddings", body).status == 200:
                 return name
         return ""
 
@@ -140,7 +149,11 @@ class Probe:
         content = words(Random(count), count)  # noqa: S311
         messages = [{"role": "user", "content": content}]
         body = {"model": model, "messages": messages, "max_tokens": answer} | more
-        return self._client.fetch("POST", CHAT, json.dumps(body).encode())
+        return self._post(CHAT, json.dumps(body).encode())
+
+    def _post(self, path: str, body: bytes) -> Response:
+        self._probes += 1
+        return self._client.fetch("POST", path, body)
 
 
 def _content(answer: Response) -> dict[str, Any]:

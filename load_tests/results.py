@@ -112,6 +112,8 @@ class Result(Struct, frozen=True, kw_only=True):
     invalid_because: list[str]
     configuration: Configuration
     left_out: dict[str, str]
+    probes: int
+    """Requests to models before second 0, which the gateway counted too and this result did not."""
     versions: dict[str, str]
     hardware: Hardware
     total: Row

@@ -164,6 +164,7 @@ def run(
         invalid_because=faults,
         configuration=configuration,
         left_out=known.left_out if known else {},
+        probes=known.probes if known else 0,
         versions=versions(
             known.gateway_version if known else None, known.engine_version if known else None
         ),

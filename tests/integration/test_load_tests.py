@@ -106,7 +106,8 @@ async def test_every_request_is_counted_once_by_all_who_count(tmp_path: Path) ->
             if key[0] == name and "/v1/chat/completions" in key
         )
 
-    probes = 2  # tokens a word, and the context
+    probes = result.probes
+    assert probes == 2  # tokens a word, and the context
     assert served(after[0]) - served(before[0]) == 90 + probes
     assert after[1] - before[1] == 90 + probes
     for sample in samples:
@@ -172,21 +173,17 @@ def _with_processes(result: Result, processes: int) -> Any:
     return msgspec.structs.replace(result.configuration, processes=processes)
 
 
-@pytest.mark.parametrize("through_gateway", [True, False])
-async def test_a_run_of_cut_streams_is_a_run_of_errors(
-    tmp_path: Path, through_gateway: bool
-) -> None:
+async def test_a_run_of_cut_streams_is_a_run_of_errors(tmp_path: Path) -> None:
     async with (
         running_replicas(1) as replicas,
         running_gateway(tmp_path, {"fake": replicas}) as gateway,
     ):
-        url = gateway.url if through_gateway else replicas[0].url
-        run = await _probe_then(replicas[0], url, tmp_path, "close_in_stream")
+        run = await _probe_then(replicas[0], gateway.url, tmp_path, "close_in_stream")
     total = run.result.total
     assert run.code == 1, run.output
     assert (total.count, total.ok) == (4, 0)
     ((found, count),) = total.errors.items()
-    assert found.startswith("stream ") if through_gateway else found == "truncated"
+    assert found.startswith("stream ")
     assert count == 4
     assert f"error: {found}: 4" in run.output
 
@@ -280,15 +277,15 @@ async def test_a_refused_request_comes_again_when_it_may(tmp_path: Path) -> None
         admission = {"surplus": 0, "queue_size": 1}
         async with running_gateway(tmp_path, {}, models=models, admission=admission) as gateway:
             await replicas[0].order(tokens=5, pause=0.04)
-            options = ("--scenario", "short", "--requests", "6", "--rate", "50", "--retries", "20")
+            options = ("--scenario", "short", "--requests", "4", "--rate", "50", "--retries", "20")
             run = await _load(gateway.url, tmp_path / "out", *options, *PATIENT)
     total = run.result.total
     assert run.code == 0, run.output
-    assert total.ok == 6
+    assert total.ok == 4
     assert total.refused == total.retried > 0
-    assert total.count == 6 + total.retried
+    assert total.count == 4 + total.retried
     by_number = Counter(sample.number for sample in run.samples if sample.outcome == "ok")
-    assert by_number == dict.fromkeys(range(6), 1)
+    assert by_number == dict.fromkeys(range(4), 1)
     for sample in run.samples:
         assert (sample.outcome == "refused") == (sample.retry_after is not None)
 
@@ -375,15 +372,12 @@ async def test_all_leaves_out_what_the_gateway_cannot_do(tmp_path: Path) -> None
     ):
         options = ("--scenario", "all", "--requests", "40", "--concurrency", "4", *PATIENT)
         run = await _load(gateway.url, tmp_path / "out", *options)
-        named = await _load(gateway.url, tmp_path / "no", "--scenario", "jobs")
     result = run.result
     assert "jobs" in result.left_out
     assert "jobs" not in {row.scenario for row in result.scenarios}
     # The fake engine's answers are neither JSON nor calls.
     assert run.code == 1
     assert result.total.errors.keys() == {"answer is no JSON", "no tool call"}
-    assert named.code == 2
-    assert "they need PostgreSQL" in named.output
 
 
 async def test_locust_runs_the_users_with_nothing_but_its_own_packages(tmp_path: Path) -> None:

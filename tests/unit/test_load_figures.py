@@ -119,6 +119,7 @@ def _result() -> Result:
         invalid_because=["3 arrivals were not sent"],
         configuration=CONFIGURATION,
         left_out={"jobs": "no PostgreSQL"},
+        probes=2,
         versions={"locust": "2.47.0"},
         hardware=Hardware(cpu="c", cores=2, memory_bytes=1, gpu=None, system="s"),
         total=row("all", SAMPLES, 2.0),
