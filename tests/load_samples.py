@@ -71,6 +71,7 @@ def result_of(
         invalid_because=list(faults),
         configuration=Configuration(**(wanted | configuration)),
         left_out={},
+        probes=2,
         versions={"gateway": "0.1.0", "engine": "llama.cpp", "python": "3.11"},
         hardware=Hardware(
             cpu="A processor", cores=2, memory_bytes=8 * 2**30, gpu=None, system="Linux"

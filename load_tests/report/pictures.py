@@ -3,6 +3,7 @@
 A picture without data is not drawn: it says why instead.
 """
 
+import math
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,8 +24,8 @@ POINTS = 100
 GOALS = 42.0
 """Pixels at the right, for the names of targets."""
 
-LEAST_IN_POINT = 20
-"""So many answers on average, or a percentile of them would be one answer."""
+LEAST_IN_POINT = 50
+"""So many answers on average; of fewer, p95 and p99 would be the same one."""
 
 Targets = Mapping[float, float]
 """Seconds by percent."""
@@ -317,7 +318,7 @@ def errors_by_kind(samples: Sequence[Sample]) -> Picture:
 def piece_seconds(count: int, seconds: float) -> float:
     """How long a piece of a timeline is: whole seconds, with enough answers in each."""
     by_count = LEAST_IN_POINT * seconds / max(1, count)
-    return float(max(1, round(max(seconds / POINTS, min(by_count, seconds / 8)))))
+    return float(max(1, math.ceil(max(seconds / POINTS, min(by_count, seconds / 8)))))
 
 
 def _time_ticks(x: Scale, most: int) -> list[tuple[float, str]]:
