@@ -70,7 +70,7 @@ def parser() -> argparse.ArgumentParser:
         "--rate",
         type=rate_or_found,
         metavar="PER_SECOND",
-        help="open loop: arrivals wait for nobody; found: 80 %% of the knee that was found",
+        help="open loop: arrivals wait for nobody; found: 90 %% of the knee that was found",
     )
     add("--shape", choices=KINDS, default="constant", help="of the rate or the users over time")
     add("--seed", type=int, default=1, help="the same seed makes the same requests")

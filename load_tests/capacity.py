@@ -29,7 +29,7 @@ LEAST_SHARE = 0.95
 CLIMB, CLIMB_AGAIN = 2.0, 1.25
 """The factor between rates: at first, and after an end of the gap was found to be wrong."""
 
-HEADROOM = 0.8
+HEADROOM = 0.9
 """Of the knee: at the knee itself a target is just met, so that every other run would fail."""
 
 Phase = Literal["climb", "descend", "halve", "repeat"]
