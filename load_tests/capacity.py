@@ -29,6 +29,9 @@ LEAST_SHARE = 0.95
 CLIMB, CLIMB_AGAIN = 2.0, 1.25
 """The factor between rates: at first, and after an end of the gap was found to be wrong."""
 
+_BETWEEN = 5.0
+"""Seconds from step to step, until the last answers are there."""
+
 HEADROOM = 0.9
 """Of the knee: at the knee itself a target is just met, so that every other run would fail."""
 
@@ -166,6 +169,9 @@ def find(
     while True:
         following = next_step(steps, targets, plan)
         left = plan.total_seconds - (clock() - began)
+        repeat = _unrepeated(steps, targets, plan)
+        if following and repeat and left < following.seconds + repeat.seconds + _BETWEEN:
+            following = repeat  # a rate that held once is worth less than a wider gap
         if following is None or following.seconds > left:
             break
         samples, faults = measure(following.rate, following.seconds, len(steps) + 1)
@@ -254,6 +260,14 @@ def capacity_of(
         plan=plan,
         steps=list(steps),
     )
+
+
+def _unrepeated(steps: Sequence[Step], targets: Sequence[Target], plan: Plan) -> Next | None:
+    """The repetition of the highest rate that held, if that is to come yet."""
+    held, _ = _gap(steps, targets)
+    if held is None or held.runs >= plan.repeats:
+        return None
+    return _next(held.rate, "repeat", 1 + plan.precision, targets[-1].seconds, plan)
 
 
 def _is_to_be_tried_again(steps: Sequence[Step], plan: Plan) -> bool:

@@ -100,5 +100,6 @@ def knee(capacity: Capacity) -> str:
         return f"{found} or higher: no higher rate was asked."
     end = f"{found}; at {number(capacity.above)}/s {capacity.limited_by}."
     if capacity.ended == "time":
-        return f"{end} Time ran out before the gap was narrow and both of its ends were repeated."
+        times = "once" if capacity.repeated == 1 else f"{capacity.repeated} times"
+        return f"{end} Time ran out before the gap was narrower; the knee was measured {times}."
     return end

@@ -120,6 +120,14 @@ def test_a_search_ends_with_its_time_and_says_so() -> None:
     assert machine.now < 75
 
 
+def test_a_rate_is_repeated_before_the_time_runs_out() -> None:
+    found = Machine(4, 0.1).find(Plan(total_seconds=220, first_rate=8))
+    assert found.ended == "time"
+    assert found.repeated >= 2
+    assert found.rate is not None
+    assert 30 < found.rate < 40
+
+
 def test_where_the_load_tester_is_late_the_server_is_not_blamed() -> None:
     machine = Machine(100, 0.01)
     machine.late_from = 100
