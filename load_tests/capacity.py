@@ -170,7 +170,8 @@ def find(
         following = next_step(steps, targets, plan)
         left = plan.total_seconds - (clock() - began)
         repeat = _unrepeated(steps, targets, plan)
-        if following and repeat and left < following.seconds + repeat.seconds + _BETWEEN:
+        both = following.seconds + repeat.seconds + _BETWEEN if following and repeat else 0.0
+        if repeat and repeat.seconds <= left < both:
             following = repeat  # a rate that held once is worth less than a wider gap
         if following is None or following.seconds > left:
             break
@@ -294,7 +295,7 @@ def _next(rate: float, phase: Phase, factor: float, slowest: float, plan: Plan) 
     which is chance (1/sqrt(n)), must be known to half of the difference.
     """
     difference = factor - 1
-    to_see = 1.5 * slowest / difference
+    to_see = 3 * slowest / difference
     requests = max(plan.requests, 4 / difference**2)
     seconds = max(plan.least_seconds, requests / rate, to_see)
     return Next(rate, min(plan.most_seconds, seconds), phase)
