@@ -11,7 +11,7 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help start doctor plan stop logs ps restart upgrade backup restore clean locust local local-reset check-config test test-extras test-max test-compose schema rules lint check format bench bench-affinity bench-peers load-test load-test-ui monitor model tiny-model lock clean-caches gpu-proof
+.PHONY: help start doctor plan stop logs ps restart upgrade backup restore clean locust local local-reset check-config test test-extras test-max test-compose schema rules lint check format bench bench-affinity bench-peers load-test load-test-ui monitor model tiny-model lock clean-caches gpu-proof slo find-capacity
 
 help: ## print this list
 	@echo "llm-serving-stack: a private replacement for the OpenAI API."
@@ -82,8 +82,9 @@ test-max: $(VENV)/.dev ## run tests/max: the API in front of MAX on the CPU (2 G
 test-compose: $(VENV)/.dev ## bring docker-compose.yaml up with images built here, and test it (14 minutes, OUTAGE_SECONDS=5 less; wants Docker and mmdebstrap)
 	@$(BIN)/python -m pytest tests/compose -o timeout_func_only=true
 
-schema: $(VENV)/.run ## write configs/stack.schema.json anew from api_server/settings/
+schema: $(VENV)/.run ## write the schemas of configs/stack.yaml and of load tests' results anew from their types
 	@$(BIN)/python -m scripts.write_schema
+	@$(BIN)/python -m load_tests.report.schemas
 
 rules: $(VENV)/.run ## write Prometheus' rules anew from configs/slo.yaml
 	@$(BIN)/python -m monitoring.rules
@@ -115,6 +116,12 @@ bench-peers: $(VENV)/.run ## the same with nginx, vllm-router, sglang-router and
 
 load-test: $(VENV)/.load ## requests as users send them, and what they felt (ARGS="--rate 20 --duration 60", ARGS=--help)
 	@$(BIN)/python -m load_tests $(ARGS)
+
+slo: $(VENV)/.load ## does configs/slo.yaml hold? 0 yes, 1 no, 2 the run says nothing (ARGS="--rate found", after find-capacity)
+	@$(BIN)/python -m load_tests --slo $(ARGS)
+
+find-capacity: $(VENV)/.load ## the highest rate at which 95 % of requests meet their target (7 minutes)
+	@$(BIN)/python -m load_tests --find-capacity $(ARGS)
 
 load-test-ui: $(VENV)/.load ## Locust's web page on 127.0.0.1:8089 (HOST_URL=http://127.0.0.1:8000)
 	@$(BIN)/locust -f load_tests/locustfile.py,load_tests/open_loop.py --class-picker --web-host 127.0.0.1 --host "$(or $(HOST_URL),http://127.0.0.1:8000)"

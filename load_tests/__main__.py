@@ -11,20 +11,42 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from load_tests.arrivals import KINDS
+from load_tests.capacity import Plan
 from load_tests.configuration import Configuration
+from load_tests.machine import versions
 from load_tests.probing import Known, Probe, ProbeError, scenarios_of
+from load_tests.promises import (
+    FOUND,
+    SAYS_NOTHING,
+    Runs,
+    compared,
+    found_rate,
+    rate_or_found,
+    search,
+    slo_seconds,
+    step_line,
+    verdict_lines,
+    workload_of,
+)
+from load_tests.report import words
+from load_tests.report.writing import PAGE, write_report
 from load_tests.results import Result, write_result
 from load_tests.running import RunError, Watch, run
+from load_tests.samples import Sample
 from load_tests.showing import progress_line, table
+from monitoring.slo import Slo, load_slo
 
 OK, HAD_ERRORS, USAGE, INVALID, UNREACHABLE = 0, 1, 2, 3, 4
 INTERRUPTED = 130
 
 EXIT_CODES = """exit codes: 0 all went well (a refusal with a Retry-After is no error), 1 there were
-errors, 2 wrong options, 3 not valid: the load tester was late or was interrupted, 4 no gateway"""
+errors, 2 wrong options, 3 not valid: the load tester was late or was interrupted, 4 no gateway;
+of --slo: 0 it holds, 1 it does not or nobody can tell, 2 the run says nothing; of --compare: 0 no
+figure is worse, 1 one is, 2 the runs cannot be compared"""
 
 DATA_DIR = ".local"
 KEY_FILE = "development.key"
+RESULTS = Path("load-results")
 DEFAULT_SCENARIOS = "short,medium"
 DEFAULT_SECONDS = {"soak": 3600.0}
 DEFAULT_SHAPE_SECONDS = 60.0
@@ -44,7 +66,12 @@ def parser() -> argparse.ArgumentParser:
     add("--requests", type=int, metavar="N")
     add("--duration", type=float, metavar="SECONDS")
     add("--concurrency", type=int, metavar="USERS", help="closed loop: each waits for its answer")
-    add("--rate", type=float, metavar="PER_SECOND", help="open loop: arrivals wait for nobody")
+    add(
+        "--rate",
+        type=rate_or_found,
+        metavar="PER_SECOND",
+        help="open loop: arrivals wait for nobody; found: 90 %% of the knee that was found",
+    )
     add("--shape", choices=KINDS, default="constant", help="of the rate or the users over time")
     add("--seed", type=int, default=1, help="the same seed makes the same requests")
     add("--salt", help="what makes cold prompts unique; new for each run")
@@ -60,7 +87,14 @@ def parser() -> argparse.ArgumentParser:
     add("--max-in-flight", type=int, default=1000, metavar="N", help="of an open loop")
     add("--max-lag-ms", type=float, default=50, metavar="MS", help="of the load tester itself")
     add("--timeout", type=float, default=120, metavar="SECONDS", help="of one request")
-    add("--out", type=Path, metavar="DIR", help="result.json and samples.jsonl; load-results/TIME")
+    add("--out", type=Path, metavar="DIR", help="of the report; load-results/TIME")
+    verbs = options.add_mutually_exclusive_group()
+    verbs.add_argument("--slo", action="store_true", help="does configs/slo.yaml hold? See below")
+    verbs.add_argument("--find-capacity", action="store_true", help="the highest rate that is fast")
+    verbs.add_argument("--compare", nargs=2, type=Path, metavar="RESULT", help="two runs: old, new")
+    add("--workload", metavar="NAME", help="of configs/slo.yaml; the first")
+    add("--search-seconds", type=float, default=Plan().total_seconds, metavar="SECONDS")
+    add("--force", action="store_true", help="compare what is not the same")
     return options
 
 
@@ -142,38 +176,122 @@ def exit_code(result: Result) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code."""
     options = parser().parse_args(arguments)
+    if options.compare:
+        text, code = compared(options.compare, is_forced=options.force)
+        print(text)
+        return code
     key = key_of(os.environ, options.host)
     try:
-        wanted = scenarios_of(options.scenario)
-        known = Probe(options.host, key).ask(wanted, options.model, options.context)
-        configuration = configured(options, known, f"{secrets.randbelow(10**6):06}")
-    except ValueError as exc:
+        slo, known, configuration = _prepared(options, key)
+        return _find_or_run(options, slo, configuration, known, key)
+    except (UsageError, ProbeError, RunError) as exc:
         print(f"error: {exc}", file=sys.stderr)
-        return USAGE
-    except ProbeError as exc:
-        print(f"error: {exc}", file=sys.stderr)
-        return UNREACHABLE
+        if options.slo or isinstance(exc, UsageError):
+            return SAYS_NOTHING
+        return UNREACHABLE if isinstance(exc, ProbeError) else INVALID
     except KeyboardInterrupt:
         return INTERRUPTED
+
+
+class UsageError(Exception):
+    """The options do not go together, or the gateway cannot do what they ask for."""
+
+
+def _prepared(options: argparse.Namespace, key: str | None) -> tuple[Slo, Known, Configuration]:
+    """What the run is held to, what is known of the gateway, and the run."""
+    try:
+        slo = load_slo()
+        if options.rate == FOUND:
+            options.rate = _found(options, slo)
+        if options.slo or options.find_capacity:
+            _as_promised(options, slo)
+        wanted = scenarios_of(options.scenario)
+        known = Probe(options.host, key).ask(wanted, options.model, options.context)
+        return slo, known, configured(options, known, f"{secrets.randbelow(10**6):06}")
+    except ValueError as exc:
+        raise UsageError(str(exc)) from exc
+
+
+def _find_or_run(
+    options: argparse.Namespace,
+    slo: Slo,
+    configuration: Configuration,
+    known: Known,
+    key: str | None,
+) -> int:
+    now = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    folder = options.out or RESULTS / now
     is_tty = sys.stderr.isatty()
 
     def write(text: str) -> None:
         print(text, end="", file=sys.stderr, flush=True)
 
-    try:
-        watch = watching(configuration, write, is_tty=is_tty)
-        result, samples = run(configuration, key, known=known, watch=watch)
-    except RunError as exc:
-        print(f"error: {exc}", file=sys.stderr)
-        return INVALID
-    finally:
-        if is_tty:
-            write("\r\x1b[2K")
-    now = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-    path = write_result(result, samples, options.out or Path("load-results") / now)
+    def runs(wanted: Configuration) -> tuple[Result, list[Sample]]:
+        try:
+            watch = watching(wanted, write, is_tty=is_tty)
+            return run(wanted, key, known=known, watch=watch)
+        finally:
+            if is_tty:
+                write("\r\x1b[2K")
+
+    if options.find_capacity:
+        return _find_capacity(options, slo, configuration, known, runs, folder)
+    result, samples = runs(configuration)
+    path = write_result(result, samples, folder)
+    verdicts = write_report(folder, slo, result=result, samples=samples)
     print(table(result))
     print(f"  result: {path}")
-    return exit_code(result)
+    print(f"  report: {folder / PAGE}")
+    if not options.slo:
+        return exit_code(result)
+    name, _ = workload_of(slo, options.workload)
+    verdict = next(each for each in verdicts if each.workload == name)
+    print(verdict_lines(verdict))
+    return verdict.exit_code
+
+
+def _found(options: argparse.Namespace, slo: Slo) -> float:
+    name, _ = workload_of(slo, options.workload)
+    rate, where = found_rate(RESULTS, options.host, name)
+    print(f"{rate:g} requests per second: {where}, less headroom", file=sys.stderr)
+    return rate
+
+
+def _as_promised(options: argparse.Namespace, slo: Slo) -> None:
+    """The run is that of a workload, at its rate or at one that was found or named."""
+    _, workload = workload_of(slo, options.workload)
+    if options.scenario != DEFAULT_SCENARIOS or options.concurrency or options.requests:
+        raise ValueError("a workload has its own scenarios, and requests arrive at a rate")
+    options.scenario = ",".join(workload.scenarios)
+    if options.find_capacity:
+        options.rate = options.rate or Plan().first_rate
+        options.duration = options.duration or Plan().least_seconds
+        return
+    options.rate = options.rate or workload.requests_per_second
+    if options.rate <= 0:
+        raise ValueError("a rate must be above 0")
+    options.duration = options.duration or slo_seconds(workload, options.rate)
+
+
+def _find_capacity(
+    options: argparse.Namespace,
+    slo: Slo,
+    configuration: Configuration,
+    known: Known,
+    runs: Runs,
+    folder: Path,
+) -> int:
+    capacity = search(
+        runs,
+        configuration,
+        workload_of(slo, options.workload),
+        Plan(first_rate=options.rate, total_seconds=options.search_seconds),
+        told=lambda step: print(step_line(step), flush=True),
+        versions=versions(known.gateway_version, known.engine_version),
+    )
+    write_report(folder, slo, capacity=capacity)
+    print(f"{words.knee(capacity)}\n  report: {folder / PAGE}")
+    return OK if capacity.rate is not None else HAD_ERRORS
 
 
 if __name__ == "__main__":

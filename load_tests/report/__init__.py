@@ -1,0 +1,1 @@
+"""The report of a run: JSON with a schema, CSV, and one page with pictures, without network."""

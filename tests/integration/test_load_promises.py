@@ -1,0 +1,86 @@
+"""`--slo` and `--find-capacity` in front of engines whose speed is known."""
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+import msgspec
+
+from load_tests.gate import Verdict
+from load_tests.report.writing import PAGE, VERDICTS, read_capacity
+from tests.local_stack import REPOSITORY
+from tests.replicas import running_gateway, running_replicas
+
+RUN_SECONDS = 100
+PATIENT = ("--max-lag-ms", "2000")
+"""Tests share the machine with whatever else runs."""
+
+
+async def _load(url: str, folder: Path, *options: str) -> tuple[int, str]:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "load_tests", "--host", url, "--out", str(folder)),
+        *(*PATIENT, *options),
+        cwd=REPOSITORY,
+        env=os.environ | {"OPENAI_API_KEY": "", "MODEL_NAME": ""},
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    try:
+        async with asyncio.timeout(RUN_SECONDS):
+            output, _ = await process.communicate()
+    except BaseException:
+        process.kill()
+        await process.wait()
+        raise
+    assert process.returncode is not None
+    return process.returncode, output.decode()
+
+
+async def test_the_exit_code_says_whether_the_promise_holds(tmp_path: Path) -> None:
+    async with (
+        running_replicas(1) as replicas,
+        running_gateway(tmp_path, {"fake": replicas}) as gateway,
+    ):
+        fast, said = await _load(
+            gateway.url, tmp_path / "fast", "--slo", "--rate", "140", "--duration", "8"
+        )
+        assert fast == 0, said
+        assert "The promise for typical holds at 140 requests per second." in said
+        few, said = await _load(
+            gateway.url, tmp_path / "few", "--slo", "--rate", "20", "--duration", "3"
+        )
+        assert few == 1, said
+        assert "cannot tell" in said
+        await replicas[0].order(tokens=5, pause=0.4)
+        slow, said = await _load(
+            gateway.url, tmp_path / "slow", "--slo", "--rate", "15", "--duration", "4"
+        )
+        assert slow == 1, said
+        assert "does not hold" in said
+        nothing, said = await _load(gateway.url, tmp_path / "no", "--slo", "--workload", "none")
+        assert nothing == 2, said
+    away, said = await _load(gateway.url, tmp_path / "away", "--slo", "--rate", "15")
+    assert away == 2, said
+    for name, state in (("fast", "holds"), ("few", "cannot tell"), ("slow", "fails")):
+        assert (tmp_path / name / PAGE).stat().st_size > 10_000
+        verdicts = msgspec.json.decode(
+            (tmp_path / name / VERDICTS).read_bytes(), type=list[Verdict]
+        )
+        assert [verdict.state for verdict in verdicts] == [state]
+
+
+async def test_a_knee_is_found_where_it_is(tmp_path: Path) -> None:
+    """Four slots whose answers take a quarter of a second: 16 a second at the most."""
+    async with running_replicas(1, slots=4) as replicas:
+        await replicas[0].order(tokens=5, pause=0.05)
+        async with running_gateway(tmp_path, {"fake": replicas}) as gateway:
+            options = ("--find-capacity", "--rate", "8", "--search-seconds", "20")
+            code, said = await _load(gateway.url, tmp_path / "knee", *options)
+    assert code == 0, said
+    capacity = read_capacity(tmp_path / "knee")
+    assert capacity.rate is not None
+    assert capacity.above is not None
+    assert 8 <= capacity.rate < capacity.above <= 32
+    assert "The knee is at" in said
