@@ -11,7 +11,7 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help start doctor plan stop logs ps restart upgrade backup restore clean locust local local-reset check-config test test-extras test-max test-compose schema lint check format bench bench-affinity bench-peers model tiny-model lock clean-caches
+.PHONY: help start doctor plan stop logs ps restart upgrade backup restore clean locust local local-reset check-config test test-extras test-max test-compose schema rules lint check format bench bench-affinity bench-peers model tiny-model lock clean-caches
 
 help: ## print this list
 	@echo "llm-serving-stack: a private replacement for the OpenAI API."
@@ -81,6 +81,9 @@ test-compose: $(VENV)/.dev ## bring docker-compose.yaml up with images built her
 
 schema: $(VENV)/.run ## write configs/stack.schema.json anew from api_server/settings/
 	@$(BIN)/python -m scripts.write_schema
+
+rules: $(VENV)/.run ## write Prometheus' rules anew from configs/slo.yaml
+	@$(BIN)/python -m monitoring.rules
 
 lint: $(VENV)/.dev ## formatting, types, the arrows between rooms, YAML, shell, Dockerfiles
 	@$(BIN)/ruff format --check .

@@ -20,6 +20,7 @@ from api_server.observability.degradation import Degradation
 from api_server.observability.metrics import Metrics
 from api_server.observability.numbers import Numbers
 from api_server.observability.record import RequestRecord
+from api_server.observability.vitals import Vitals
 from api_server.schemas.apps import Caller
 from api_server.services.access.access import Access
 from api_server.services.access.authentication import Authentication, NoAuthentication
@@ -94,11 +95,13 @@ class Services:
     health: Health
     stores: Sequence[Postgres | Redis]
     own_numbers: Numbers
+    vitals: Vitals
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """As long as this lasts, what works beside requests does. Seconds to begin, at most."""
-        tasks = [asyncio.create_task(self.own_numbers.beat())]
+        beside = (self.own_numbers.beat(), self.vitals.run(), self.vitals.watch_disk())
+        tasks = [asyncio.create_task(each) for each in beside]
         try:
             await self.access.start()
             await self.quotas.start()
@@ -190,6 +193,9 @@ def compose(
         health=health,
         stores=stores,
         own_numbers=numbers[worker.index],
+        vitals=Vitals(
+            metrics, settings.environment.data_dir, partial(_look, metrics, list(lanes.values()))
+        ),
     )
 
 
@@ -307,6 +313,7 @@ def _lane(
     admission = settings.stack.admission
     queue_size = worker.share_of(admission.queue_size)
     if not isinstance(wire, ReplicaSet):
+        metrics.slots(model.id, worker.share_of(model.slots))
         places = model.slots if model.is_in_process else model.slots + admission.surplus
         return Lane(model, wire, Gate(worker.share_of(places), queue_size), metrics)
 
@@ -317,6 +324,7 @@ def _lane(
 
     def changed(replicas: ReplicaSet) -> None:
         gate.resize(capacity(replicas.sound))
+        metrics.slots(model.id, shares.of(len(replicas.replicas) * model.slots))
         for each in replicas.replicas:
             metrics.replica_sound(model.id, each.name, is_sound=each.is_sound)
 
@@ -324,3 +332,14 @@ def _lane(
     shares.watch(partial(changed, wire))
     wire.notice = changed
     return Lane(model, wire, gate, metrics, wants_prefix=wire.wants_prefix)
+
+
+def _look(metrics: Metrics, lanes: Sequence[Lane]) -> None:
+    """What changes by itself, as time goes on."""
+    now = asyncio.get_running_loop().time()
+    for lane in lanes:
+        gate = lane.gate
+        metrics.lane(lane.model.id, busy=gate.running, oldest_seconds=gate.oldest_seconds())
+        if isinstance(lane.wire, ReplicaSet):
+            for each in lane.wire.replicas:
+                metrics.breaker(lane.model.id, each.name, each.breaker.state(now))

@@ -19,6 +19,7 @@ _NOT_METRICS = re.compile(
     r"|\b(?:by|without|on|ignoring|group_left|group_right)\s*\([^)]*\)"
     r"|\b(?:or|and|unless|bool|offset)\b"
     r"|\b\w+(?=\s*\(|\s+(?:by|without)\b)"  # functions
+    r"|(?<![\w:])\d[\w.]*(?:(?<=e)-\d+)?"  # numbers
 )
 _NAME = re.compile(r"[A-Za-z_:][A-Za-z0-9_:]*")
 

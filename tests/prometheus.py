@@ -25,7 +25,9 @@ def configuration(targets: Mapping[str, str], folder: Path) -> Any:
     document["global"] = {
         "scrape_interval": f"{SCRAPE_SECONDS}s",
         "scrape_timeout": f"{SCRAPE_SECONDS}s",
+        "evaluation_interval": f"{SCRAPE_SECONDS}s",
     }
+    document["rule_files"] = [str(path) for path in _rules(document["rule_files"], folder)]
     kept = [job for job in document["scrape_configs"] if job["job_name"] in targets]
     assert len(kept) == len(targets)
     for job in kept:
@@ -35,6 +37,16 @@ def configuration(targets: Mapping[str, str], folder: Path) -> Any:
             (folder / "key").write_text("a-key-of-the-test")
             job["authorization"]["credentials_file"] = str(folder / "key")
     return document | {"scrape_configs": kept}
+
+
+def _rules(patterns: list[str], folder: Path) -> Iterator[Path]:
+    """The shipped ones, each evaluated every second."""
+    for path in (found for each in patterns for found in (MONITORING / "prometheus").glob(each)):
+        document = yaml.safe_load(path.read_text())
+        for group in document["groups"]:
+            group.pop("interval", None)
+        (folder / path.name).write_text(yaml.safe_dump(document))
+        yield folder / path.name
 
 
 class Prometheus:
@@ -48,6 +60,11 @@ class Prometheus:
         answer = httpx.get(f"{self.url}/api/v1/query", params={"query": expression}, timeout=10)
         assert answer.status_code == 200, f"{expression}: {answer.text}"
         return [float(each["value"][1]) for each in answer.json()["data"]["result"]]
+
+    def rules(self) -> list[dict[str, Any]]:
+        """All of them, each with its `health` ("ok" once it was evaluated) and `lastError`."""
+        answer = httpx.get(f"{self.url}/api/v1/rules", timeout=10).raise_for_status().json()
+        return [rule for group in answer["data"]["groups"] for rule in group["rules"]]
 
 
 @contextlib.contextmanager

@@ -27,7 +27,24 @@ OPERATIONS: Mapping[str, str] = {
 JOB_ROUTE = "/ai_request"
 """Of requests that accept a job, which reach no model, and of jobs, which do."""
 
+ErrorKind = Literal["engine", "gateway", "shed", "limited", "client", "left"]
+"""Who or what kept a request from its answer. The promise of `configs/slo.yaml` is broken by the
+first three; `limited` is an app beyond a limit of its own, `client` a request that is wrong, `left`
+one that nobody waits for any more."""
+
+ERROR_KINDS: tuple[ErrorKind, ...] = ("engine", "gateway", "shed", "limited", "client", "left")
+
+_KINDS: Mapping[str, ErrorKind] = {
+    "overloaded": "shed",
+    "queue_timeout": "shed",
+    "queue_full": "shed",
+    "rate_limit_exceeded": "limited",
+    "cancelled": "left",
+}
+
 Phase = Literal["queued", "connecting", "generating"]
+BreakerState = Literal["closed", "open", "half-open"]
+_BREAKER_STATES: tuple[BreakerState, ...] = ("closed", "open", "half-open")
 LimitKind = Literal["requests", "tokens", "concurrent"]
 
 # Fine around the latency targets of 0.5, 1 and 1.5 s.
@@ -40,6 +57,7 @@ _TOKEN = (
 )
 _QUEUE = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 1.5, 2.0, 5.0, 10.0, 30.0, 60.0)
 _JOB = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0)
+_LAG = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 _OVERHEAD = (
     *(25e-6, 50e-6, 100e-6, 150e-6, 200e-6, 300e-6, 450e-6, 700e-6),
     *(0.001, 0.002, 0.005, 0.01, 0.025, 0.1, 1.0),
@@ -48,13 +66,18 @@ _OVERHEAD = (
 
 @dataclass(frozen=True)
 class Family:
-    """One metric: its name, its kind, what it says, its labels, a histogram's upper bounds."""
+    """One metric: its name, its kind, what it says, its labels, a histogram's upper bounds.
+
+    `across` is what becomes of the workers' gauges: what each has of its own is added up; of what
+    all of them see, or of ages, the largest is taken.
+    """
 
     name: str
     kind: Literal["counter", "gauge", "histogram"]
     help: str
     labels: tuple[str, ...] = ()
     buckets: tuple[float, ...] = ()
+    across: Literal["sum", "max"] = "sum"
 
     @property
     def size(self) -> int:
@@ -78,6 +101,13 @@ PER_TOKEN = Family(
     _GEN_AI,
     _TOKEN,
 )
+CHUNK_GAP = Family(
+    "gen_ai_client_operation_time_per_output_chunk_seconds",
+    "histogram",
+    "Time between the moments at which something of an answer came, after its first.",
+    _GEN_AI,
+    _TOKEN,
+)
 DURATION = Family(
     "gen_ai_server_request_duration_seconds",
     "histogram",
@@ -91,11 +121,23 @@ TOKENS = Family(
     "Tokens as the engine counted them: input and output.",
     ("gen_ai_token_type", "gen_ai_request_model"),
 )
+CACHED_TOKENS = Family(
+    "llm_gateway_cached_tokens_total",
+    "counter",
+    "Tokens of prompts (input) that an engine had in its cache; it counted them itself.",
+    ("model",),
+)
 REQUESTS = Family(
     "llm_gateway_requests_total",
     "counter",
     "Requests that ended; status is 'none' where the client left before one was sent.",
     ("route", "status", "outcome"),
+)
+ERRORS = Family(
+    "llm_gateway_errors_total",
+    "counter",
+    "Requests to models without a whole answer: engine, gateway, shed, limited, client or left.",
+    ("model", "kind"),
 )
 QUEUE_WAIT = Family(
     "llm_gateway_queue_wait_seconds",
@@ -116,6 +158,25 @@ IN_FLIGHT = Family(
     "gauge",
     "Requests in a phase now: queued, connecting or generating.",
     ("model", "phase"),
+)
+OLDEST_QUEUED = Family(
+    "llm_gateway_oldest_queued_seconds",
+    "gauge",
+    "How long the request has been waiting that has waited longest; 0 with an empty queue.",
+    ("model",),
+    across="max",
+)
+SLOTS = Family(
+    "llm_gateway_slots",
+    "gauge",
+    "Answers that a model's engines can give at the same time when all are in order.",
+    ("model",),
+)
+SLOTS_BUSY = Family(
+    "llm_gateway_slots_busy",
+    "gauge",
+    "Answers that are being given, or that an engine was asked for; some may wait in the engine.",
+    ("model",),
 )
 SHED = Family(
     "llm_gateway_shed_total",
@@ -159,6 +220,12 @@ REPLICA_SOUND = Family(
     "1 for a replica with nothing against it, 0 for one that fails or is down; the sum of workers.",
     ("model", "replica"),
 )
+BREAKER = Family(
+    "llm_gateway_breaker_state",
+    "gauge",
+    "Workers that find a replica's breaker in this state: closed, open or half-open.",
+    ("model", "replica", "state"),
+)
 DEPENDENCY = Family(
     "llm_gateway_dependency_state",
     "gauge",
@@ -191,6 +258,12 @@ JOBS = Family(
     "Jobs that wait (queued) or run (processing), of all gateways; each gateway says the same.",
     ("state",),
 )
+OLDEST_JOB = Family(
+    "llm_gateway_oldest_job_seconds",
+    "gauge",
+    "How long the job has been waiting that has waited longest; each gateway says the same.",
+    across="max",
+)
 JOB_SECONDS = Family(
     "llm_gateway_job_seconds",
     "histogram",
@@ -198,13 +271,32 @@ JOB_SECONDS = Family(
     ("kind",),
     _JOB,
 )
+DISK_FREE = Family(
+    "llm_gateway_disk_free_bytes", "gauge", "Room on the disk of DATA_DIR.", across="max"
+)
+DISK_SIZE = Family(
+    "llm_gateway_disk_size_bytes", "gauge", "The size of the disk of DATA_DIR.", across="max"
+)
+MEMORY = Family(
+    "llm_gateway_resident_memory_bytes",
+    "gauge",
+    "Memory of the serving processes, added up; what they share is in it once for each.",
+)
+LOOP_LAG = Family(
+    "llm_gateway_event_loop_lag_seconds",
+    "histogram",
+    "How late an event loop turned to something that was due; measured twice a second.",
+    (),
+    _LAG,
+)
 WORKERS = Family("llm_gateway_workers", "gauge", "Processes that serve now.")
 
 FAMILIES = (
-    *(FIRST_TOKEN, PER_TOKEN, DURATION, TOKENS),
-    *(REQUESTS, QUEUE_WAIT, OVERHEAD, IN_FLIGHT),
-    *(SHED, LIMITED, CANCELLED, RETRIES, FALLBACKS, DROPPED_MESSAGES, REPLICA_SOUND),
-    *(DEPENDENCY, CACHE, SPOOL_ROWS, LEDGER_SHIPPED, LEDGER_LOST, JOBS, JOB_SECONDS, WORKERS),
+    *(FIRST_TOKEN, PER_TOKEN, CHUNK_GAP, DURATION, TOKENS, CACHED_TOKENS),
+    *(REQUESTS, ERRORS, QUEUE_WAIT, OVERHEAD, IN_FLIGHT, OLDEST_QUEUED, SLOTS, SLOTS_BUSY),
+    *(SHED, LIMITED, CANCELLED, RETRIES, FALLBACKS, DROPPED_MESSAGES, REPLICA_SOUND, BREAKER),
+    *(DEPENDENCY, CACHE, SPOOL_ROWS, LEDGER_SHIPPED, LEDGER_LOST),
+    *(JOBS, OLDEST_JOB, JOB_SECONDS, DISK_FREE, DISK_SIZE, MEMORY, LOOP_LAG, WORKERS),
 )
 _BY_NAME = {family.name: family for family in FAMILIES}
 
@@ -222,6 +314,35 @@ class _Ended:
     output_tokens: int = 0
     queue_wait: int = 0
     overhead: int = 0
+    cached_tokens: int = 0
+    error: int | None = None
+
+
+class ChunkGaps:
+    """The times between what comes of one answer, counted here and put into the metric at its end.
+
+    Made when the first of it is there. Constant memory, and less work than a write to the metric
+    each time.
+    """
+
+    __slots__ = ("_began", "_counts", "_last")
+
+    def __init__(self) -> None:
+        self._counts = [0] * (len(_TOKEN) + 1)
+        self._began = self._last = time.perf_counter()
+
+    def heard(self) -> None:
+        """More of the answer is there."""
+        now = time.perf_counter()
+        self._counts[bisect_left(_TOKEN, now - self._last)] += 1
+        self._last = now
+
+    def add_to(self, cells: "memoryview[float]", first: int) -> None:
+        """Put all of them into the histogram that begins at the cell `first`."""
+        for place, count in enumerate(self._counts, first):
+            if count:
+                cells[place] += count
+        cells[first + len(self._counts)] += self._last - self._began
 
 
 class Metrics:
@@ -260,6 +381,8 @@ class Metrics:
             self._add(CANCELLED, model, record.phase)
         if not ended.is_generation:
             return
+        if ended.error is not None:
+            cells[ended.error] += 1.0
         if record.cache is not None:
             self._add(CACHE, record.cache)
         seconds = time.perf_counter() - record.started
@@ -269,6 +392,8 @@ class Metrics:
         counted = not record.tokens_estimated and record.cache != "hit"
         if record.prompt_tokens is not None and counted:
             cells[ended.input_tokens] += record.prompt_tokens
+            if record.cached_tokens:
+                cells[ended.cached_tokens] += record.cached_tokens
         tokens = record.completion_tokens if counted else None
         if tokens is not None:
             cells[ended.output_tokens] += tokens
@@ -280,6 +405,12 @@ class Metrics:
                 observe(cells, ended.per_token, _TOKEN, each if each > 0 else 0.0)
         if record.own_ms is not None:
             observe(cells, ended.overhead, _OVERHEAD, record.own_ms / 1000)
+
+    def chunks_came(self, record: RequestRecord, gaps: ChunkGaps) -> None:
+        """An answer came in pieces, to its end or not."""
+        operation = OPERATIONS.get(record.route, OTHER)
+        place = self._place(CHUNK_GAP, operation, self._known(record.model))
+        gaps.add_to(self._cells, place)
 
     def shed(self, model: str, reason: str) -> None:
         """A request was refused; `reason` is a word of ours, such as queue_full."""
@@ -301,6 +432,11 @@ class Metrics:
         """A replica of the catalogue is in order, or is not."""
         self._cells[self._place(REPLICA_SOUND, model, replica)] = float(is_sound)
 
+    def breaker(self, model: str, replica: str, state: BreakerState) -> None:
+        """What a replica's breaker does now."""
+        for each in _BREAKER_STATES:
+            self._cells[self._place(BREAKER, model, replica, each)] = float(each == state)
+
     def dependency(self, name: str, *, is_up: bool) -> None:
         """A backing service answers, or does not."""
         self._cells[self._place(DEPENDENCY, name, "up")] = float(is_up)
@@ -314,6 +450,26 @@ class Metrics:
         """A request entered (+1) or left (-1) a phase of a model of the catalogue."""
         self._cells[self._in_flight[model, phase]] += delta
 
+    def slots(self, model: str, slots: int) -> None:
+        """This worker's share of what a model's engines can do at the same time."""
+        self._cells[self._place(SLOTS, model)] = float(slots)
+
+    def lane(self, model: str, *, busy: int, oldest_seconds: float) -> None:
+        """How many answers of a model are being given, and how long somebody waits for one."""
+        self._cells[self._place(SLOTS_BUSY, model)] = float(busy)
+        self._cells[self._place(OLDEST_QUEUED, model)] = oldest_seconds
+
+    def process(self, lag_seconds: float, resident_bytes: int | None) -> None:
+        """How the process does; None where the system does not tell."""
+        observe(self._cells, self._place(LOOP_LAG), _LAG, lag_seconds)
+        if resident_bytes is not None:
+            self._cells[self._place(MEMORY)] = float(resident_bytes)
+
+    def disk(self, free_bytes: int, size_bytes: int) -> None:
+        """The disk of DATA_DIR."""
+        self._cells[self._place(DISK_FREE)] = float(free_bytes)
+        self._cells[self._place(DISK_SIZE)] = float(size_bytes)
+
     def ledger_waiting(self, rows: int) -> None:
         """So many rows of this process' ledger wait to be shipped."""
         self._cells[self._place(SPOOL_ROWS)] = float(rows)
@@ -326,8 +482,9 @@ class Metrics:
         """So many more will not be there; `reason` is a word of ours."""
         self._add(LEDGER_LOST, reason, by=rows)
 
-    def jobs(self, queued: int, processing: int) -> None:
+    def jobs(self, queued: int, processing: int, oldest_seconds: float) -> None:
         """How many jobs there are; for one process of a gateway only."""
+        self._cells[self._place(OLDEST_JOB)] = oldest_seconds
         self._cells[self._place(JOBS, "queued")] = float(queued)
         self._cells[self._place(JOBS, "processing")] = float(processing)
 
@@ -360,6 +517,7 @@ class Metrics:
         if operation is None or (record.route == JOB_ROUTE and record.model is None):
             return _Ended(requests, is_generation=False)
         error = record.error_code or ("" if record.outcome == "ok" else record.outcome)
+        kind = error_kind(record)
         return _Ended(
             requests,
             is_generation=True,
@@ -370,6 +528,8 @@ class Metrics:
             output_tokens=self._place(TOKENS, "output", model),
             queue_wait=self._place(QUEUE_WAIT, model),
             overhead=self._place(OVERHEAD, "before_answer"),
+            cached_tokens=self._place(CACHED_TOKENS, model),
+            error=None if kind is None else self._place(ERRORS, model, kind),
         )
 
     def _start_at_zero(self, model: str) -> None:
@@ -378,8 +538,27 @@ class Metrics:
             self._place(TOKENS, token_type, model)
         for phase in ("queued", "connecting", "generating"):
             self._in_flight[model, phase] = self._place(IN_FLIGHT, model, phase)
-        self._place(QUEUE_WAIT, model)
-        self._place(DROPPED_MESSAGES, model)
+        for kind in ERROR_KINDS:
+            self._place(ERRORS, model, kind)
+        for family in (FIRST_TOKEN, PER_TOKEN, CHUNK_GAP):
+            self._place(family, "chat", model)
+        self._place(DURATION, "chat", model, "")
+        for family in (QUEUE_WAIT, DROPPED_MESSAGES, CACHED_TOKENS):
+            self._place(family, model)
+
+
+def error_kind(record: RequestRecord) -> ErrorKind | None:
+    """What kept the request of a record from its whole answer; None if nothing did. Pure."""
+    if record.outcome == "ok":
+        return None
+    if record.outcome in ("client_left", "client_stalled"):
+        return "left"
+    code = record.error_code or ""
+    if code in _KINDS:
+        return _KINDS[code]
+    if code.startswith("engine_"):
+        return "engine"
+    return "client" if record.outcome == "error" and 400 <= record.status < 500 else "gateway"
 
 
 def observe(
@@ -391,17 +570,20 @@ def observe(
 
 
 def render(all_numbers: Iterable[Numbers]) -> bytes:
-    """The sum over the numbers of all workers; gauges only of those that live."""
+    """The numbers of all workers, added up or the largest; gauges only of those that live."""
     series: dict[Key, list[float]] = {}
     workers = 0
     for numbers in all_numbers:
         is_alive = numbers.is_alive
         workers += is_alive
         for key, first, size in numbers.entries():
-            if is_alive or _BY_NAME[key[0]].kind != "gauge":
-                sums = series.setdefault(key, [0.0] * size)
+            family = _BY_NAME[key[0]]
+            if is_alive or family.kind != "gauge":
+                totals = series.setdefault(key, [0.0] * size)
                 for place in range(size):
-                    sums[place] += numbers.cells[first + place]
+                    value = numbers.cells[first + place]
+                    total = totals[place]
+                    totals[place] = max(total, value) if family.across == "max" else total + value
     series[(WORKERS.name,)] = [float(workers)]
     lines: list[str] = []
     for family in FAMILIES:

@@ -42,6 +42,11 @@ class Gate:
         """Requests in the queue."""
         return self._queue.waiting
 
+    def oldest_seconds(self) -> float:
+        """How long the one has been waiting that has waited longest; 0 with an empty queue."""
+        oldest = self._queue.oldest()
+        return 0.0 if oldest is None else max(0.0, self._clock() - oldest.joined)
+
     def weight_of(self, choices: int) -> int:
         """What a request for so many choices occupies; never more than there is."""
         return min(choices, self.capacity)
@@ -69,7 +74,8 @@ class Gate:
                 mine.bookings.claim(now)
             return now
         was_promised = self._check_room(mine, weight, deadline_seconds, is_retry)
-        ticket = Ticket(weight, mine, asyncio.get_running_loop().create_future(), was_promised)
+        admitted = asyncio.get_running_loop().create_future()
+        ticket = Ticket(weight, mine, admitted, was_promised, self._clock())
         self._queue.join(ticket)
         self._admit()  # its turn may come before that of a heavier one, for which there is no room
         try:

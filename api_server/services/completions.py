@@ -27,6 +27,7 @@ from api_server.inference.catalogue import Catalogue
 from api_server.inference.chunks import decode
 from api_server.inference.shortening import TRIES, answer_room
 from api_server.inference.wire import Call, EventSource
+from api_server.observability.metrics import ChunkGaps
 from api_server.observability.record import RequestRecord
 from api_server.services.access.permissions import allows_model, check_model
 from api_server.services.answer_cache.cache import AnswerCache, Turn, wants_cache
@@ -310,6 +311,7 @@ async def fold(
     shape = shape_of(generation, lane.model)
     block = stream.first
     size = blocks = 0
+    gaps = ChunkGaps()
     try:
         while block:
             size += len(block)
@@ -325,7 +327,10 @@ async def fold(
                         shape.reshape(chunk)
                     result.add(chunk)
             block = await stream.next_block()
+            if block:
+                gaps.heard()
     finally:
+        lane.chunks_came(record, gaps)
         _account(record, result, generation)
     return msgspec.json.encode(result.answer())
 
@@ -346,6 +351,7 @@ async def relay(
         shape=shape_of(generation, lane.model),
         has_one_date=lane.model.engine.has_openai_details,
     )
+    gaps = ChunkGaps()
     await client.begin_stream(_headers(record))
     try:
         block = stream.first
@@ -355,7 +361,10 @@ async def relay(
                 tape.add(outgoing)
             await client.events(outgoing)
             block = await stream.next_block()
+            if block:
+                gaps.heard()
     finally:
+        lane.chunks_came(record, gaps)
         _account(record, events, generation)
     if tape is not None:
         tape.end(events.tally)

@@ -47,12 +47,16 @@ NOBODY = flow_of(ANYONE)
 
 @dataclass(eq=False, slots=True)
 class Ticket:
-    """One request in the queue; `was_promised` where it was sent away and came back in time."""
+    """One request in the queue since `joined`, in seconds of the gate's clock.
+
+    `was_promised` where it was sent away and came back in time.
+    """
 
     weight: int
     account: "Account"
     admitted: "asyncio.Future[float]"
     was_promised: bool = False
+    joined: float = 0.0
 
 
 @dataclass(eq=False, slots=True)
@@ -150,6 +154,11 @@ class FairQueue:
         if not self.waiting:
             return None
         return min(self._backlogged, key=lambda account: account.served).waiting[0]
+
+    def oldest(self) -> Ticket | None:
+        """Who has waited longest. Each flow's own stand in the order in which they came."""
+        firsts = (account.waiting[0] for account in self._backlogged)
+        return min(firsts, key=lambda ticket: ticket.joined, default=None)
 
     def largest(self, but: Account) -> Account | None:
         """The other flow with the most in the queue for its weight."""

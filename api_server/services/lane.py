@@ -14,7 +14,7 @@ from api_server.errors import (
 )
 from api_server.inference.catalogue import Catalogue, Model
 from api_server.inference.wire import Call, Wire
-from api_server.observability.metrics import Metrics
+from api_server.observability.metrics import ChunkGaps, Metrics
 from api_server.observability.record import RequestRecord
 from api_server.schemas.apps import ANYONE, Caller
 from api_server.services.admission import Gate
@@ -140,6 +140,10 @@ class Lane:
             self._metrics.in_flight(self.model.id, "connecting", -1)
             self._metrics.in_flight(self.model.id, "generating", 1)
             place.phase = "generating"
+
+    def chunks_came(self, record: RequestRecord, gaps: ChunkGaps) -> None:
+        """Note how an answer came in pieces."""
+        self._metrics.chunks_came(record, gaps)
 
     def fell_back(self, fallback: str, error: ApiError) -> None:
         """Note that another model answers in the place of this one."""

@@ -115,13 +115,17 @@ class Job(Listed):
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Of all jobs and of the workers that live; `mean_seconds` is None before the first end."""
+    """Of all jobs and of the workers that live; `mean_seconds` is None before the first end.
+
+    `oldest_seconds` is how long the job waits that has waited longest, None where none does.
+    """
 
     queued: int
     processing: int
     slots: int
     busy: int
     mean_seconds: float | None
+    oldest_seconds: float | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,8 +58,22 @@ def empty_ones(prometheus: Prometheus) -> list[str]:
     ]
 
 
+def empty_rules(prometheus: Prometheus) -> list[str]:
+    """Rules that are wrong or were not evaluated yet, and recorded ones without a figure."""
+    found = []
+    for rule in prometheus.rules():
+        if rule["health"] != "ok":
+            found.append(f"{rule['name']}: {rule['health']}: {rule.get('lastError')}")
+        elif rule["type"] == "recording":
+            labels = ",".join(f'{name}="{value}"' for name, value in rule.get("labels", {}).items())
+            values = prometheus.values(f"{rule['name']}{{{labels}}}")
+            if not any(math.isfinite(value) for value in values):
+                found.append(f"{rule['name']}{{{labels}}}: empty")
+    return found
+
+
 @needs_prometheus
-async def test_no_panel_is_empty_or_wrong(
+async def test_no_panel_and_no_rule_is_empty_or_wrong(
     tmp_path: Path, postgres_url: str, redis_url: str
 ) -> None:
     variables = {"POSTGRES_URL": postgres_url, "REDIS_URL": redis_url}
@@ -74,10 +88,14 @@ async def test_no_panel_is_empty_or_wrong(
         with running_prometheus(tmp_path, targets) as prometheus:
             loading = asyncio.create_task(load(url))
             deadline = time.monotonic() + WAIT_SECONDS
-            while empty := await asyncio.to_thread(empty_ones, prometheus):
+            while empty := [
+                *await asyncio.to_thread(empty_ones, prometheus),
+                *await asyncio.to_thread(empty_rules, prometheus),
+            ]:
                 assert time.monotonic() < deadline, "\n".join(empty)
                 assert not loading.done()
                 await asyncio.sleep(0.5)
+            assert len(await asyncio.to_thread(prometheus.rules)) > 100
             assert await asyncio.to_thread(prometheus.values, "max_over_time(up[1m])") == [1, 1]
             loading.cancel()
             await asyncio.wait({loading})

@@ -330,6 +330,18 @@ async def test_old_jobs_are_forgotten(store: JobStore) -> None:
     assert (await store.counts()).queued == 1
 
 
+async def test_how_long_the_oldest_job_waits(store: JobStore) -> None:
+    assert (await store.counts()).oldest_seconds is None
+    await put(store, new_job("app_a"), new_job("app_a"))
+    await store.postgres.execute("update jobs set queued_at = queued_at - interval '1 minute'")
+    await put(store, new_job("app_b", priority="interactive"))
+    oldest = (await store.counts()).oldest_seconds
+    assert oldest is not None
+    assert 60 <= oldest < 90
+    await take(store, 3)
+    assert (await store.counts()).oldest_seconds is None
+
+
 # accepting
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -10,7 +11,8 @@ import pytest
 
 from api_server.errors import is_job_path
 from api_server.observability.metrics import JOB_ROUTE, OPERATIONS
-from tests.integration.conftest import Stack
+from tests.fake_engine import running_engine
+from tests.integration.conftest import Stack, running_gateway
 from tests.samples import samples
 
 MESSAGES: Any = [{"role": "user", "content": "hi"}]
@@ -137,3 +139,71 @@ async def test_a_failed_stream_whose_connection_ends_with_it_is_no_departed_clie
     got = await scrape(stack.url)
     assert got[requests, "error_in_stream", route, "200"] == 1
     assert (requests, "client_left", route, "200") not in got
+
+
+async def test_gaps_within_streams_and_folded_answers_are_measured(stack: Stack) -> None:
+    create = stack.client.chat.completions.create
+    play = {"pause": 0.06, "tokens": 6}
+    await create(model="fake", messages=MESSAGES, extra_body=play)
+    stream: Any = await create(model="fake", messages=MESSAGES, stream=True, extra_body=play)
+    async for _ in stream:
+        pass
+    got = await scrape(stack.url)
+    name = "gen_ai_client_operation_time_per_output_chunk_seconds"
+    long_ones = got[f"{name}_count", "chat", "fake"] - got[f"{name}_bucket", "chat", "fake", "0.05"]
+    assert long_ones >= 2 * 5
+    assert got[f"{name}_sum", "chat", "fake"] >= 2 * 5 * 0.06
+
+
+async def test_a_look_at_who_waits_and_at_the_process(tmp_path: Path) -> None:
+    async with (
+        running_engine(slots=1) as engine,
+        running_gateway(
+            tmp_path,
+            engine,
+            models=[{"id": "m", "replicas": [f"http://127.0.0.1:{engine.port}"], "slots": 1}],
+            admission={"surplus": 0},
+            timeouts=dict.fromkeys(("queue_seconds", "first_token_seconds", "total_seconds"), 20),
+        ) as (_, url),
+        openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client,
+    ):
+        chats = [
+            asyncio.create_task(
+                client.chat.completions.create(
+                    model="m", messages=MESSAGES, extra_body={"tokens": 1000, "pause": 0.02}
+                )
+            )
+            for _ in range(2)
+        ]
+        async with asyncio.timeout(15):
+            while (got := await scrape(url)).get(("llm_gateway_oldest_queued_seconds", "m"), 0) < 1:
+                await asyncio.sleep(0.1)
+        assert got["llm_gateway_slots", "m"] == got["llm_gateway_slots_busy", "m"] == 1
+        assert got["llm_gateway_in_flight", "m", "queued"] == 1
+        assert got["llm_gateway_event_loop_lag_seconds_count",] >= 1
+        assert got["llm_gateway_resident_memory_bytes",] > 10e6
+        assert 0 < got["llm_gateway_disk_free_bytes",] < got["llm_gateway_disk_size_bytes",]
+        replica = f"127.0.0.1:{engine.port}"
+        assert got["llm_gateway_breaker_state", "m", replica, "closed"] == 1
+        for chat in chats:
+            chat.cancel()
+        await asyncio.wait(chats)
+
+
+async def test_an_open_breaker_is_told(tmp_path: Path) -> None:
+    async with running_engine() as engine:
+        dead = f"127.0.0.1:{engine.port}"
+    models = [{"id": "m", "replicas": [f"http://{dead}"]}]
+    breaker = {"failures": 1, "open_seconds": 30}
+    async with running_gateway(tmp_path, engine, models=models, breaker=breaker) as (_, url):
+        async with httpx.AsyncClient(base_url=url, timeout=10) as http:
+            answer = await http.post(
+                "/v1/chat/completions", json={"model": "m", "messages": MESSAGES}
+            )
+        assert answer.status_code == 503
+        async with asyncio.timeout(10):
+            while not (await scrape(url)).get(("llm_gateway_breaker_state", "m", dead, "open")):
+                await asyncio.sleep(0.1)
+        got = await scrape(url)
+        assert got["llm_gateway_breaker_state", "m", dead, "closed"] == 0
+        assert got["llm_gateway_errors_total", "engine", "m"] == 1

@@ -331,3 +331,21 @@ async def test_heavy_requests_make_the_queue_slower() -> None:
     heavy = await queued(gate, 3)
     assert gate.expected_wait_seconds() == pytest.approx(1.25), "four places, a second each"
     await cancelled(light, heavy)
+
+
+async def test_how_long_somebody_has_been_waiting() -> None:
+    clock = Clock()
+    gate = Gate(1, 10, clock)
+    assert gate.oldest_seconds() == 0
+    await enter(gate)
+    first = await queued(gate)
+    clock.now += 3
+    second = await queued(gate, seconds=1000)
+    clock.now += 2
+    assert gate.oldest_seconds() == 5
+    first.cancel()
+    await asyncio.wait({first})
+    assert gate.oldest_seconds() == 2
+    leave(gate)
+    await second
+    assert gate.oldest_seconds() == 0

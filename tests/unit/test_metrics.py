@@ -5,10 +5,21 @@ from collections.abc import Iterable
 import pytest
 from prometheus_client.parser import text_string_to_metric_families as parse
 
-from api_server.observability.metrics import FAMILIES, Metrics
+from api_server import errors
+from api_server.errors import ApiError
+from api_server.observability.metrics import (
+    DURATION,
+    ERROR_KINDS,
+    FAMILIES,
+    FIRST_TOKEN,
+    ChunkGaps,
+    Metrics,
+    error_kind,
+)
 from api_server.observability.numbers import Numbers
 from api_server.observability.record import RequestRecord
 from api_server.settings import REPOSITORY
+from monitoring.slo import load_slo
 from tests.samples import samples
 
 CHAT = "/v1/chat/completions"
@@ -236,3 +247,140 @@ def test_a_line_that_is_not_whole_yet_is_not_read() -> None:
     numbers.place(("b",), 1)
     numbers._lines[15:] = bytes(len(numbers._lines) - 15)
     assert [key for key, _, _ in numbers.entries()] == [("a",)]
+
+
+def test_what_an_engine_had_in_its_cache_is_counted() -> None:
+    _, (metrics,) = workers(1)
+    metrics.request_ended(record(prompt_tokens=70, completion_tokens=3, cached_tokens=64))
+    metrics.request_ended(record(prompt_tokens=70, cached_tokens=64, tokens_estimated=True))
+    metrics.request_ended(record(prompt_tokens=70, cached_tokens=64, cache="hit"))
+    got = samples(metrics.render())
+    assert got["llm_gateway_cached_tokens_total", "m"] == 64
+    assert got["gen_ai_client_token_usage_total", "m", "input"] == 70
+
+
+def test_gaps_within_an_answer_are_counted_where_they_belong(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _, (metrics,) = workers(1)
+    now = 100.0
+    monkeypatch.setattr("api_server.observability.metrics.time.perf_counter", lambda: now)
+    gaps = ChunkGaps()
+    for seconds in (0.0005, 0.02, 0.4, 30.0):
+        now += seconds
+        gaps.heard()
+    metrics.chunks_came(record(), gaps)
+    metrics.chunks_came(record(), ChunkGaps())  # an answer in one piece has none
+    got = samples(metrics.render())
+    name = "gen_ai_client_operation_time_per_output_chunk_seconds"
+    assert got[f"{name}_bucket", "chat", "m", "0.001"] == 1
+    assert got[f"{name}_bucket", "chat", "m", "0.015"] == 1
+    assert got[f"{name}_bucket", "chat", "m", "0.03"] == 2
+    assert got[f"{name}_bucket", "chat", "m", "0.5"] == 3
+    assert got[f"{name}_count", "chat", "m"] == 4
+    assert got[f"{name}_sum", "chat", "m"] == pytest.approx(30.4205)
+
+
+NOT_THE_CLIENTS: dict[str, set[type[ApiError]]] = {
+    "engine": {
+        *(errors.InferenceError, errors.TruncatedAnswerError, errors.NoAnswerError),
+        *(errors.ResourceNotAvailableError, errors.EngineBusyError, errors.EngineTimeoutError),
+    },
+    "gateway": {
+        *(ApiError, errors.InternalError, errors.ModelMisconfiguredError),
+        *(errors.NoSuitableHandlerError, errors.DependencyDownError, errors.ShuttingDownError),
+    },
+    "shed": {errors.OverloadedError, errors.QueueTimeoutError, errors.QueueFullError},
+    "limited": {errors.RateLimitedError},
+}
+
+
+def test_every_error_has_its_kind() -> None:
+    every = [each for each in vars(errors).values() if isinstance(each, type)]
+    found: dict[str | None, set[type[ApiError]]] = {}
+    for error in (each for each in every if issubclass(each, ApiError)):
+        ended = record(status=error.status, outcome="error", error_code=error.code)
+        found.setdefault(error_kind(ended), set()).add(error)
+    of_clients = found.pop("client")
+    assert found == NOT_THE_CLIENTS
+    assert {error.status // 100 for error in of_clients} == {4}
+
+
+@pytest.mark.parametrize(
+    ("fields", "kind"),
+    [
+        ({}, None),
+        ({"status": 0, "outcome": "client_left"}, "left"),
+        ({"outcome": "client_stalled", "error_code": "engine_timeout"}, "left"),
+        ({"status": 0, "outcome": "error", "error_code": "cancelled"}, "left"),
+        ({"outcome": "error_in_stream", "error_code": "engine_truncated"}, "engine"),
+        ({"outcome": "error_in_stream", "error_code": "shutting_down"}, "gateway"),
+        ({"status": 0, "outcome": "error", "error_code": "configuration_error"}, "gateway"),
+    ],
+)
+def test_what_is_no_error_of_ours_and_what_comes_late(
+    fields: dict[str, object], kind: str | None
+) -> None:
+    assert error_kind(record(**fields)) == kind
+
+
+def test_each_request_without_its_answer_is_one_error() -> None:
+    _, (metrics,) = workers(1)
+    before = samples(metrics.render())
+    assert all(before["llm_gateway_errors_total", kind, "m"] == 0 for kind in ERROR_KINDS)
+    metrics.request_ended(chat())
+    for kind, code, status in (
+        ("engine", "engine_error", 502),
+        ("shed", "overloaded", 429),
+        ("limited", "rate_limit_exceeded", 429),
+    ):
+        metrics.request_ended(record(status=status, outcome="error", error_code=code))
+        assert samples(metrics.render())["llm_gateway_errors_total", kind, "m"] == 1
+    metrics.request_ended(record(route="/v1/models", status=500, outcome="error"))
+    after = samples(metrics.render())
+    errors = [value for key, value in after.items() if key[0] == "llm_gateway_errors_total"]
+    assert sum(errors) == 3
+
+
+def test_of_what_all_workers_see_the_largest_is_said() -> None:
+    numbers, every = workers(3)
+    for busy, metrics in enumerate(every, 1):
+        metrics.lane("m", busy=busy, oldest_seconds=busy * 1.5)
+        metrics.slots("m", 4)
+        metrics.disk(100, 1000)
+        metrics.process(0.003, 50)
+    got = samples(every[0].render())
+    assert got["llm_gateway_oldest_queued_seconds", "m"] == 4.5
+    assert got["llm_gateway_slots_busy", "m"] == 6
+    assert got["llm_gateway_slots", "m"] == 12
+    assert (got["llm_gateway_disk_free_bytes",], got["llm_gateway_disk_size_bytes",]) == (100, 1000)
+    assert got["llm_gateway_resident_memory_bytes",] == 150
+    assert got["llm_gateway_event_loop_lag_seconds_bucket", "0.005"] == 3
+    numbers[2].is_alive = False
+    assert samples(every[0].render())["llm_gateway_oldest_queued_seconds", "m"] == 3
+
+
+def test_a_breaker_is_in_one_state() -> None:
+    _, every = workers(2)
+    every[0].breaker("m", "a:1", "closed")
+    every[0].breaker("m", "a:1", "open")
+    every[1].breaker("m", "a:1", "half-open")
+    got = samples(every[0].render())
+    states = [got["llm_gateway_breaker_state", "m", "a:1", s] for s in ("closed", "open")]
+    assert [*states, got["llm_gateway_breaker_state", "m", "a:1", "half-open"]] == [0, 1, 1]
+
+
+def test_a_model_nobody_asked_yet_has_its_series() -> None:
+    """Else the first event of each would be no increase, and panels of a fresh stack empty."""
+    _, (metrics,) = workers(1)
+    got = samples(metrics.render())
+    for name in ("request_duration", "time_to_first_token", "time_per_output_token"):
+        assert any(key[0] == f"gen_ai_server_{name}_seconds_count" for key in got)
+
+
+def test_buckets_have_an_edge_at_every_target() -> None:
+    """Else the share of requests within a target would be a guess between two of them."""
+    for workload in load_slo().workloads.values():
+        for milliseconds in workload.latency_ms.values():
+            assert milliseconds / 1000 in DURATION.buckets
+            assert milliseconds / 1000 in FIRST_TOKEN.buckets

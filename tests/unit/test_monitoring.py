@@ -6,31 +6,11 @@ from typing import Any
 import pytest
 import yaml
 
-from api_server.observability.metrics import FAMILIES
 from api_server.settings import REPOSITORY
 from tests.dashboards import DASHBOARDS, MONITORING, Panel, dashboard, metrics_in, panels
+from tests.real_metrics import real, recorded
 
-OF_LLAMA_CPP = {
-    "llamacpp:requests_processing",
-    "llamacpp:requests_deferred",
-    "llamacpp:n_busy_slots_per_decode",
-    "llamacpp:prompt_tokens_total",
-    "llamacpp:prompt_tokens_cached_total",
-    "llamacpp:tokens_predicted_total",
-}
-"""Of what `llama-server --metrics` says, as far as panels may use it."""
-
-OF_PROMETHEUS = {"up"}
 ALL_PANELS = list(panels())
-
-
-def ours() -> set[str]:
-    """Every name that `/metrics` has."""
-    names = set()
-    for family in FAMILIES:
-        endings = ("_bucket", "_sum", "_count") if family.kind == "histogram" else ("",)
-        names |= {family.name + ending for ending in endings}
-    return names
 
 
 @pytest.mark.parametrize(
@@ -43,6 +23,11 @@ def ours() -> set[str]:
         ("histogram_quantile(0.95, sum(rate(a[5m])) by (le)) > 0", {"a"}),
         ("a:b_c / on (d) group_left (e) max without (f) (g{})", {"a:b_c", "g"}),
         ("count(up == 0) or vector(0)", {"up"}),
+        (
+            "a:b:rate5m / on () clamp_min(a:c:rate5m, 1e-9) > 14.4 * 0.05",
+            {"a:b:rate5m", "a:c:rate5m"},
+        ),
+        ("1 - sum(sum_over_time(a[30d])) / 0.001", {"a"}),
     ],
 )
 def test_the_metrics_of_an_expression(expression: str, names: set[str]) -> None:
@@ -54,7 +39,7 @@ def test_a_panel_asks_for_metrics_that_exist(panel: Panel) -> None:
     for expression in panel.expressions:
         names = metrics_in(expression)
         assert names
-        assert names <= ours() | OF_LLAMA_CPP | OF_PROMETHEUS, expression
+        assert names <= real() | recorded(), expression
 
 
 @pytest.mark.parametrize("panel", ALL_PANELS, ids=lambda panel: panel.name)

@@ -129,7 +129,7 @@ def furnish(
     """Everything of jobs for one process; `slots` 0: it does none itself."""
 
     def notice(counts: Counts) -> None:
-        metrics.jobs(counts.queued, counts.processing)
+        metrics.jobs(counts.queued, counts.processing, counts.oldest_seconds or 0.0)
 
     store = JobStore(postgres)
     tally = Tally(notice if counts_for_metrics else None)

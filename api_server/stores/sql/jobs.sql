@@ -294,7 +294,12 @@ select
     coalesce(sum(slots), 0)::bigint as slots,
     coalesce(sum(busy), 0)::bigint as busy,
     sum(mean_seconds * slots) / nullif(sum(slots) filter (where mean_seconds is not null), 0)
-        as mean_seconds
+        as mean_seconds,
+    -- Who came first expires first, and those have an index.
+    (
+        select extract(epoch from now() - queued_at)::double precision from jobs
+        where state = 'queued' order by expires_at limit 1
+    ) as oldest_seconds
 from job_workers where seen_at > now() - interval '10 seconds'
 
 -- name: beat

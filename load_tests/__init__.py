@@ -1,0 +1,1 @@
+"""Load tests: requests as users send them, measured as users feel them."""
