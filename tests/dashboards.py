@@ -18,7 +18,7 @@ _NOT_METRICS = re.compile(
     r"|\[[^\]]*\]"  # ranges
     r"|\{[^}]*\}"  # labels and what they must be
     r"|\b(?:by|without|on|ignoring|group_left|group_right)\s*\([^)]*\)"
-    r"|\boffset\s+\d+[smhd]"
+    r"|\boffset\s+(?:\d+[smhd]|\$__rate_interval)"
     r"|\b(?:or|and|unless|bool)\b"
     r"|\b\w+(?=\s*\(|\s+(?:by|without)\b)"  # functions
     r"|(?<![\w:])\d[\w.]*(?:(?<=e)-\d+)?"  # numbers

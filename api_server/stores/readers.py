@@ -54,7 +54,7 @@ async def let_read(url: str, password: str) -> bool:
     """
     try:
         connection = await asyncpg.connect(url, timeout=CONNECT_SECONDS, command_timeout=60)
-    except (*postgres.FAULTS, asyncpg.InterfaceError) as exc:
+    except postgres.FAULTS as exc:
         raise StoreAwayError(
             f"PostgreSQL does not answer at POSTGRES_URL ({type(exc).__name__}). Start it, or "
             "correct the address."
@@ -69,7 +69,7 @@ async def let_read(url: str, password: str) -> bool:
                 await connection.execute(statement)
     except asyncpg.PostgresError as exc:
         raise SetupError(
-            f"The role {ROLE}, which reads for the panels, could not be made: {type(exc).__name__}. "
+            f"The role {ROLE}, which reads for panels, could not be made: {type(exc).__name__}. "
             "The user in POSTGRES_URL must be allowed to make roles."
         ) from exc
     finally:
@@ -93,9 +93,9 @@ def verifier(password: str, salt: bytes) -> str:
 
 def _statements(database: str, kept: str, *, is_new: bool) -> list[str]:
     """All names are ours but the database's, which is quoted. Pure."""
+    verb = "create" if is_new else "alter"
     return [
-        f"{'create' if is_new else 'alter'} role {ROLE} login connection limit {CONNECTIONS} "
-        f"password '{kept}'",
+        f"{verb} role {ROLE} login connection limit {CONNECTIONS} password '{kept}'",
         f"alter role {ROLE} set default_transaction_read_only = on",
         f"alter role {ROLE} set statement_timeout = '{STATEMENT_SECONDS}s'",
         f"revoke temporary on database {database} from public",

@@ -79,14 +79,14 @@ def _in_flight() -> Panel:
 
 
 def _busy_in_step() -> str:
-    """llama.cpp tells the mean since its start; of the last minutes it is this. Of an engine that
+    """llama.cpp tells the mean since its start; lately it was this. Of an engine that
     began anew in between there is nothing for so long.
     """
     mean = f"llamacpp:n_busy_slots_per_decode{{{ENGINE}}}"
     steps = f"llamacpp:n_decode_total{{{ENGINE}}}"
     return (
-        f"({mean} * {steps} - {mean} offset 1m * {steps} offset 1m)\n"
-        f"/ ({steps} - {steps} offset 1m > 0)"
+        f"({mean} * {steps} - {mean} offset {WINDOW} * {steps} offset {WINDOW})\n"
+        f"/ ({steps} - {steps} offset {WINDOW} > 0)"
     )
 
 
@@ -94,8 +94,8 @@ def _batching() -> Panel:
     return Panel(
         title="Busy slots in a decode step",
         description=(
-            "How many answers got a token in one step of an engine, over the last minute, beside "
-            "the slots that all gateways together count on. Near 1 under load, nothing is batched."
+            "How many answers got a token in one step of an engine lately, and since its start, "
+            "beside the slots that all gateways together count on. Near 1 under load, nothing is batched."
         ),
         unit="short",
         queries=[

@@ -41,7 +41,7 @@ ALL_PANELS = list(panels())
             {"a:b:rate5m", "a:c:rate5m"},
         ),
         ("1 - sum(sum_over_time(a[30d])) / 0.001", {"a"}),
-        ("(a - a offset 1m) / (b > 0) >= bool 0.95", {"a", "b"}),
+        ("(a - a offset $__rate_interval) / (b > 0) >= bool 0.95", {"a", "b"}),
     ],
 )
 def test_the_metrics_of_an_expression(expression: str, names: set[str]) -> None:
@@ -133,7 +133,10 @@ def test_other_targets_are_other_lines() -> None:
         "p95 target": "vector(1.234)"
     }
     now = next(each for each in board["panels"] if each["title"] == "Within the targets now")
-    assert [target["legendFormat"] for target in now["targets"]] == ["p95 < 1234 ms", "errors < 5 %"]
+    assert [target["legendFormat"] for target in now["targets"]] == [
+        "p95 < 1234 ms",
+        "errors < 5 %",
+    ]
     assert now["targets"][1]["expr"] == "stack:errors:ratio5m <= bool 0.05"
 
 
