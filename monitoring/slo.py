@@ -47,7 +47,7 @@ class Alerts(Strict):
     oldest_request_seconds: float = Field(10, gt=0)
     oldest_job_seconds: float = Field(600, gt=0)
     shed_share: float = Field(0.01, gt=0, lt=1)
-    engine_deferred: float = Field(2, gt=0)
+    engine_deferred: float = Field(4, gt=0)
     spool_rows: int = Field(1000, gt=0)
     disk_free_share: float = Field(0.1, gt=0, lt=1)
     loop_lag_ms: Milliseconds = 100

@@ -23,7 +23,7 @@ OF_HAPROXY = {
     "haproxy_backend_current_queue",
     "haproxy_backend_http_responses_total",
 }
-"""Of its exporter; tests/integration/test_rules.py asks a real one, where there is one."""
+"""Of its exporter; tests/integration/test_front.py asks a real one, where there is one."""
 
 OF_DCGM = {"DCGM_FI_DEV_GPU_UTIL", "DCGM_FI_DEV_FB_USED"}
 """Of etc/default-counters.csv of NVIDIA/dcgm-exporter, which its image has built in."""

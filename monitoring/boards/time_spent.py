@@ -95,7 +95,7 @@ def _batching() -> Panel:
         title="Busy slots in a decode step",
         description=(
             "How many answers got a token in one step of an engine lately, and since its start, "
-            "beside the slots that all gateways together count on. Near 1 under load, nothing is batched."
+            "beside the slots that all gateways count on. Near 1 under load, nothing is batched."
         ),
         unit="short",
         queries=[

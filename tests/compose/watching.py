@@ -50,14 +50,3 @@ def rows(project: Project, query: str) -> list[str]:
 def usage_count(project: Project) -> int:
     """Rows of the ledger."""
     return int(rows(project, "select count(*) from usage")[0])
-
-
-def errors_of(said: str) -> list[str]:
-    """The errors of a doctor, without those that a stand-in is to blame for: that of MinIO has no
-    metrics.
-    """
-    errors = [line.strip() for line in said.splitlines() if line.strip().startswith("error: ")]
-    known = ("error: Prometheus: minio ", "error: What watches the stack is not well")
-    if any(error.startswith(known[0]) for error in errors):
-        errors = [error for error in errors if not error.startswith(known)]
-    return errors

@@ -20,13 +20,18 @@ from api_server.local.process import free_port
 from tests.front import HAPROXY, RunningFront, running_front
 from tests.integration.conftest import raw_connection
 from tests.outcome import Outcome, ask
+from tests.real_metrics import OF_HAPROXY
 from tests.replicas import Replica, RunningGateway, running_gateway, running_replicas, until
+from tests.samples import samples
 
 pytestmark = pytest.mark.skipif(HAPROXY is None, reason="haproxy is not installed")
 
 GATEWAYS = 3
 NOTICE_SECONDS = 3
 """As in docker-compose.yaml."""
+
+
+ACTIVE = "haproxy_backend_active_servers"
 
 
 @dataclass
@@ -102,6 +107,25 @@ async def running_fleet(folder: Path, count: int = GATEWAYS) -> AsyncIterator[Fl
 
 async def in_flight(gateway: RunningGateway) -> float:
     return sum((await gateway.in_flight()).values())
+
+
+async def test_the_front_tells_how_many_gateways_it_has(tmp_path: Path) -> None:
+    """What the alert FrontWithoutGateway asks."""
+
+    async def told() -> float:
+        async with httpx.AsyncClient(timeout=5) as http:
+            text = (await http.get(f"{fleet.front.metrics_url}/metrics")).raise_for_status().content
+        got = samples(text)
+        backend = {key[0]: value for key, value in got.items() if "gateways" in key[1:]}
+        assert backend.keys() >= OF_HAPROXY
+        return backend[ACTIVE]
+
+    async with running_fleet(tmp_path, 1) as fleet:
+        async with asyncio.timeout(10):
+            while await told() != 0:
+                await asyncio.sleep(0.1)
+        await fleet.start_all()
+        assert await told() == 1
 
 
 async def test_gateways_are_replaced_under_live_streams_and_no_request_fails(

@@ -176,7 +176,7 @@ CASES = [
     ),
     Case(
         "requests wait in the engine",
-        {f"llamacpp:requests_deferred{{{ENGINE}}}": always(3)},
+        {f"llamacpp:requests_deferred{{{ENGINE}}}": always(5)},
         only("EngineDefers"),
     ),
     # load

@@ -106,6 +106,13 @@ def test_a_runbook_asks_for_metrics_that_exist() -> None:
     assert names <= real() | {family.name for family in FAMILIES}
 
 
+def test_the_docs_name_series_that_are_recorded() -> None:
+    page = (REPOSITORY / "docs/metrics.md").read_text()
+    names = set(re.findall(r"`((?:stack|model):[\w:]+)`", page))
+    assert len(names) > 5
+    assert names <= recorded()
+
+
 def test_budgets_that_cannot_go_so_fast_have_no_alert() -> None:
     windows = {
         percentile: [
