@@ -11,6 +11,7 @@ each_check
 
 headline "2. Settings and the gateway's image"
 write_env_file
+let_containers_read
 build_gateway_image
 
 headline "3. The plan: how the engine runs on this machine"

@@ -6,6 +6,7 @@ The lines go to standard output, sentences for people to standard error.
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,6 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     machine.add_argument(
         "--gpu-memory-mib", type=_sizes, default=(), metavar="N[,N...]", help="of each GPU"
     )
+    machine.add_argument(
+        "--gpus", type=_ids, default=(), metavar="I[,I...]", help="which (nvidia-smi's numbers)"
+    )
     machine.add_argument("--host-memory-mib", type=_size, metavar="N", help="of the machine")
     machine.add_argument("--cores", type=_size, default=os.cpu_count() or 1, metavar="N")
     model = parser.add_argument_group("the model")
@@ -67,7 +71,9 @@ def run(settings: Settings, arguments: argparse.Namespace) -> int:
     gpus = () if engine == "external" else _gpus(arguments)
     values = {
         "ENGINE": engine,
-        "COMPOSE_FILE": env_block.compose_files(len(gpus), arguments.with_file),
+        "COMPOSE_FILE": env_block.compose_files(
+            len(gpus), arguments.with_file, are_chosen=bool(gpus and arguments.gpus)
+        ),
         "COMPOSE_PROFILES": env_block.profiles(engine, arguments.with_profile),
     }
     said = ["The engines are elsewhere: ENGINE_URLS, ENGINE_SLOTS, ENGINE_CONTEXT_TOKENS say what."]
@@ -76,8 +82,8 @@ def run(settings: Settings, arguments: argparse.Namespace) -> int:
         planned = _plan(arguments, engine, Path(config), gpus)
         values |= {"ENGINE_CONFIG": config} | planned.values
         said = planned.said
-        if len(gpus) > 1:
-            said = said + _write_gpus(arguments, engine, len(gpus))
+        if len(gpus) > 1 or (gpus and arguments.gpus):
+            said = said + _write_gpus(arguments, engine, arguments.gpus or range(len(gpus)))
     text = env_block.lines(values)
     for sentence in said:
         print(sentence, file=sys.stderr)
@@ -123,21 +129,23 @@ def _gpus(arguments: argparse.Namespace) -> tuple[int, ...]:
     gpus: tuple[int, ...] = arguments.gpu_memory_mib
     if not gpus:
         raise SetupError("--device gpu: tell the memory of each GPU with --gpu-memory-mib.")
+    if arguments.gpus and len(arguments.gpus) != len(gpus):
+        raise SetupError("--gpus and --gpu-memory-mib: tell the memory of just those GPUs.")
     return gpus
 
 
-def _write_gpus(arguments: argparse.Namespace, engine: str, count: int) -> list[str]:
+def _write_gpus(arguments: argparse.Namespace, engine: str, ids: Sequence[int]) -> list[str]:
     target: Path | None = arguments.write_gpus
     if target is None:
         return [f"{env_block.GPUS_FILE} was not written: --write-gpus says where to."]
     base: Path = arguments.compose_file
     gpu = base.with_name(env_block.GPU_FILE)
     documents = [compose.parse(file.read_text(encoding="utf-8"), file.name) for file in (base, gpu)]
-    text = compose.gpus_file(documents[0], documents[1], engine, count)
+    text = compose.gpus_file(documents[0], documents[1], engine, ids)
     unfinished = target.with_name(f".{target.name}.new")
     unfinished.write_text(text, encoding="utf-8")
     unfinished.replace(target)
-    return [f"{target.name}: written, with {count} engines."]
+    return [f"{target.name}: written, with {len(ids)} engines."]
 
 
 def _size(text: str) -> int:
@@ -145,6 +153,13 @@ def _size(text: str) -> int:
     if size < 1:
         raise ValueError(text)
     return size
+
+
+def _ids(text: str) -> tuple[int, ...]:
+    ids = tuple(int(part) for part in text.split(","))
+    if min(ids) < 0 or len(set(ids)) < len(ids):
+        raise ValueError(text)
+    return ids
 
 
 def _sizes(text: str) -> tuple[int, ...]:

@@ -4,7 +4,7 @@ The services are taken from docker-compose.yaml and docker-compose.gpu.yaml, so 
 those say; ${...} stay for Compose to fill in.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -13,7 +13,7 @@ from api_server.errors import SetupError
 from api_server.planning.env_block import engine_names
 
 HEAD = """\
-# Written by make start for the {count} GPUs of this machine, from docker-compose.yaml and
+# Written by make start for {count} of this machine's GPUs, from docker-compose.yaml and
 # docker-compose.gpu.yaml: an engine for each. Changes here are lost at the next start.
 """
 Document = dict[str, Any]
@@ -30,16 +30,18 @@ def parse(text: str, name: str) -> Document:
     return document
 
 
-def gpus_file(base: Document, gpu: Document, engine: str, count: int) -> str:
-    """The override file's text. `base` and `gpu`: the two files. Raises `SetupError`."""
-    names = engine_names(engine, count)
+def gpus_file(base: Document, gpu: Document, engine: str, ids: Sequence[int]) -> str:
+    """The override file's text. `base` and `gpu`: the two files; `ids`: the GPUs, by nvidia-smi's
+    numbers. Raises `SetupError`.
+    """
+    names = engine_names(engine, len(ids))
     first = names[0]
     override = gpu["services"].get(first)
     if first not in base["services"] or override is None:
         raise SetupError(f"Neither compose file may lack the service {first}; restore them.")
     whole = _merged(base["services"][first], override)
-    services: Document = {first: override | {"deploy": _on(0)}}
-    for number, name in enumerate(names[1:], start=1):
+    services: Document = {first: override | {"deploy": _on(ids[0])}}
+    for number, name in zip(ids[1:], names[1:], strict=True):
         services[name] = whole | {"deploy": _on(number)}
     for name, service in gpu["services"].items():
         if name not in base["services"]:  # what watches the GPUs sees all of them
@@ -47,7 +49,7 @@ def gpus_file(base: Document, gpu: Document, engine: str, count: int) -> str:
     text = yaml.dump(
         {"services": services}, Dumper=_Plain, sort_keys=False, width=1000, allow_unicode=True
     )
-    return HEAD.format(count=count) + text
+    return HEAD.format(count=len(ids)) + text
 
 
 class _Plain(yaml.SafeDumper):

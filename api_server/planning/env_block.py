@@ -15,9 +15,12 @@ PORT = 8080
 _LINE_VALUE = re.compile(r"[A-Za-z0-9._:/,=@+-]+( [A-Za-z0-9._:/,=@+-]+)*")
 
 
-def compose_files(gpus: int, more: Sequence[str] = ()) -> str:
-    """COMPOSE_FILE: the base, what the GPUs need, then what the user added, each once."""
-    hardware = [] if gpus == 0 else [GPU_FILE if gpus == 1 else GPUS_FILE]
+def compose_files(gpus: int, more: Sequence[str] = (), *, are_chosen: bool = False) -> str:
+    """COMPOSE_FILE: the base, what the GPUs need, then what the user added, each once.
+
+    `are_chosen`: certain GPUs are meant, not whichever one Docker takes.
+    """
+    hardware = [] if gpus == 0 else [GPU_FILE if gpus == 1 and not are_chosen else GPUS_FILE]
     return ":".join(dict.fromkeys([BASE_FILE, *hardware, *more]))
 
 

@@ -54,6 +54,7 @@ START_NAMES = frozenset(
         "COMPOSE_PROFILES",
         "COMPOSE_PROJECT_NAME",
         "DEVICE",
+        "GPUS",
         "PULL",
         "TOKENIZER_FOLDER",
     }

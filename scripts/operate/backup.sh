@@ -4,8 +4,10 @@
 cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit 1
 # shellcheck source=scripts/stack/all.sh
 source scripts/stack/all.sh
+check_folder >/dev/null
 require_env_file
 to=${TO:-backups/$(date --utc +%Y-%m-%dT%H-%M-%SZ)}
+to=${to%"${to##*[!/]}"}   # a slash at its end would put the part inside of the whole
 [[ ! -e $to ]] || fail "$to is there already." "Name another folder: make backup TO=..."
 [[ -n $(running postgres) ]] || fail "PostgreSQL does not run." "make start, then make backup"
 partial=$to.partial

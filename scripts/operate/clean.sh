@@ -3,6 +3,7 @@
 cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit 1
 # shellcheck source=scripts/stack/all.sh
 source scripts/stack/all.sh
+check_folder >/dev/null
 if [[ ${VOLUMES:-} == yes ]]; then
     confirm_or_fail "This removes apps, usage, jobs, objects, vectors and figures of this stack, for good." "make clean VOLUMES=yes"
     compose_unplanned --profile '*' down --volumes --remove-orphans

@@ -5,11 +5,16 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit 1
 # shellcheck source=scripts/stack/all.sh
 source scripts/stack/all.sh
 trap on_interrupt INT
+check_folder >/dev/null
 require_env_file
+let_containers_read
 if [[ -n ${SERVICE:-} && $SERVICE != api-server ]]; then
     compose restart "$SERVICE" || fail "$SERVICE could not be restarted." "make ps lists the services."
     exit
 fi
+check_choices
+check_device
+write_plan
 refresh_others
 roll_gateways
 start_services

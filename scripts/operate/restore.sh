@@ -5,6 +5,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit 1
 # shellcheck source=scripts/stack/all.sh
 source scripts/stack/all.sh
 trap on_interrupt INT
+check_folder >/dev/null
 require_env_file
 from=${FROM:-}
 verify_backup "$from"

@@ -3,4 +3,6 @@
 cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit 1
 # shellcheck source=scripts/stack/all.sh
 source scripts/stack/all.sh
+check_folder >/dev/null
 compose_unplanned stop
+stop_the_rest

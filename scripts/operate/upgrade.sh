@@ -4,7 +4,9 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit 1
 # shellcheck source=scripts/stack/all.sh
 source scripts/stack/all.sh
 trap on_interrupt INT
+check_folder >/dev/null
 require_env_file
+let_containers_read
 [[ -n $(running api-server) ]] || fail "No gateway runs, so that there is nothing to upgrade." "make start"
 keep_previous_image
 headline "Images and models"

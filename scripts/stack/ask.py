@@ -8,6 +8,8 @@ import urllib.error
 import urllib.request
 
 LONGEST_SECONDS = 180
+DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""Docker may hand a proxy to each container; the front is not behind it."""
 
 
 def main() -> None:
@@ -23,7 +25,7 @@ def main() -> None:
     status = "000"
     text = ""
     try:
-        with urllib.request.urlopen(request, timeout=LONGEST_SECONDS) as response:  # noqa: S310
+        with DIRECTLY.open(request, timeout=LONGEST_SECONDS) as response:
             status, text = str(response.status), response.read().decode()
     except urllib.error.HTTPError as exc:
         status, text = str(exc.code), exc.read().decode()

@@ -3,7 +3,9 @@
 banner() {
     local api key model
     api=$(front_address)
-    key=$(setting STACK_API_KEY)
+    # shellcheck disable=SC2016
+    key='$STACK_API_KEY'   # of .env; the key itself is for a terminal, not for the log of a pipeline
+    [[ ! -t 1 ]] || key=$(setting STACK_API_KEY)
     model=$(setting MODEL_NAME llama-3.3-8b-instruct)
     cat <<END
 

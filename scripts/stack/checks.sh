@@ -38,10 +38,23 @@ check_processor() {
 # each_check [COMMAND...]: all checks without impact, in the order in which one makes the next one possible.
 each_check() {
     local check
-    for check in check_docker check_compose check_choices check_device check_processor check_memory check_disk \
+    for check in check_docker check_compose check_folder check_choices check_device check_processor check_memory check_disk \
         check_ports check_env_file; do
         "$@" "$check"
     done
+}
+
+# Compose knows a stack by the name of its folder alone: another checkout in a folder of that name would take over its
+# containers and its data.
+check_folder() {
+    local folder
+    while read -r folder; do
+        [[ ! -d $folder || $folder -ef . ]] ||
+            fail "The stack $(project_name) was started from $folder, and this is $PWD." \
+                "Give this one a name of its own: make start COMPOSE_PROJECT_NAME=$(project_name)-2 (and other ports); or work there."
+    done < <(docker ps --all --filter "label=com.docker.compose.project=$(project_name)" \
+        --format '{{.Label "com.docker.compose.project.working_dir"}}' | sort -u)
+    ok "the name of the stack is $(project_name)"
 }
 
 check_choices() {

@@ -28,13 +28,13 @@ states() {
         --format '{{.Label "com.docker.compose.service"}}\t{{.State}}\t{{.Status}}\t{{.ID}}' | sort
 }
 
-# verdict STATE STATUS: well, pending or broken.
+# verdict SERVICE STATE STATUS: well, pending or broken. Only what does one thing, or is started by hand, may have ended.
 verdict() {
-    case "$1 $2" in
+    case "$2 $3" in
         running*unhealthy*) echo broken ;;
         running*"health: starting"*) echo pending ;;
         running*) echo well ;;
-        exited*"(0)"*) echo well ;;
+        exited*"(0)"*) if [[ $1 == *-init || $1 == locust ]]; then echo well; else echo broken; fi ;;
         exited* | dead*) echo broken ;;
         *) echo pending ;;   # created, restarting
     esac
@@ -42,6 +42,14 @@ verdict() {
 
 # is_crashing ID: started again and again, which never shows as a state for long.
 is_crashing() { [[ $(docker inspect --format '{{.RestartCount}}' "$1" 2>/dev/null || echo 0) -ge 4 ]]; }
+
+# What Compose leaves running as its profile is none of the plan's: Locust, an engine of before.
+stop_the_rest() {
+    local state id
+    while IFS=$'\t' read -r _ state _ id; do
+        [[ $state != running ]] || docker stop "$id" >/dev/null
+    done < <(states)
+}
 
 last_words() { docker logs --tail 1 "$1" 2>&1 | tr -d '\r' | cut -c 1-300; }
 

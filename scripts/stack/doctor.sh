@@ -8,7 +8,7 @@ PROBLEMS=0
 check_services() {
     local service state status id broken=0
     while IFS=$'\t' read -r service state status id; do
-        case $(verdict "$state" "$status") in
+        case $(verdict "$service" "$state" "$status") in
             well) ok "$service: $status" ;;
             *)
                 if [[ $status == *"health: starting"* ]]; then

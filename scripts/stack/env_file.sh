@@ -4,7 +4,9 @@
 # Those that a part of the stack asks for before it lets anybody in.
 SECRETS=(POSTGRES_PASSWORD REDIS_PASSWORD QDRANT_API_KEY S3_ACCESS_KEY S3_SECRET_KEY ENGINE_API_KEY GRAFANA_PASSWORD GRAFANA_POSTGRES_PASSWORD)
 # What a start is told by make or the environment, and later ones shall know.
-CHOICES=(DEVICE ENGINE ENGINE_URLS ENGINE_SLOTS ENGINE_CONTEXT_TOKENS MODEL_SOURCE MODEL_FILE MODEL_NAME API_PORT GRAFANA_PORT LOCUST_PORT BIND_ADDRESS)
+CHOICES=(DEVICE GPUS ENGINE ENGINE_URLS ENGINE_SLOTS ENGINE_CONTEXT_TOKENS MODEL_SOURCE MODEL_FILE MODEL_NAME API_PORT GRAFANA_PORT LOCUST_PORT BIND_ADDRESS
+    EMBEDDINGS_SOURCE EMBEDDINGS_FILE EMBEDDINGS_URL EMBEDDINGS_NAME TOKENIZER_FOLDER COMPOSE_EXTRA_FILES COMPOSE_EXTRA_PROFILES
+    COMPOSE_PROJECT_NAME)
 FEWEST_CHARACTERS=12
 
 check_env_file() {
@@ -12,8 +14,17 @@ check_env_file() {
     [[ -f $ENV_FILE ]] || { ok "no .env yet: it is written, with generated secrets"; return; }
     [[ -r $ENV_FILE && -w $ENV_FILE ]] ||
         fail ".env cannot be read and written by this user." "sudo chown $(id -un) .env"
+    check_dollars
     for name in "${SECRETS[@]}"; do check_secret "$name"; done
     ok ".env"
+}
+
+# Compose 2 takes $NAME for a variable, Compose 1 and `make local` do not; between single quotes it is itself for all.
+check_dollars() {
+    local names
+    # shellcheck disable=SC2016
+    names=$(lines_of_user | sed -nE 's/^[[:space:]]*(export[[:space:]]+)?([A-Za-z_][A-Za-z0-9_]*)[[:space:]]*=[^'"'"'#]*\$.*/\2/p' | paste -sd ' ')
+    [[ -z $names ]] || fail "$names in .env: a dollar sign begins the name of a variable there." "Put the value between single quotes."
 }
 
 # check_secret NAME: where it is set at all. Its value is never shown.
@@ -44,8 +55,15 @@ new_secret() {
     printf '%s' "${secret:0:32}"
 }
 
+# Containers read these as users of their own; a umask such as 027 or 077 closed them when git wrote them.
+let_containers_read() {
+    chmod -R a+rX configs init-scripts load_tests monitoring download_model.sh ||
+        fail "Containers could not read their configuration: this user does not own the folders above." "sudo chown -R $(id -un) $PWD"
+}
+
 write_env_file() {
     local name
+    mkdir -p models   # whoever owns it is who downloads into it, whoever runs this
     refuse_new_secrets_for_old_data
     if [[ ! -f $ENV_FILE ]]; then
         say "# Written by make start, and yours: what you change stays. .env.example explains each name. Keep a copy of it." |
@@ -56,8 +74,8 @@ write_env_file() {
     for name in "${SECRETS[@]}"; do
         [[ -n $(setting "$name") ]] || remember "$name" "$(new_secret)"
     done
-    is_set_by_user STACK_UID || remember STACK_UID "$(id -u)"
-    is_set_by_user STACK_GID || remember STACK_GID "$(id -g)"
+    is_set_by_user STACK_UID || remember STACK_UID "$(stat -c %u models)"
+    is_set_by_user STACK_GID || remember STACK_GID "$(stat -c %g models)"
     ok ".env has its secrets, and only this user may read it"
 }
 
@@ -77,5 +95,5 @@ refuse_new_secrets_for_old_data() {
     [[ -z $(setting POSTGRES_PASSWORD) ]] || return 0
     ! docker volume inspect "$volume" >/dev/null 2>&1 ||
         fail "The data of an earlier installation is here (volume $volume), but .env does not have its POSTGRES_PASSWORD." \
-            "Put that .env back; or remove the data for good: make clean VOLUMES=yes CONFIRM=yes"
+            "Put that .env back, or use another name (make start COMPOSE_PROJECT_NAME=...); or remove the data for good: make clean VOLUMES=yes CONFIRM=yes"
 }

@@ -11,9 +11,11 @@ device() {
     printf '%s' "$chosen"
 }
 
-# gpu_memories: MiB of each GPU, with commas between them.
+# gpu_memories: MiB of each GPU (of those in GPUS), with commas between them.
 gpu_memories() {
-    nvidia-smi --query-gpu=memory.total --format=csv,noheader,nounits | tr -d ' ' | paste -sd ,
+    local -a which=()
+    [[ -z $(setting GPUS) ]] || which=(--id="$(setting GPUS)")
+    nvidia-smi "${which[@]}" --query-gpu=memory.total --format=csv,noheader,nounits | tr -d ' ' | paste -sd ,
 }
 
 # Class 03 is a display or 3D controller, vendor 10de is NVIDIA.
@@ -48,6 +50,8 @@ check_driver() {
         fail "nvidia-smi is there, but finds no GPU that works." "Run nvidia-smi to see why; after an upgrade of the driver a reboot is due. $BY_CPU"
     at_least "$version" "$OLDEST_DRIVER" ||
         fail "The NVIDIA driver $version is too old for CUDA 12: $OLDEST_DRIVER is needed." "Upgrade it and reboot. $BY_CPU"
+    [[ $(setting GPUS) =~ ^([0-9]+(,[0-9]+)*)?$ ]] ||
+        fail "GPUS=$(setting GPUS) names no GPUs." "Numbers of nvidia-smi with commas between them, such as GPUS=0,1; without it all are used."
     memories=$(gpu_memories)
     [[ $memories =~ ^[0-9]+(,[0-9]+)*$ ]] ||
         fail "The GPU does not say how much memory it has (nvidia-smi: $memories)." "A plan needs a number. $BY_CPU"

@@ -43,8 +43,10 @@ embeddings_source() {
     printf '%s' "${source:-nomic-embed-text-v1.5}"
 }
 
-# Whether the stack runs an engine for embeddings itself.
-has_own_embeddings() { [[ $(embeddings_source) != none && -z $(setting_of_user EMBEDDINGS_URL) ]]; }
+# Whether the stack runs an engine for embeddings itself. An EMBEDDINGS_URL names another one, or none when it is empty.
+has_own_embeddings() {
+    [[ $(embeddings_source) != none && ! -v EMBEDDINGS_URL ]] && ! is_set_by_user EMBEDDINGS_URL
+}
 
 embeddings_file() {
     local file

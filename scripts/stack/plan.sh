@@ -9,6 +9,7 @@ plan() {
     if is_engine_elsewhere; then engine=external; fi
     arguments+=(--engine "$engine" --model-name "$(model_name)" --model-file "$(model_file)")
     [[ $(device) != gpu ]] || arguments+=(--gpu-memory-mib "$(gpu_memories)")
+    [[ $(device) != gpu || -z $(setting GPUS) ]] || arguments+=(--gpus "$(setting GPUS)")
     [[ -z $(setting TOKENIZER_FOLDER) ]] || arguments+=(--tokenizer-folder "$(setting TOKENIZER_FOLDER)")
     if has_own_embeddings; then arguments+=(--with-profile embeddings); fi
     for each in $(setting COMPOSE_EXTRA_FILES | tr ':' ' '); do arguments+=(--with-file "$each"); done

@@ -1,7 +1,7 @@
 """Reads the gateway's /health on standard input: `read_health.py SLOTS CONTEXT_TOKENS`.
 
-Says which models answer. Exit code 1 where one does not, or where an engine has other slots or
-another context than the gateway was told, which it checks itself.
+Says which models answer. Exit code 1 where one does not, where a store is away, or where an engine
+has other slots or another context than the gateway was told, which it checks itself.
 """
 
 import json
@@ -13,6 +13,8 @@ def problems_of(health: dict[str, Any]) -> list[str]:
     """One line for each."""
     models = health["models"]
     found = [f"the model {each['id']} is not ready" for each in models if not each["is_ready"]]
+    stores = health["dependencies"]
+    found += [f"{name} is away" for name, state in stores.items() if state == "down"]
     return [*found, *health["problems"]]
 
 

@@ -4,8 +4,12 @@ BESIDE=stack_restored   # the database that a dump is read into
 
 # verify_backup FOLDER
 verify_backup() {
+    local part
     [[ -n $1 ]] || fail "FROM does not say which backup." "make restore FROM=backups/DATE (ls backups)"
     [[ -f $1/$MANIFEST ]] || fail "$1 is no whole backup: it has no $MANIFEST." "Name a folder that make backup has written."
+    for part in "${PARTS[@]}"; do
+        grep -q "^[0-9a-f]\{64\}  $part\$" "$1/$MANIFEST" || fail "$1 is no whole backup: its $MANIFEST lacks $part." "Take another one; nothing was changed."
+    done
     (cd "$1" && sha256sum --check --quiet --strict "$MANIFEST" >&2) ||
         fail "$1 is not what was written: the files above differ from $MANIFEST." "Take another backup; nothing was changed."
     ok "$1 is whole ($(sed -n 's/^# llm-serving-stack backup of //p' "$1/$MANIFEST"))"
@@ -49,8 +53,9 @@ stop_users_of_data() {
 }
 
 exchange_database() {
-    in_postgres 'psql -q -v ON_ERROR_STOP=1 -d postgres' <<END
+    in_postgres 'psql -q -v ON_ERROR_STOP=1 -d postgres' <<END ||
 DROP DATABASE IF EXISTS stack WITH (FORCE);
 ALTER DATABASE $BESIDE RENAME TO stack;
 END
+        fail "The database could not be exchanged; the gateways and the stores are stopped." "The lines above say why. make start starts them; then try again."
 }

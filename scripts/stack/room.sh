@@ -63,6 +63,12 @@ are_images_here() {
 }
 
 check_ports() {
+    local address
+    address=$(setting BIND_ADDRESS 127.0.0.1)
+    [[ $address =~ ^[0-9]+(\.[0-9]+){3}$ ]] ||
+        fail "BIND_ADDRESS=$address is no IPv4 address." "127.0.0.1 for this machine alone, 0.0.0.0 for everybody who reaches it."
+    [[ $(setting API_PORT 8000) != "$(setting GRAFANA_PORT 3000)" ]] ||
+        fail "API_PORT and GRAFANA_PORT are both $(setting API_PORT 8000)." "make start GRAFANA_PORT=... gives Grafana another one."
     check_port "$(setting API_PORT 8000)" API_PORT
     check_port "$(setting GRAFANA_PORT 3000)" GRAFANA_PORT
 }
@@ -70,11 +76,11 @@ check_ports() {
 # check_port PORT VARIABLE
 check_port() {
     local holder
-    [[ $1 =~ ^[0-9]{1,5}$ ]] || fail "$2=$1 is no port." "It is a number from 1 to 65535."
+    [[ $1 =~ ^[1-9][0-9]{0,4}$ && $1 -lt 65536 ]] || fail "$2=$1 is no port." "It is a number from 1 to 65535."
     if is_port_open "$1"; then
         holder=$(docker ps --filter "publish=$1" --format '{{.Label "com.docker.compose.project"}} {{.Names}}' | head -n 1)
         [[ ${holder%% *} == "$(project_name)" ]] ||
-            fail "Port $1 is taken${holder:+ by the container ${holder##* }}." "End that, or take another one: make start $2=$((10#$1 + 1))"
+            fail "Port $1 is taken${holder:+ by the container ${holder##* }}." "End that, or take another one: make start $2=$(($1 < 65535 ? $1 + 1 : 8000))"
         ok "port $1 is ours already"
     else
         ok "port $1 is free"
@@ -85,5 +91,6 @@ is_port_open() {
     local address
     address=$(setting BIND_ADDRESS 127.0.0.1)
     [[ $address != 0.0.0.0 ]] || address=127.0.0.1
-    timeout 3 bash -c "exec 3<>/dev/tcp/$address/$1" 2>/dev/null
+    # shellcheck disable=SC2016
+    timeout 3 bash -c 'exec 3<>"/dev/tcp/$0/$1"' "$address" "$1" 2>/dev/null
 }

@@ -9,9 +9,24 @@ gateway_count() {
 }
 
 start_services() {
+    remove_former_engines
     restart_broken
     compose up --detach --scale "api-server=$(gateway_count)" || fail_with_broken "The services could not all be started."
     wait_until_well
+}
+
+# Engines that the plan does not name any more (another ENGINE, fewer GPUs, no embeddings) would keep their memory: to
+# Compose a service of an inactive profile is no orphan.
+remove_former_engines() {
+    local service services id
+    services=$(services_or_fail) || exit 1
+    while IFS=$'\t' read -r service _ _ id; do
+        [[ $service =~ ^(llama-cpp|max-serve|embeddings)(-[0-9]+)?$ ]] || continue
+        ! grep -q "^$service " <<<"$services" || continue
+        say "  $service is not in the plan any more: it is removed"
+        docker stop "$id" >/dev/null
+        docker rm "$id" >/dev/null
+    done < <(states)
 }
 
 # What is there and not well gets another try now: Docker alone waits longer after each crash, and Compose leaves a
@@ -19,7 +34,7 @@ start_services() {
 restart_broken() {
     local service state status id
     while IFS=$'\t' read -r service state status id; do
-        if [[ $state == restarting ]] || [[ $state == running && $(verdict "$state" "$status") == broken ]]; then
+        if [[ $state == restarting ]] || [[ $state == running && $(verdict "$service" "$state" "$status") == broken ]]; then
             say "  $service is not well: it is started again"
             docker restart "$id" >/dev/null
         fi
@@ -31,7 +46,7 @@ wait_until_well() {
     while ((SECONDS < end)); do
         pending=''
         while IFS=$'\t' read -r service state status id; do
-            case $(verdict "$state" "$status") in
+            case $(verdict "$service" "$state" "$status") in
                 well) [[ $told == *" $id "* ]] || { ok "$service"; told+="$id "; } ;;
                 broken) fail_with_broken "$service does not run." ;;
                 pending)
@@ -49,10 +64,11 @@ wait_until_well() {
 fail_with_broken() {
     local service state status id broken=''
     while IFS=$'\t' read -r service state status id; do
-        if [[ $(verdict "$state" "$status") == broken ]] || is_crashing "$id"; then
+        if [[ $(verdict "$service" "$state" "$status") == broken ]] || is_crashing "$id"; then
             broken+=${broken:+, }$service
             printf '  %s: %s. It last said: %s\n' "$service" "$status" "$(last_words "$id")" >&2
         fi
     done < <(states)
+    [[ -n $broken ]] || fail "$1" "The lines above say why. Then make start goes on from here."
     fail "$1" "Read more: make logs SERVICE=${broken%%,*}. Then make start goes on from here."
 }

@@ -69,6 +69,9 @@ def quiet_checks(document: Document) -> Iterator[str]:
                 yield f"{name}: curl without -f takes an error for an answer"
             if "/dev/tcp" in test and " 200 " not in test:
                 yield f"{name}: its check does not read the status"
+            direct = ("-Y off", "--noproxy", "ProxyHandler({})")
+            if "http://" in test and not any(each in test for each in direct):
+                yield f"{name}: its check would ask a proxy, if ~/.docker/config.json names one"
             if "localhost" in test:
                 yield f"{name}: localhost may be ::1, where nobody listens"
 

@@ -155,6 +155,17 @@ def test_a_port_that_another_program_has(host: Host) -> None:
     assert "port 8000 is ours already" in host.accepts(f"{open_port}; check_ports")
 
 
+@pytest.mark.parametrize("port", ["0", "00080", "65536", "http"])
+def test_a_port_that_is_none(host: Host, port: str) -> None:
+    assert f"API_PORT={port} is no port." in host.refuses("check_ports", API_PORT=port)
+
+
+def test_an_address_is_never_executed(host: Host) -> None:
+    host.env_file.write_text("BIND_ADDRESS=127.0.0.1$(echo>executed)\n")
+    host.call("check_ports")
+    assert not (host.folder / "executed").exists()
+
+
 def test_env_file_is_made_with_secrets_and_for_its_owner_alone(host: Host) -> None:
     said = host.accepts("check_env_file; write_env_file", DEVICE="cpu")
     settings = host.settings()
@@ -185,10 +196,34 @@ def test_what_stands_in_the_env_file_stays_and_the_rest_is_added(host: Host) -> 
     assert host.accepts("setting REDIS_PASSWORD; echo; setting API_PORT") == "kept-kept-1234\n9000"
 
 
+def test_a_umask_does_not_keep_containers_from_their_configuration(host: Host) -> None:
+    for name in ("configs", "init-scripts", "load_tests", "monitoring"):
+        (host.folder / name).mkdir(mode=0o700)
+    file = host.folder / "configs/stack.yaml"
+    file.touch(mode=0o600)
+    host.accepts("let_containers_read")
+    assert stat.S_IMODE(file.stat().st_mode) == 0o644
+    assert stat.S_IMODE(file.parent.stat().st_mode) == 0o755
+
+
 def test_a_choice_takes_the_place_of_the_one_before(host: Host) -> None:
     host.env_file.write_text("DEVICE=cpu\nREDIS_PASSWORD=kept-kept-1234\n")
     assert "kept in .env: DEVICE=gpu" in host.accepts("write_env_file", DEVICE="gpu")
     assert host.env_file.read_text().startswith("DEVICE=gpu\nREDIS_PASSWORD=kept-kept-1234\n")
+
+
+def test_other_files_and_models_are_kept_for_the_next_start(host: Host) -> None:
+    files = "docker-compose.seaweedfs.yaml"
+    host.accepts(
+        "write_env_file",
+        COMPOSE_EXTRA_FILES=files,
+        EMBEDDINGS_SOURCE="none",
+        COMPOSE_PROJECT_NAME="two",
+    )
+    settings = host.settings()
+    assert settings["COMPOSE_EXTRA_FILES"] == files
+    assert settings["EMBEDDINGS_SOURCE"] == "none"
+    assert settings["COMPOSE_PROJECT_NAME"] == "two"
 
 
 @pytest.mark.parametrize(
@@ -216,6 +251,15 @@ def test_secrets_of_the_user_are_checked_and_never_shown(
     assert "make start then makes one" in output
     value = line.partition("=")[2]
     assert not value or value not in output
+
+
+def test_a_dollar_that_compose_would_replace(host: Host) -> None:
+    host.env_file.write_text("HF_TOKEN='a$b'\nAPI_PORT=8000 # $\n")
+    host.accepts("check_env_file")
+    host.env_file.write_text("JWT_SECRET=abc$def-and-more\n")
+    said = host.refuses("check_env_file")
+    assert "JWT_SECRET in .env" in said
+    assert "def-and" not in said
 
 
 def test_old_data_without_its_password_is_not_locked_away(host: Host) -> None:
@@ -311,6 +355,47 @@ def test_a_backup_that_was_changed_is_not_restored(host: Host) -> None:
     (backup / "MANIFEST").unlink()
     assert "is no whole backup" in host.refuses("verify_backup backups/one")
     assert "FROM does not say which" in host.refuses("verify_backup ''")
+
+
+def test_an_engine_that_the_plan_leaves_out_is_removed(host: Host) -> None:
+    listed = r"printf '%s\trunning\tUp\t%s\n' llama-cpp one max-serve two locust three"
+    host.docker(
+        ps=listed,
+        compose_config=r"printf 'services:\n  max-serve:\n    image: max\n'",
+        stop="echo $* >>log",
+        rm="echo $* >>log",
+    )
+    said = host.accepts("remove_former_engines", COMPOSE_PROFILES="max")
+    assert "llama-cpp is not in the plan any more" in said
+    assert (host.folder / "log").read_text() == "stop one\nrm one\n"
+
+
+def test_stop_ends_what_compose_leaves(host: Host) -> None:
+    lines = r"printf '%s\t%s\tUp\t%s\n' locust running one redis exited two"
+    host.docker(ps=lines, stop="echo $* >>log")
+    host.accepts("stop_the_rest")
+    assert (host.folder / "log").read_text() == "stop one\n"
+
+
+@pytest.mark.parametrize(
+    ("service", "verdict"), [("postgres", "broken"), ("bucket-init", "well"), ("locust", "well")]
+)
+def test_what_must_run_is_not_well_when_it_has_ended(
+    host: Host, service: str, verdict: str
+) -> None:
+    said = host.accepts(f"verdict {service} exited 'Exited (0) 3 minutes ago'")
+    assert said == f"{verdict}\n"
+
+
+def test_the_stack_of_another_checkout_is_left_alone(host: Host, tmp_path: Path) -> None:
+    host.docker(ps=f"echo {host.folder}")
+    host.accepts("check_folder")
+    host.docker(ps="echo /gone/for/long")
+    host.accepts("check_folder")
+    host.docker(ps=f"echo {tmp_path}")
+    said = host.refuses("check_folder")
+    assert f"was started from {tmp_path}" in said
+    assert "COMPOSE_PROJECT_NAME=llm-serving-stack-2" in said
 
 
 def test_what_would_lose_data_wants_to_be_confirmed(host: Host) -> None:

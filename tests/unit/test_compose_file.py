@@ -56,7 +56,7 @@ def test_the_files_keep_the_rule(rule: Rule, names: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize("engine", ["llama-cpp", "max"])
 def test_what_is_written_for_several_gpus_keeps_them_too(engine: str) -> None:
-    written = yaml.safe_load(gpus_file(raw(BASE), raw(GPU), engine, 3))
+    written = yaml.safe_load(gpus_file(raw(BASE), raw(GPU), engine, range(3)))
     jsonschema.validate(written, compose_schema())
     together = laid_over(raw(BASE), written)
     assert {name: list(rule(together)) for name, rule in RULES.items()} == {
@@ -104,6 +104,19 @@ def test_every_required_variable_says_what_to_do() -> None:
     required = [variable for variable in variables(combined(EVERYTHING)) if variable.how == ":?"]
     assert required
     assert all("make start" in variable.rest for variable in required)
+
+
+def test_redis_gives_up_kept_answers_before_it_refuses_limits() -> None:
+    assert "--maxmemory-policy volatile-lru" in raw(BASE)["services"]["redis"]["command"]
+
+
+def test_the_object_store_has_no_page() -> None:
+    assert raw(BASE)["services"]["minio"]["environment"]["MINIO_BROWSER"] == "off"
+
+
+def test_an_engine_that_lost_its_gpu_is_not_healthy() -> None:
+    _, command = raw(GPU)["services"]["llama-cpp"]["healthcheck"]["test"]
+    assert command.startswith("nvidia-smi -L | grep -q GPU && ")
 
 
 # --- what Docker Compose itself says, where it is installed ---

@@ -99,6 +99,11 @@ MISTAKES: list[tuple[str, Callable[[Document], None], str]] = [
     ),
     (
         "health checks can fail",
+        change("services/front/healthcheck/test", ["CMD", "wget", "http://127.0.0.1:8404/health"]),
+        "would ask a proxy",
+    ),
+    (
+        "health checks can fail",
         change("services/llama-cpp/healthcheck/test", ["CMD", "curl", "http://localhost:8080"]),
         "without -f",
     ),

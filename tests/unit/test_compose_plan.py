@@ -43,7 +43,7 @@ def test_a_value_that_would_need_quotes_is_refused(value: str) -> None:
 
 @pytest.mark.parametrize(("engine", "service"), [("llama-cpp", "llama-cpp"), ("max", "max-serve")])
 def test_each_gpu_has_an_engine_of_its_own(engine: str, service: str) -> None:
-    text = gpus_file(BASE, GPU, engine, 3)
+    text = gpus_file(BASE, GPU, engine, range(3))
     services = yaml.safe_load(text)["services"]
     names = [service, f"{service}-1", f"{service}-2"]
     assert list(services) == [*names, "dcgm-exporter"]
@@ -56,8 +56,18 @@ def test_each_gpu_has_an_engine_of_its_own(engine: str, service: str) -> None:
     assert "&" not in text.replace("&&", "").replace(">&3", "").replace("<&3", "")
 
 
+def test_an_engine_gets_the_gpu_that_was_chosen() -> None:
+    services = yaml.safe_load(gpus_file(BASE, GPU, "llama-cpp", [1, 3]))["services"]
+    reserved = [
+        services[name]["deploy"]["resources"]["reservations"]["devices"]
+        for name in ("llama-cpp", "llama-cpp-1")
+    ]
+    assert [devices[0]["device_ids"] for devices in reserved] == [["1"], ["3"]]
+    assert compose_files(1, are_chosen=True) == "docker-compose.yaml:docker-compose.gpus.yaml"
+
+
 def test_the_others_are_as_the_first_will_be() -> None:
-    services = yaml.safe_load(gpus_file(BASE, GPU, "llama-cpp", 2))["services"]
+    services = yaml.safe_load(gpus_file(BASE, GPU, "llama-cpp", range(2)))["services"]
     base, gpu, other = (
         BASE["services"]["llama-cpp"],
         GPU["services"]["llama-cpp"],
@@ -73,7 +83,7 @@ def test_the_others_are_as_the_first_will_be() -> None:
 
 
 def test_what_watches_the_gpus_sees_all_of_them() -> None:
-    services = yaml.safe_load(gpus_file(BASE, GPU, "llama-cpp", 2))["services"]
+    services = yaml.safe_load(gpus_file(BASE, GPU, "llama-cpp", range(2)))["services"]
     reserved = services["dcgm-exporter"]["deploy"]["resources"]["reservations"]
     assert reserved["devices"][0]["count"] == "all"
 
@@ -83,4 +93,4 @@ def test_a_broken_compose_file_is_named() -> None:
         with pytest.raises(SetupError, match=r"docker-compose\.yaml"):
             parse(text, "docker-compose.yaml")
     with pytest.raises(SetupError, match="max-serve"):
-        gpus_file({"services": {}}, GPU, "max", 2)
+        gpus_file({"services": {}}, GPU, "max", range(2))

@@ -43,6 +43,14 @@ def test_an_error_of_its_own_is_openais_envelope(path: Path) -> None:
     assert ("retry-after" in fields) == (status.split()[1] in ("502", "503", "504"))
 
 
+def test_a_request_that_a_gateway_may_have_seen_is_not_sent_again() -> None:
+    assert re.findall(r"^\s*retry-on (.+)$", CONFIG, re.MULTILINE) == ["conn-failure"]
+
+
+def test_it_ends_when_the_last_answer_has_passed() -> None:
+    assert COMPOSE["services"]["front"]["stop_signal"] == "SIGUSR1"
+
+
 def test_each_error_file_is_used() -> None:
     used = dict(re.findall(r"errorfile (\d+) (\S+)", CONFIG))
     assert used == {path.stem: f"errors/{path.name}" for path in ERRORS}

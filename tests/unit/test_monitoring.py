@@ -172,7 +172,8 @@ def services() -> dict[str, Any]:
 
 
 def test_every_target_is_a_service() -> None:
-    known = set(services()) | {f"llama-cpp-{number}" for number in range(1, 8)} | {"127.0.0.1"}
+    engines = {f"{name}-{number}" for name in ("llama-cpp", "max-serve") for number in range(1, 8)}
+    known = set(services()) | engines | {"127.0.0.1"}
     for job in scrape_config()["scrape_configs"]:
         names = [name for each in job.get("dns_sd_configs", []) for name in each["names"]]
         for each in job.get("static_configs", []):
