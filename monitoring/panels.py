@@ -24,14 +24,15 @@ class Prom:
     expression: str
 
     def target(self, reference: str, kind: Kind) -> dict[str, Any]:
-        is_table = kind == "table"
+        is_of_now = kind in ("stat", "table")  # a whole range would be asked for and thrown away
         return {
             "refId": reference,
             "datasource": PROMETHEUS,
             "expr": self.expression,
             "legendFormat": self.legend,
-            "instant": is_table,
-            "format": "table" if is_table else "time_series",
+            "instant": is_of_now,
+            "range": not is_of_now,
+            "format": "table" if kind == "table" else "time_series",
         }
 
 

@@ -5,7 +5,6 @@ begun, and of one under a little load. And what they say is what the clients saw
 import asyncio
 import contextlib
 import math
-import random
 import secrets
 import shutil
 import subprocess
@@ -195,9 +194,17 @@ async def has_begun(stack: Watched) -> None:
             assert await statements_without_rows(stack, panel.statements) == set(), panel.name
 
 
+def evenly_spread(least: float, most: float) -> Iterator[float]:
+    """So that the percentiles of a few are those of many; the golden ratio leaves no gaps."""
+    place = 0.0
+    while True:
+        place = (place + 0.6180339887) % 1
+        yield least + place * (most - least)
+
+
 async def measured(stack: Watched) -> list[float]:
     """Chats of all lengths, and how long they took."""
-    lengths: Iterator[float] = iter(lambda: random.uniform(0.02, LONGEST_SECONDS), None)
+    lengths = evenly_spread(0.02, LONGEST_SECONDS)
     ends = time.monotonic() + MEASURED_SECONDS
     seconds: list[float] = []
 
@@ -224,6 +231,20 @@ async def says_the_same(stack: Watched, seconds: list[float]) -> None:
     assert count == len(seconds)
 
 
+@asynccontextmanager
+async def loaded(stack: Watched) -> AsyncIterator[None]:
+    """With a little of everything going on."""
+    orders = f"http://127.0.0.1:{stack.engine.port}/fault"
+    await stack.http.post(orders, json={"first_pause": 0.5})  # of jobs too, so that some wait
+    task = asyncio.create_task(everything(stack))
+    try:
+        yield
+        assert not task.done(), task.exception()
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
+
+
 async def everything(stack: Watched) -> None:
     """Chats, some of which fail, are beyond a limit, or were answered before; and jobs."""
     use = {"x-cache": "use"}
@@ -246,27 +267,20 @@ async def test_panels_and_rules_of_a_stack_from_its_first_minute_on(
     async with watched(tmp_path, postgres_url, redis_url) as stack:
         await has_begun(stack)
         await says_the_same(stack, await measured(stack))
-        async with httpx.AsyncClient() as http:  # jobs take a while: there are some that wait
-            await http.post(
-                f"http://127.0.0.1:{stack.engine.port}/fault", json={"first_pause": 0.5}
+        async with loaded(stack):
+            await until_none_left(
+                lambda asked: expressions_without_values(stack, asked),
+                {each for panel in panels() for each in panel.expressions},
+                WAIT_SECONDS,
             )
-        loading = asyncio.create_task(everything(stack))
-        await until_none_left(
-            lambda asked: expressions_without_values(stack, asked),
-            {each for panel in panels() for each in panel.expressions},
-            WAIT_SECONDS,
-        )
-        await until_none_left(
-            lambda asked: statements_without_rows(stack, asked),
-            {each for panel in panels() for each in panel.statements},
-            WAIT_SECONDS,
-        )
-        assert await asyncio.to_thread(rules_without_values, stack.prometheus) == []
-        assert len(await asyncio.to_thread(stack.prometheus.rules)) > 100
-        assert set(await asyncio.to_thread(stack.prometheus.values, "up")) == {1}
-        assert not loading.done(), loading.exception()
-        loading.cancel()
-        await asyncio.wait({loading})
+            await until_none_left(
+                lambda asked: statements_without_rows(stack, asked),
+                {each for panel in panels() for each in panel.statements},
+                WAIT_SECONDS,
+            )
+            assert await asyncio.to_thread(rules_without_values, stack.prometheus) == []
+            assert len(await asyncio.to_thread(stack.prometheus.rules)) > 100
+            assert set(await asyncio.to_thread(stack.prometheus.values, "up")) == {1}
 
 
 @needs_prometheus
