@@ -20,6 +20,7 @@ check_docker() {
 
 check_compose() {
     choose_compose
+    refuse_other_checkout
     ok "Docker Compose $(compose_version) (${COMPOSE_COMMAND[*]})"
 }
 

@@ -20,12 +20,14 @@ plan() {
 }
 
 write_plan() {
-    local lines
+    local lines model embeddings
     mkdir -p models
+    model=$(planned_model) || exit 1
+    embeddings=$(planned_embeddings) || exit 1
     lines=$(PLAN_MODE=rw plan --write-gpus /stack/docker-compose.gpus.yaml) ||
         fail "There is no plan for this machine; the line above says why." "Change what it names, then run make start again."
-    put_plan "$(planned_model)
-$(planned_embeddings)
+    put_plan "$model
+$embeddings
 $lines
 $(planned_unused)"
     ok "the plan is in .env"
@@ -50,8 +52,10 @@ planned_model() {
 
 # Which file the service `embeddings` serves, or that there is no such service.
 planned_embeddings() {
+    local file
     if has_own_embeddings; then
-        printf 'EMBEDDINGS_SOURCE=%s\nEMBEDDINGS_FILE=%s\n' "$(embeddings_source)" "$(embeddings_file)"
+        file=$(embeddings_file) || exit 1
+        printf 'EMBEDDINGS_SOURCE=%s\nEMBEDDINGS_FILE=%s\n' "$(embeddings_source)" "$file"
         printf 'EMBEDDINGS_NAME=%s\n' "$(embeddings_name)"
     else
         printf 'EMBEDDINGS_SOURCE=none\nEMBEDDINGS_URL=\n'

@@ -64,11 +64,10 @@ wait_until_well() {
 fail_with_broken() {
     local service state status id broken=''
     while IFS=$'\t' read -r service state status id; do
-        if [[ $(verdict "$service" "$state" "$status") == broken ]] || is_crashing "$id"; then
+        if [[ $(verdict "$service" "$state" "$status") == broken || $state == restarting || $state == paused ]] || is_crashing "$id"; then
             broken+=${broken:+, }$service
             printf '  %s: %s. It last said: %s\n' "$service" "$status" "$(last_words "$id")" >&2
         fi
     done < <(states)
-    [[ -n $broken ]] || fail "$1" "The lines above say why. Then make start goes on from here."
-    fail "$1" "Read more: make logs SERVICE=${broken%%,*}. Then make start goes on from here."
+    fail "$1" "Read more: make logs${broken:+ SERVICE=${broken%%,*}}. Then make start goes on from here."
 }
