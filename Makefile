@@ -11,7 +11,7 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help start doctor plan stop logs ps restart upgrade backup restore clean locust local local-reset check-config test test-extras test-max test-compose schema rules lint check format bench bench-affinity bench-peers load-test load-test-ui monitor model tiny-model lock clean-caches gpu-proof slo find-capacity
+.PHONY: help start doctor plan stop logs ps restart upgrade backup restore clean locust local local-reset check-config test test-extras test-max test-compose schema rules lint check format bench bench-affinity bench-peers load-test load-test-ui monitor model tiny-model lock clean-caches gpu-proof slo find-capacity dashboards
 
 help: ## print this list
 	@echo "llm-serving-stack: a private replacement for the OpenAI API."
@@ -88,6 +88,9 @@ schema: $(VENV)/.run ## write the schemas of configs/stack.yaml and of load test
 
 rules: $(VENV)/.run ## write Prometheus' rules anew from configs/slo.yaml
 	@$(BIN)/python -m monitoring.rules
+
+dashboards: $(VENV)/.run ## write Grafana's dashboards anew from monitoring/boards/ and configs/slo.yaml
+	@$(BIN)/python -m monitoring.dashboards
 
 lint: $(VENV)/.dev ## formatting, types, the arrows between rooms, YAML, shell, Dockerfiles
 	@$(BIN)/ruff format --check .

@@ -1,9 +1,10 @@
-"""Reads Grafana's dashboards of this repository: panels, and what their expressions ask for."""
+"""Reads Grafana's dashboards of this repository: panels, and what their queries ask for."""
 
 import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,13 @@ _NOT_METRICS = re.compile(
     r"|\[[^\]]*\]"  # ranges
     r"|\{[^}]*\}"  # labels and what they must be
     r"|\b(?:by|without|on|ignoring|group_left|group_right)\s*\([^)]*\)"
-    r"|\b(?:or|and|unless|bool|offset)\b"
+    r"|\boffset\s+(?:\d+[smhd]|\$__rate_interval)"
+    r"|\b(?:or|and|unless|bool)\b"
     r"|\b\w+(?=\s*\(|\s+(?:by|without)\b)"  # functions
     r"|(?<![\w:])\d[\w.]*(?:(?<=e)-\d+)?"  # numbers
 )
 _NAME = re.compile(r"[A-Za-z_:][A-Za-z0-9_:]*")
+_MACRO = re.compile(r"\$__(\w+)\(([^)]*)\)")
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,18 @@ class Panel:
 
     @property
     def expressions(self) -> list[str]:
-        return [target["expr"] for target in self.document["targets"]]
+        """What it asks of Prometheus."""
+        return [each["expr"] for each in self.document["targets"] if "expr" in each]
+
+    @property
+    def statements(self) -> list[str]:
+        """What it asks of PostgreSQL, with Grafana's macros."""
+        return [each["rawSql"] for each in self.document["targets"] if "rawSql" in each]
+
+    @property
+    def may_be_empty(self) -> bool:
+        """Whether it says what there is nothing of, where there is nothing."""
+        return "noValue" in self.document["fieldConfig"]["defaults"]
 
 
 def dashboard(path: Path) -> Any:
@@ -55,3 +69,20 @@ def panels() -> Iterator[Panel]:
 def metrics_in(expression: str) -> set[str]:
     """The names of the metrics that an expression asks for. Pure."""
     return set(_NAME.findall(_NOT_METRICS.sub(" ", expression)))
+
+
+def plain_sql(statement: str, begins: datetime, ends: datetime, interval: str) -> str:
+    """A statement as Grafana sends it: its macros as in pkg/tsdb/grafana-postgresql-datasource/
+    macros.go. Raises `KeyError` for one that is not among these. Pure.
+    """
+    first, last = f"'{begins.isoformat()}'", f"'{ends.isoformat()}'"
+
+    def written(match: re.Match[str]) -> str:
+        argument = match[2].strip()
+        return {
+            "timeFilter": f"{argument} BETWEEN {first} AND {last}",
+            "timeFrom": first,
+            "timeTo": last,
+        }[match[1]]
+
+    return _MACRO.sub(written, statement.replace("$__interval", interval))

@@ -39,6 +39,8 @@ NEUTRAL = {
     "REDIS_URL": "",
     "S3_URL": "",
     "QDRANT_URL": "",
+    "GRAFANA_POSTGRES_PASSWORD": "",
+    "MONITORING": "off",
     "JWT_SECRET": "",
     "JWT_JWKS_URL": "",
     "JWT_ISSUER": "",

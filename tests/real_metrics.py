@@ -17,13 +17,18 @@ OF_LLAMA_CPP = {
 }
 """Of `llama-server --metrics`; tests/e2e/test_engine_metrics.py asks a real one for each."""
 
-OF_HAPROXY = {"haproxy_backend_active_servers"}
+OF_HAPROXY = {
+    "haproxy_backend_active_servers",
+    "haproxy_backend_current_sessions",
+    "haproxy_backend_current_queue",
+    "haproxy_backend_http_responses_total",
+}
 """Of its exporter; tests/integration/test_front.py asks a real one, where there is one."""
 
 OF_DCGM = {"DCGM_FI_DEV_GPU_UTIL", "DCGM_FI_DEV_FB_USED"}
 """Of etc/default-counters.csv of NVIDIA/dcgm-exporter, which its image has built in."""
 
-OF_PROMETHEUS = {"up"}
+OF_PROMETHEUS = {"up", "ALERTS"}
 
 
 def ours() -> set[str]:

@@ -24,7 +24,13 @@ import asyncpg
 import redis
 
 from api_server.local import redis_server
-from api_server.local.postgres_cluster import Cluster, make_cluster, server_arguments
+from api_server.local.postgres_cluster import (
+    ROLE,
+    Cluster,
+    make_cluster,
+    server_arguments,
+    tell_alone,
+)
 from api_server.local.process import free_port, tether_command
 from api_server.local.store_programs import (
     Places,
@@ -36,6 +42,7 @@ from api_server.local.terminal import TerminalSay
 from api_server.local.unprivileged import User, unprivileged_user
 from api_server.settings import load_environment
 from api_server.stores.migrations import migrate
+from api_server.stores.readers import ROLE as READER
 
 START_SECONDS = 30
 TEMPLATE = "stack_template"
@@ -116,6 +123,9 @@ class PostgresServer(Server):
         # The file system is not waited for; fsync of the server stays on: what survives a kill -9
         # of it is one of the claims.
         _run(make_cluster(found, self.cluster, is_synced=False))
+        with (self.cluster.folder / "pg_hba.conf").open("a") as who_may_log_in:
+            who_may_log_in.write(f"host all {READER} 127.0.0.1/32 scram-sha-256\n")
+        _run(tell_alone(found, self.cluster.folder, user, [f"alter role {ROLE} createrole;"]))
         port = free_port()
         argv = server_arguments(found, self.cluster.folder, port)
         super().__init__(tether_command(argv, user), port, folder / "postgres.log")

@@ -1,4 +1,6 @@
-"""`python -m api_server prepare-stores`: makes what is missing of tables, buckets, collections."""
+"""`python -m api_server prepare-stores`: makes what is missing of tables, buckets, collections, and
+the role that Grafana reads with.
+"""
 
 import argparse
 import asyncio
@@ -15,6 +17,7 @@ from api_server.settings import Settings
 from api_server.settings.store_layout import load_buckets, load_collections
 from api_server.stores.migrations import migrate, migrations
 from api_server.stores.objects import Objects
+from api_server.stores.readers import ROLE, let_read
 from api_server.stores.vectors import Vectors
 
 T = TypeVar("T")
@@ -72,7 +75,16 @@ async def _tables(settings: Settings, patience: Patience) -> str:
     if url is None:
         return _left_out("POSTGRES_URL")
     applied = await patience.with_it(partial(migrate, url))
-    return _made(applied, [each.name for each in migrations()])
+    return f"{_made(applied, [each.name for each in migrations()])}{await _reader(settings, url)}"
+
+
+async def _reader(settings: Settings, url: str) -> str:
+    """The role of the panels, where it has a password."""
+    password = settings.environment.grafana_postgres_password
+    if password is None:
+        return ""
+    is_new = await let_read(url, password.get_secret_value())
+    return f" The role {ROLE} was made." if is_new else f" The role {ROLE} was there."
 
 
 async def _buckets(settings: Settings, patience: Patience) -> str:

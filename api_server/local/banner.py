@@ -15,6 +15,7 @@ class Ready:
     elsewhere_ids: Sequence[str]
     logs: Path
     key: str | None = field(default=None, repr=False)
+    prometheus: str | None = None
 
 
 def banner(ready: Ready) -> str:
@@ -32,6 +33,7 @@ def banner(ready: Ready) -> str:
 """
         for id_ in ready.embedding_ids
     )
+    watched = f"\n  metrics:  {ready.prometheus} (Prometheus)" if ready.prometheus else ""
     variables = f"OPENAI_BASE_URL={url}/v1"
     variables += f" OPENAI_API_KEY={ready.key}" if ready.key is not None else ""
     return f"""
@@ -42,7 +44,7 @@ Ready: {url}/v1 serves the model '{model_id}'{also}. Ctrl-C stops it.
 {embeddings}
   examples: pip install openai; {variables} python examples/chat.py
   key:      {ready.key or "none is asked for (AUTH=off)"}
-  logs:     {ready.logs}/"""
+  logs:     {ready.logs}/{watched}"""
 
 
 def open_to_all_warning(host: str) -> str:

@@ -20,9 +20,11 @@ LOG_FOLDER, STACK_FILE, LOCK_FILE = "logs", "stack.yaml", "lock"
 POSTGRES_FOLDER, POSTGRES_URL_FILE = "postgres", "postgres.url"
 REDIS_FILE, REDIS_URL_FILE = "redis.conf", "redis.url"
 KEY_FILE = "development.key"
-FOLDERS = (LOG_FOLDER, "spool")
+PROMETHEUS_FOLDER, PROMETHEUS_FILE = "prometheus", "prometheus.yml"
+FOLDERS = (LOG_FOLDER, "spool", PROMETHEUS_FOLDER)
 FILES = (
     *(STACK_FILE, POSTGRES_URL_FILE, REDIS_FILE, REDIS_URL_FILE, KEY_FILE, "apps.snapshot"),
+    PROMETHEUS_FILE,
     LOCK_FILE,
 )
 

@@ -121,17 +121,17 @@ async def make_cluster(
         os.chown(new, user.uid, user.gid)
     await _run("initdb", initdb_arguments(programs, new, is_synced=is_synced), user)
     (new / "pg_hba.conf").write_text(WHO_MAY_LOG_IN)  # the owner and the mode are initdb's
-    await _tell_alone(programs, new, user, first_statements(cluster.password))
+    await tell_alone(programs, new, user, first_statements(cluster.password))
     new.rename(folder)
 
 
 async def set_password(programs: PostgresPrograms, cluster: Cluster) -> None:
     """Make the password the role's. Nothing may run on the data."""
     change = f"alter role {ROLE} password '{cluster.password}';"
-    await _tell_alone(programs, cluster.folder, cluster.user, [change])
+    await tell_alone(programs, cluster.folder, cluster.user, [change])
 
 
-async def _tell_alone(
+async def tell_alone(
     programs: PostgresPrograms, folder: Path, user: User | None, statements: Iterable[str]
 ) -> None:
     """Run statements without a server, so that there is no moment in which anyone could log in."""

@@ -28,6 +28,7 @@ from api_server.local.engine import LocalEngine
 from api_server.local.engine_binary import find_engine
 from api_server.local.plan import EnginePlan
 from api_server.local.process import Command, free_port
+from api_server.local.prometheus import LocalPrometheus, prepare_prometheus
 from api_server.local.stores import LocalStores, prepare_stores
 from api_server.local.supervisor import Supervisor, Watch
 from api_server.local.terminal import Say
@@ -64,7 +65,11 @@ async def run_local(settings: Settings, say: Say) -> None:
             embeddings = await embedding_plan(settings, free_bytes, plan.model_id, say)
             engines.append(LocalEngine(embeddings, free_port(), key))
         stores = await prepare_stores(settings, say)
-        local = _Local(settings, engines, stores, data_dir, say, key, development_key(settings))
+        urls = _watched_urls(settings, engines)
+        prometheus = prepare_prometheus(settings, urls, key, say)
+        local = _Local(
+            settings, engines, stores, prometheus, data_dir, say, key, development_key(settings)
+        )
         elsewhere = _write_stack_file(local)
         say.line(f"starting {head.name} ({plan.slots} slots of {plan.context_tokens} tokens)")
         config, logs = settings.stack.local, data_dir / LOG_FOLDER
@@ -75,10 +80,13 @@ async def run_local(settings: Settings, say: Say) -> None:
         async with (
             _running(*supervisors),
             _running(_gateway(local, listener)) as (gateway,),
+            _ending(*([prometheus.supervisor] if prometheus else [])),
             asyncio.TaskGroup() as tasks,
         ):
             for supervisor in (*supervisors, gateway):
                 tasks.create_task(supervisor.keep_up())
+            if prometheus is not None:
+                tasks.create_task(prometheus.keep_up())
             if terminal is not None:
                 tasks.create_task(_stop_with(terminal))
             say.line(banner(_ready(local, elsewhere)))
@@ -182,12 +190,19 @@ def _from_repository(path: Path) -> Path:
 
 @asynccontextmanager
 async def _running(*supervisors: Supervisor) -> AsyncIterator[Sequence[Supervisor]]:
-    """Start children together and stop them at the end; a second cancellation kills them."""
-    try:
+    """Start children together and stop them at the end."""
+    async with _ending(*supervisors):
         async with asyncio.TaskGroup() as starts:
             for supervisor in supervisors:
                 starts.create_task(supervisor.start())
         yield supervisors
+
+
+@asynccontextmanager
+async def _ending(*supervisors: Supervisor) -> AsyncIterator[None]:
+    """Stop children at the end, whoever started them; a second cancellation kills them."""
+    try:
+        yield
     finally:
         try:
             await asyncio.gather(*(supervisor.stop() for supervisor in supervisors))
@@ -206,6 +221,7 @@ class _Local:
     settings: Settings
     engines: Sequence[LocalEngine]
     stores: LocalStores
+    prometheus: LocalPrometheus | None
     data_dir: Path
     say: Say
     key: str = field(repr=False)
@@ -219,8 +235,21 @@ class _Local:
     @property
     def gateway_url(self) -> str:
         """Where this machine itself reaches the gateway."""
-        environment = self.settings.environment
-        return base_url(reachable_address(environment.host), environment.port)
+        return _gateway_url(self.settings)
+
+
+def _gateway_url(settings: Settings) -> str:
+    environment = settings.environment
+    return base_url(reachable_address(environment.host), environment.port)
+
+
+def _watched_urls(settings: Settings, engines: Sequence[LocalEngine]) -> dict[str, str]:
+    """What Prometheus asks, by the names of its jobs."""
+    jobs = ("llama-cpp", "embeddings")
+    return {
+        "api-server": _gateway_url(settings),
+        **{job: engine.url for job, engine in zip(jobs, engines, strict=False)},
+    }
 
 
 def _gateway(local: _Local, listener: socket.socket) -> Supervisor:
@@ -269,6 +298,7 @@ def _ready(local: _Local, elsewhere: Sequence[Model]) -> Ready:
         elsewhere_ids=[model.id for model in elsewhere],
         logs=local.data_dir / LOG_FOLDER,
         key=local.development_key,
+        prometheus=local.prometheus.url if local.prometheus else None,
     )
 
 

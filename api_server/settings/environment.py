@@ -65,6 +65,7 @@ class Environment(Strict):
     auth: bool = True
     postgres_url: PostgresUrl | None = None
     redis_url: RedisUrl | None = None
+    grafana_postgres_password: Key | None = None
     s3_url: BaseUrl | None = None
     s3_access_key: Key | None = None
     s3_secret_key: Key | None = None
@@ -92,6 +93,7 @@ class Environment(Strict):
     llama_server: str | None = None
     cxx: str | None = None
     xdg_cache_home: Path | None = None
+    monitoring: bool = True
 
     @property
     def least_logged(self) -> str:
@@ -157,7 +159,7 @@ def environment_of(sources: Sources) -> Environment:
         lines = []
         for error in exc.errors():
             name = str(error["loc"][0]).upper()
-            why = reason(error, is_secret=name.endswith(("_KEY", "_SECRET")))
+            why = reason(error, is_secret=name.endswith(("_KEY", "_SECRET", "_PASSWORD")))
             lines.append(f"{name} in {sources.place(name)}: {why}")
         raise ConfigurationError("\n".join(lines)) from exc
 

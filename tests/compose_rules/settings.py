@@ -38,6 +38,8 @@ NOT_PASSED = {
     "S3_SECRET_KEY": "the same",
     "QDRANT_URL": "the same",
     "QDRANT_API_KEY": "the same",
+    "GRAFANA_POSTGRES_PASSWORD": "the same, and Grafana",
+    "MONITORING": "make local's",
 }
 """Settings of the gateway that its service does not hand on."""
 

@@ -12,6 +12,9 @@ from .orders import Orders
 from .playing import FOREVER_SECONDS, Exchange
 
 WORK = (answers.CHAT, answers.TEXT, answers.EMBEDDINGS, answers.COUNT)
+PROMPT_SPEED, ANSWER_SPEED = 1000, 50
+"""Tokens per second, as it says."""
+
 KEPT_REQUESTS = 100
 KEPT_IDS = 10_000
 
@@ -155,10 +158,15 @@ class FakeEngine:
 
     def _metrics(self) -> bytes:
         begun = sum(self.requests[path] for path in WORK)
+        prompts = answers.PROMPT_TOKENS * self.finished
+        answers_seconds = self.predicted_tokens / ANSWER_SPEED
         return answers.metrics(
             {
-                "llamacpp:prompt_tokens_total": ("counter", answers.PROMPT_TOKENS * self.finished),
+                "llamacpp:prompt_tokens_total": ("counter", prompts),
+                "llamacpp:prompt_seconds_total": ("counter", prompts / PROMPT_SPEED),
                 "llamacpp:tokens_predicted_total": ("counter", self.predicted_tokens),
+                "llamacpp:tokens_predicted_seconds_total": ("counter", answers_seconds),
+                "llamacpp:n_decode_total": ("counter", self.predicted_tokens),
                 "llamacpp:requests_processing": ("gauge", self.running),
                 "llamacpp:requests_deferred": ("gauge", self.queued),
                 "llamacpp:n_busy_slots_per_decode": ("gauge", self.running),

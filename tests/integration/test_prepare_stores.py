@@ -1,6 +1,7 @@
 """`python -m api_server prepare-stores`, as bucket-init runs it, against servers of its own."""
 
 import os
+import re
 import secrets
 import socket
 import subprocess
@@ -83,6 +84,17 @@ def test_all_stores_are_made_once(empty_database: str, s3: S3Server, qdrant: Qdr
     assert (code, err) == (0, "")
     assert f"object store: {BUCKETS} were there.\nQdrant: {COLLECTION} were there.\n" in out
     assert "made" not in out
+
+
+def test_the_role_of_panels_is_made_where_it_has_a_password(empty_database: str) -> None:
+    told = {"POSTGRES_URL": empty_database, "GRAFANA_POSTGRES_PASSWORD": secrets.token_hex(16)}
+    code, out, err = run(told)
+    assert (code, err) == (0, "")
+    assert re.search(r"made 0001_apps, .*\. The role grafana was (made|there)\.\n", out)
+    code, out, err = run(told)
+    assert (code, err) == (0, "")
+    assert " were there. The role grafana was there.\n" in out
+    assert told["GRAFANA_POSTGRES_PASSWORD"] not in out
 
 
 def test_what_is_missing_of_some_is_made(s3: S3Server) -> None:

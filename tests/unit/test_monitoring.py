@@ -1,13 +1,26 @@
 """What Prometheus asks and Grafana shows is there to be asked and shown."""
 
+import json
 import re
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 import yaml
 
 from api_server.settings import REPOSITORY
-from tests.dashboards import DASHBOARDS, MONITORING, Panel, dashboard, metrics_in, panels
+from api_server.stores.readers import READABLE, ROLE
+from monitoring.dashboards import dashboard_files
+from monitoring.slo import Slo, load_slo
+from tests.dashboards import (
+    DASHBOARDS,
+    MONITORING,
+    Panel,
+    dashboard,
+    metrics_in,
+    panels,
+    plain_sql,
+)
 from tests.real_metrics import real, recorded
 
 ALL_PANELS = list(panels())
@@ -28,6 +41,7 @@ ALL_PANELS = list(panels())
             {"a:b:rate5m", "a:c:rate5m"},
         ),
         ("1 - sum(sum_over_time(a[30d])) / 0.001", {"a"}),
+        ("(a - a offset $__rate_interval) / (b > 0) >= bool 0.95", {"a", "b"}),
     ],
 )
 def test_the_metrics_of_an_expression(expression: str, names: set[str]) -> None:
@@ -36,9 +50,10 @@ def test_the_metrics_of_an_expression(expression: str, names: set[str]) -> None:
 
 @pytest.mark.parametrize("panel", ALL_PANELS, ids=lambda panel: panel.name)
 def test_a_panel_asks_for_metrics_that_exist(panel: Panel) -> None:
+    assert panel.expressions or panel.statements
     for expression in panel.expressions:
         names = metrics_in(expression)
-        assert names
+        assert names or re.fullmatch(r"vector\([\d.]+\)", expression)
         assert names <= real() | recorded(), expression
 
 
@@ -47,8 +62,13 @@ def test_a_panel_says_what_it_shows(panel: Panel) -> None:
     document = panel.document
     assert len(document["description"]) > 20
     assert document["fieldConfig"]["defaults"]["unit"]
-    assert document["datasource"] == {"type": "prometheus", "uid": "prometheus"}
-    assert all(target["legendFormat"] for target in document["targets"])
+    sources = {each["uid"]: each["type"] for each in data_sources()}
+    for target in document["targets"]:
+        source = target["datasource"]
+        assert document["datasource"] == source
+        assert sources[source["uid"]] == source["type"]
+        assert source["uid"] == ("prometheus" if "expr" in target else "postgres")
+        assert "rawSql" in target or target["legendFormat"]
     references = [target["refId"] for target in document["targets"]]
     assert len(set(references)) == len(references)
 
@@ -71,12 +91,69 @@ def test_panels_have_a_place_of_their_own(path: Any) -> None:
 
 def test_grafana_is_told_where_its_files_and_prometheus_are() -> None:
     folder = MONITORING / "grafana/provisioning"
-    (source,) = yaml.safe_load((folder / "datasources/prometheus.yaml").read_text())["datasources"]
-    assert source["uid"] == "prometheus"
+    source = next(each for each in data_sources() if each["uid"] == "prometheus")
     assert source["jsonData"]["timeInterval"] == scrape_config()["global"]["scrape_interval"]
     (provider,) = yaml.safe_load((folder / "dashboards/dashboards.yaml").read_text())["providers"]
     grafana = services()["grafana"]["volumes"]
     assert f"./monitoring/grafana/dashboards:{provider['options']['path']}:ro" in grafana
+
+
+def test_postgres_is_asked_by_the_role_that_is_made_for_it() -> None:
+    source = next(each for each in data_sources() if each["uid"] == "postgres")
+    assert source["user"] == ROLE
+    name = source["secureJsonData"]["password"].removeprefix("$")
+    for service in ("grafana", "bucket-init"):
+        assert services()[service]["environment"][name].startswith(f"${{{name}:?")
+
+
+def test_the_role_may_read_what_panels_need_and_nothing_else() -> None:
+    asked = " ".join(statement for panel in ALL_PANELS for statement in panel.statements)
+    words = set(re.findall(r"\w+", re.sub(r"'[^']*'|\"[^\"]*\"", " ", asked)))
+    for table, columns in READABLE.items():
+        assert table in words
+        assert set(columns) <= words
+    assert not {"app_credentials", "usage_content", "chat", "response", "hash"} & words
+
+
+def test_the_dashboards_are_what_is_written_from_the_targets() -> None:
+    written = dashboard_files(load_slo())
+    assert list(written) == ["overview.json", "time.json", "tenants.json"]
+    assert {path.name for path in DASHBOARDS} == set(written)
+    for path in DASHBOARDS:
+        assert path.read_text(encoding="utf-8") == written[path.name], "run: make dashboards"
+
+
+def test_other_targets_are_other_lines() -> None:
+    changed = load_slo().model_dump()
+    changed["workloads"]["typical"] |= {"latency_ms": {"p95": 1234}, "error_rate": 0.05}
+    board = json.loads(dashboard_files(Slo.model_validate(changed))["overview.json"])
+    panel = next(each for each in board["panels"] if each["title"].startswith("Duration"))
+    lines = {target["legendFormat"]: target["expr"] for target in panel["targets"]}
+    assert {name: line for name, line in lines.items() if name.endswith("target")} == {
+        "p95 target": "vector(1.234)"
+    }
+    now = next(each for each in board["panels"] if each["title"] == "Within the targets now")
+    assert [target["legendFormat"] for target in now["targets"]] == [
+        "p95 < 1234 ms",
+        "errors < 5 %",
+    ]
+    assert now["targets"][1]["expr"] == "stack:errors:ratio5m <= bool 0.05"
+
+
+def test_grafanas_macros() -> None:
+    begins, ends = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 2, tzinfo=UTC)
+    said = plain_sql("$__timeFilter(u.at) and $__timeFrom() '$__interval'", begins, ends, "1m")
+    assert said == (
+        "u.at BETWEEN '2026-01-01T00:00:00+00:00' AND '2026-01-02T00:00:00+00:00' "
+        "and '2026-01-01T00:00:00+00:00' '1m'"
+    )
+    with pytest.raises(KeyError):
+        plain_sql("$__unixEpochFilter(at)", begins, ends, "1m")
+
+
+def data_sources() -> list[dict[str, Any]]:
+    files = (MONITORING / "grafana/provisioning/datasources").glob("*.yaml")
+    return [each for path in files for each in yaml.safe_load(path.read_text())["datasources"]]
 
 
 def scrape_config() -> Any:
