@@ -5,6 +5,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit 1
 # shellcheck source=scripts/stack/all.sh
 source scripts/stack/all.sh
 trap on_interrupt INT
+one_at_a_time restart
 check_folder >/dev/null
 require_env_file
 let_containers_read
@@ -15,6 +16,7 @@ fi
 check_choices
 check_device
 write_plan
+check_gateway_settings
 refresh_others
 roll_gateways
 start_services
