@@ -8,6 +8,7 @@ trap on_interrupt INT
 one_at_a_time restart
 check_folder >/dev/null
 require_env_file
+refuse_other_engine
 let_containers_read
 if [[ -n ${SERVICE:-} && $SERVICE != api-server ]]; then
     compose restart "$SERVICE" || fail "$SERVICE could not be restarted." "make ps lists the services."

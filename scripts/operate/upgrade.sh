@@ -7,6 +7,7 @@ trap on_interrupt INT
 one_at_a_time upgrade
 check_folder >/dev/null
 require_env_file
+refuse_other_engine
 let_containers_read
 [[ -n $(running api-server) ]] || fail "No gateway runs, so that there is nothing to upgrade." "make start"
 keep_previous_image

@@ -48,9 +48,11 @@ start_again() {
     STOPPED=()
 }
 
-# check_archive FILE: whether tar can read it to its end. A sum that is right does not say that.
+# check_archive FILE: whether tar can read it to its end, where it has its 1024 zeros: tar says nothing of an archive that
+# ends between two files. A sum that is right says neither.
 check_archive() {
-    docker run --rm --interactive --network none --entrypoint tar "$(gateway_image)" -tf - <"$1" >/dev/null ||
+    { [[ $(tail -c 1024 "$1" | tr -d '\0' | wc -c) -eq 0 && $(stat -c %s "$1") -ge 1024 ]] &&
+        docker run --rm --interactive --network none --entrypoint tar "$(gateway_image)" -tf - <"$1" >/dev/null; } ||
         fail "$1 is no archive that can be read to its end; its sum is right, so that it was written like this." "Take another backup; nothing was changed."
 }
 

@@ -83,9 +83,12 @@ write_env_file() {
     ok ".env has its secrets, and only this user may read it"
 }
 
-# What the environment says differently from .env is written down.
+# What the environment says differently from the user's lines of .env is written down: what the plan says may go with it.
 remember_choice() {
-    [[ -v $1 ]] && [[ ${!1} != "$(file_value "$1")" ]] || return 0
+    local former=''
+    [[ -v $1 ]] || return 0
+    if is_set_by_user "$1"; then former=$(file_value "$1"); fi
+    [[ ${!1} != "$former" ]] || return 0
     [[ ${!1} =~ ^[A-Za-z0-9._~:/,@%+=-]*$ ]] ||
         fail "$1=${!1} holds characters that .env cannot carry as they are." "Write the line into .env by hand, quoted."
     remember "$1" "${!1}"
@@ -98,6 +101,11 @@ is_engine_changed() {
     former=$(file_value ENGINE)
     [[ -v ENGINE && ${ENGINE:-llama-cpp} != "${former:-llama-cpp}" ]] || return 1
     is_started_here "${ENGINE:-llama-cpp}" || is_started_here "${former:-llama-cpp}"
+}
+
+# For verbs that keep no choices in .env.
+refuse_other_engine() {
+    ! is_engine_changed || fail "ENGINE=$ENGINE is not the engine of .env, and only a start changes it." "make start ENGINE=$ENGINE"
 }
 
 # setting_of_engine NAME: not what .env has of another engine, which may be a plan's.

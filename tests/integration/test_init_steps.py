@@ -213,6 +213,13 @@ def test_a_choice_takes_the_place_of_the_one_before(host: Host) -> None:
     assert host.env_file.read_text().startswith("DEVICE=gpu\nREDIS_PASSWORD=kept-kept-1234\n")
 
 
+def test_a_choice_that_the_plan_has_too_is_kept_when_the_plan_changes(host: Host) -> None:
+    host.accepts(f"put_plan '{PLAN}'")
+    of_it = {"ENGINE_URLS": "http://a:1", "ENGINE_SLOTS": "32", "ENGINE_CONTEXT_TOKENS": "4096"}
+    host.accepts("write_env_file; put_plan COMPOSE_PROFILES=", ENGINE="external", **of_it)
+    assert of_it.items() <= host.settings().items()
+
+
 def test_other_files_and_models_are_kept_for_the_next_start(host: Host) -> None:
     files = "docker-compose.seaweedfs.yaml"
     host.accepts(
@@ -345,6 +352,7 @@ def test_an_engine_elsewhere_is_not_described_by_the_plan_of_one_here(host: Host
     assert "ENGINE_URLS does not say" in host.refuses("check_choices", ENGINE="external")
     said = host.refuses("check_choices", ENGINE="external", ENGINE_URLS="http://a:1")
     assert "ENGINE_SLOTS does not say" in said
+    assert "make start ENGINE=max" in host.refuses("refuse_other_engine", ENGINE="max")
 
 
 def test_old_data_without_its_password_is_not_locked_away(host: Host) -> None:
@@ -430,7 +438,7 @@ def test_a_backup_that_was_changed_is_not_restored(host: Host) -> None:
     backup = host.folder / "backups/one"
     backup.mkdir(parents=True)
     for name in ("database.dump", "objects.tar", "vectors.tar"):
-        (backup / name).write_text(name)
+        (backup / name).write_text(name + "\0" * 1024)
     host.accepts(
         "cd backups/one; { echo '# llm-serving-stack backup of today'; sha256sum *.*; } >MANIFEST"
     )
@@ -447,12 +455,16 @@ def test_a_backup_that_tar_cannot_read_is_not_restored(host: Host) -> None:
     backup = host.folder / "backups/one"
     backup.mkdir(parents=True)
     for name in ("database.dump", "objects.tar", "vectors.tar"):
-        (backup / name).write_text(name)
+        (backup / name).write_text(name + "\0" * 1024)
     host.accepts("cd backups/one; sha256sum *.* >MANIFEST")
     host.docker(run="read -r line; [[ $line != vectors* ]]")
     said = host.refuses("verify_backup backups/one")
     assert "backups/one/vectors.tar is no archive" in said
     assert "nothing was changed" in said
+    (backup / "objects.tar").write_text("ends between two files")
+    host.accepts("cd backups/one; sha256sum *.* >MANIFEST")
+    host.docker(run="true")
+    assert "backups/one/objects.tar is no archive" in host.refuses("verify_backup backups/one")
 
 
 def test_a_restore_that_is_given_up_starts_what_it_stopped(host: Host) -> None:
@@ -469,14 +481,16 @@ def test_a_restore_that_is_given_up_starts_what_it_stopped(host: Host) -> None:
 def test_an_engine_that_the_plan_leaves_out_is_removed(host: Host) -> None:
     listed = r"printf '%s\trunning\tUp\t%s\n' llama-cpp one max-serve two locust three"
     host.docker(
+        **{"ps_--all_--quiet": "echo watcher"},
         ps=listed,
+        restart="echo $* >>log",
         compose_config=r"printf 'services:\n  max-serve:\n    image: max\n'",
         stop="echo $* >>log",
         rm="echo $* >>log",
     )
     said = host.accepts("remove_former_engines", COMPOSE_PROFILES="max")
     assert "llama-cpp is not in the plan any more" in said
-    assert (host.folder / "log").read_text() == "stop one\nrm one\n"
+    assert (host.folder / "log").read_text() == "stop one\nrm one\nrestart watcher\n"
 
 
 def test_stop_ends_what_compose_leaves(host: Host) -> None:
