@@ -5,6 +5,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")" || exit 1
 # shellcheck source=scripts/stack/all.sh
 source scripts/stack/all.sh
 trap on_interrupt INT
+one_at_a_time start
 
 headline "1. This machine (nothing is changed yet)"
 each_check
@@ -17,6 +18,7 @@ build_gateway_image
 headline "3. The plan: how the engine runs on this machine"
 note_whether_model_is_here
 write_plan
+check_gateway_settings
 
 headline "4. Images and models"
 fetch_images

@@ -124,7 +124,7 @@ def make_host(folder: Path) -> Host:
         assert found, name
         (programs / name).symlink_to(found)
     (checkout / "models").mkdir(parents=True)
-    for path in ("init.sh", "download_model.sh", "models/models.lock"):
+    for path in ("init.sh", "download_model.sh", "models/models.lock", ".env.example"):
         shutil.copy2(REPOSITORY / path, checkout / path)
     for file in REPOSITORY.glob("docker-compose*.yaml"):
         shutil.copy2(file, checkout)

@@ -4,6 +4,7 @@
 cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit 1
 # shellcheck source=scripts/stack/all.sh
 source scripts/stack/all.sh
+one_at_a_time backup
 check_folder >/dev/null
 require_env_file
 to=${TO:-backups/$(date --utc +%Y-%m-%dT%H-%M-%SZ)}

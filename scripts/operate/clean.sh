@@ -3,9 +3,11 @@
 cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit 1
 # shellcheck source=scripts/stack/all.sh
 source scripts/stack/all.sh
+one_at_a_time clean
 check_folder >/dev/null
 if [[ ${VOLUMES:-} == yes ]]; then
-    confirm_or_fail "This removes apps, usage, jobs, objects, vectors and figures of this stack, for good." "make clean VOLUMES=yes"
+    confirm_or_fail "This removes apps, usage, jobs, objects, vectors and figures of the stack $(project_name), for good$(perhaps_of_others)." \
+        "make clean VOLUMES=yes"
     compose_unplanned --profile '*' down --volumes --remove-orphans
 else
     compose_unplanned --profile '*' down --remove-orphans

@@ -13,6 +13,7 @@ each_check try
 if [[ -n $(states) ]]; then
     headline "The stack"
     try check_services
+    try check_gateway_settings
     try check_gpu_is_used
     try check_api
     try first_chat

@@ -4,8 +4,10 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit 1
 # shellcheck source=scripts/stack/all.sh
 source scripts/stack/all.sh
 trap on_interrupt INT
+one_at_a_time upgrade
 check_folder >/dev/null
 require_env_file
+refuse_other_engine
 let_containers_read
 [[ -n $(running api-server) ]] || fail "No gateway runs, so that there is nothing to upgrade." "make start"
 keep_previous_image
@@ -13,6 +15,7 @@ headline "Images and models"
 renew_gateway_image
 note_whether_model_is_here
 write_plan
+check_gateway_settings
 fetch_images
 fetch_models
 plan_again_if_guessed

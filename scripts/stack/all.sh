@@ -5,7 +5,7 @@ set -euo pipefail
 umask 077   # what is written here may hold a secret
 
 STACK_SCRIPTS=$(dirname "${BASH_SOURCE[0]}")
-for part in terminal settings compose containers checks gpu room env_file images plan models up ask key first_chat \
+for part in terminal lock settings names compose containers checks gpu room env_file images plan models up ask key first_chat \
     banner rolling archive \
     restoring doctor; do
     # shellcheck source=/dev/null

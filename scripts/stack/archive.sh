@@ -29,31 +29,58 @@ pack() {
     id=$(running "$service" | head -n 1)
     volume=$(data_volume "$1")
     [[ -n $volume ]] || fail "$service has no volume of data." "Start the stack first: make start"
-    STOPPED=$id
-    [[ -z $id ]] || docker stop "$id" >/dev/null
-    with_volume "$volume" ro 'tar -C /volume -cf - .' </dev/null >"$2" || fail "The volume $volume cannot be read." "The lines above say why."
+    [[ -z $id ]] || stop_for_now "$id"
+    with_volume "$volume" ro 'tar -C /volume --exclude ./.restoring -cf - .' </dev/null >"$2" || fail "The volume $volume cannot be read." "The lines above say why."
     start_again
     [[ -z $id ]] || wait_for_health "$id" 120 || fail "$service does not come back after its backup." "make doctor"
 }
-STOPPED=''
+STOPPED=()   # what start_again starts
 
-# Whatever happens, a service that was stopped for its backup runs again.
-start_again() {
-    [[ -z $STOPPED ]] || docker start "$STOPPED" >/dev/null
-    STOPPED=''
+stop_for_now() {
+    STOPPED=("$1" "${STOPPED[@]}")
+    docker stop "$1" >/dev/null
 }
 
-# unpack PART FILE: the volume's old content goes when the new one is whole.
-unpack() {
+# Whatever happens, what was stopped for a while runs again: the last one first.
+start_again() {
+    local id
+    for id in "${STOPPED[@]}"; do docker start "$id" >/dev/null || warn "${id:0:12} does not start again: make start"; done
+    STOPPED=()
+}
+
+# check_archive FILE: whether tar can read it to its end, where it has its 1024 zeros: tar says nothing of an archive that
+# ends between two files. A sum that is right says neither.
+check_archive() {
+    { [[ $(tail -c 1024 "$1" | tr -d '\0' | wc -c) -eq 0 && $(stat -c %s "$1") -ge 1024 ]] &&
+        docker run --rm --interactive --network none --entrypoint tar "$(gateway_image)" -tf - <"$1" >/dev/null; } ||
+        fail "$1 is no archive that can be read to its end; its sum is right, so that it was written like this." "Take another backup; nothing was changed."
+}
+
+# unpack_beside PART FILE: into the volume, beside its content.
+unpack_beside() {
+    local volume
+    volume=$(data_volume "$1")
+    [[ -n $volume ]] || fail "$(service_of "$1") has no volume of data." "Start the stack first: make start; nothing was changed."
+    # shellcheck disable=SC2016
+    with_volume "$volume" rw 'set -e; new=/volume/.restoring
+        rm -rf $new; mkdir $new; tar -C $new -xpf - --numeric-owner' <"$2" ||
+        fail "The volume $volume cannot be written; nothing of what was stored is changed." "Free some disk (as much again as is stored), then run the same command again."
+}
+
+# forget_beside PART
+forget_beside() { with_volume "$(data_volume "$1")" rw 'rm -rf /volume/.restoring' </dev/null || true; }
+
+# exchange_volume PART: what was unpacked beside the content takes its place.
+exchange_volume() {
     local volume
     volume=$(data_volume "$1")
     # shellcheck disable=SC2016
     with_volume "$volume" rw 'set -e; new=/volume/.restoring
-        rm -rf $new; mkdir $new; tar -C $new -xpf - --numeric-owner
         find /volume -mindepth 1 -maxdepth 1 ! -path $new -exec rm -rf {} +
         chown --reference=$new /volume; chmod --reference=$new /volume
         find $new -mindepth 1 -maxdepth 1 -exec mv {} /volume/ \;
-        rmdir $new' <"$2" || fail "The volume $volume cannot be written." "Free some disk, then run the same command again."
+        rmdir $new' </dev/null ||
+        fail "The volume $volume cannot be written; the database is that of the backup already." "Put right what the lines above name, then run the same command again."
 }
 
 # write_manifest FOLDER

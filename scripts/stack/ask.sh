@@ -19,3 +19,9 @@ ask() {
         exec_in api-server python3 -c "$(<scripts/stack/ask.py)" "$2" "http://front:8000$3" "${4:-}" <<<"$1"
     fi
 }
+
+# What /health says of models, stores and slots; 1 where something is not well.
+tell_health() {
+    ask "$(setting STACK_API_KEY)" GET /health | head -n 1 | exec_in api-server python3 -c "$(<scripts/stack/read_health.py)" \
+        "$(setting ENGINE_SLOTS)" "$(setting ENGINE_CONTEXT_TOKENS)"
+}

@@ -20,7 +20,6 @@ check_docker() {
 
 check_compose() {
     choose_compose
-    refuse_other_checkout
     ok "Docker Compose $(compose_version) (${COMPOSE_COMMAND[*]})"
 }
 
@@ -40,13 +39,13 @@ check_processor() {
 each_check() {
     local check
     for check in check_docker check_compose check_folder check_choices check_device check_processor check_memory check_disk \
-        check_ports check_env_file; do
+        check_ports check_env_file check_compose_files; do
         "$@" "$check"
     done
 }
 
 # Compose knows a stack by the name of its folder alone: another checkout in a folder of that name would take over its
-# containers and its data.
+# containers and its data. Asked before each verb that changes something, and before each call of Compose.
 check_folder() {
     local folder
     while read -r folder; do
@@ -69,8 +68,8 @@ check_choices() {
         model_file >/dev/null
         return
     fi
-    for name in ENGINE_URLS ENGINE_SLOTS ENGINE_CONTEXT_TOKENS; do
-        [[ -n $(setting "$name") ]] ||
+    for name in "${OF_THE_ENGINE[@]}"; do
+        [[ -n $(setting_of_engine "$name") ]] ||
             fail "ENGINE=$engine is elsewhere, and $name does not say what it is like." \
                 "make start ENGINE=$engine ENGINE_URLS=http://10.0.0.5:8080 ENGINE_SLOTS=32 ENGINE_CONTEXT_TOKENS=8192"
     done

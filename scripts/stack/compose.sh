@@ -5,19 +5,8 @@ COMPOSE_COMMAND=()
 
 compose() {
     if [[ ${#COMPOSE_COMMAND[@]} -eq 0 ]]; then choose_compose; fi
-    refuse_other_checkout
+    check_folder >/dev/null
     "${COMPOSE_COMMAND[@]}" "$@"
-}
-
-# Two checkouts whose folders have one name are one stack to Compose: each would stop, change or remove the other's.
-refuse_other_checkout() {
-    local folder
-    while read -r folder; do
-        [[ ! -d $folder || $folder -ef $PWD ]] ||
-            fail "The stack \"$(project_name)\" belongs to another checkout, $folder." \
-                "Work there; or give this one a name of its own: a line COMPOSE_PROJECT_NAME=... in .env."
-    done < <(docker ps --all --filter "label=com.docker.compose.project=$(project_name)" \
-        --format '{{.Label "com.docker.compose.project.working_dir"}}' | sort -u)
 }
 
 # COMPOSE names the command; otherwise the plugin of Docker, then the program of its own.

@@ -74,3 +74,9 @@ wait_for_health() {
     done
     return 1
 }
+
+# Volumes do not say which checkout made them; containers do.
+perhaps_of_others() {
+    [[ -n $(states) ]] || ! docker volume inspect "$(project_name)_postgres-data" >/dev/null 2>&1 ||
+        printf ' (no container is left that tells whose they are: perhaps another checkout'"'"'s)'
+}

@@ -72,8 +72,7 @@ check_api() {
         printf 'error: The API is not ready (%s): %s\n' "$status" "$(head -n 1 <<<"$answer" | cut -c 1-300)" >&2
         [[ $status == 503 ]] || fail "Nothing more can be asked of it." "make logs SERVICE=front, make logs SERVICE=api-server"
     fi
-    ask "$key" GET /health | head -n 1 | exec_in api-server python3 -c "$(<scripts/stack/read_health.py)" \
-        "$(setting ENGINE_SLOTS)" "$(setting ENGINE_CONTEXT_TOKENS)" ||
+    tell_health ||
         fail "The gateway's /health does not say what it should." "make restart, if .env was changed; make logs SERVICE=api-server"
 }
 

@@ -7,6 +7,8 @@ SECRETS=(POSTGRES_PASSWORD REDIS_PASSWORD QDRANT_API_KEY S3_ACCESS_KEY S3_SECRET
 CHOICES=(DEVICE GPUS ENGINE ENGINE_URLS ENGINE_SLOTS ENGINE_CONTEXT_TOKENS MODEL_SOURCE MODEL_FILE MODEL_NAME API_PORT GRAFANA_PORT LOCUST_PORT BIND_ADDRESS
     EMBEDDINGS_SOURCE EMBEDDINGS_FILE EMBEDDINGS_URL EMBEDDINGS_NAME TOKENIZER_FOLDER COMPOSE_EXTRA_FILES COMPOSE_EXTRA_PROFILES
     COMPOSE_PROJECT_NAME)
+# What is true of one engine alone.
+OF_THE_ENGINE=(ENGINE_URLS ENGINE_SLOTS ENGINE_CONTEXT_TOKENS)
 FEWEST_CHARACTERS=12
 
 check_env_file() {
@@ -15,6 +17,7 @@ check_env_file() {
     [[ -r $ENV_FILE && -w $ENV_FILE ]] ||
         fail ".env cannot be read and written by this user." "sudo chown $(id -un) .env"
     check_dollars
+    check_names
     for name in "${SECRETS[@]}"; do check_secret "$name"; done
     ok ".env"
 }
@@ -70,6 +73,7 @@ write_env_file() {
             replace_env_file
     fi
     chmod 600 "$(readlink -f "$ENV_FILE")"
+    forget_former_engine
     for name in "${CHOICES[@]}"; do remember_choice "$name"; done
     for name in "${SECRETS[@]}"; do
         [[ -n $(setting "$name") ]] || remember "$name" "$(new_secret)"
@@ -79,13 +83,43 @@ write_env_file() {
     ok ".env has its secrets, and only this user may read it"
 }
 
-# What the environment says differently from .env is written down.
+# What the environment says differently from the user's lines of .env is written down: what the plan says may go with it.
 remember_choice() {
-    [[ -v $1 ]] && [[ ${!1} != "$(file_value "$1")" ]] || return 0
+    local former=''
+    [[ -v $1 ]] || return 0
+    if is_set_by_user "$1"; then former=$(file_value "$1"); fi
+    [[ ${!1} != "$former" ]] || return 0
     [[ ${!1} =~ ^[A-Za-z0-9._~:/,@%+=-]*$ ]] ||
         fail "$1=${!1} holds characters that .env cannot carry as they are." "Write the line into .env by hand, quoted."
     remember "$1" "${!1}"
     ok "kept in .env: $1=${!1}"
+}
+
+# Whether this start is told to take another engine than .env has; of two that are elsewhere the addresses may be the same.
+is_engine_changed() {
+    local former
+    former=$(file_value ENGINE)
+    [[ -v ENGINE && ${ENGINE:-llama-cpp} != "${former:-llama-cpp}" ]] || return 1
+    is_started_here "${ENGINE:-llama-cpp}" || is_started_here "${former:-llama-cpp}"
+}
+
+# For verbs that keep no choices in .env.
+refuse_other_engine() {
+    ! is_engine_changed || fail "ENGINE=$ENGINE is not the engine of .env, and only a start changes it." "make start ENGINE=$ENGINE"
+}
+
+# setting_of_engine NAME: not what .env has of another engine, which may be a plan's.
+setting_of_engine() { if [[ -v $1 ]] || ! is_engine_changed; then setting "$1"; fi; }
+
+# The addresses of an engine of before would stand over the plan of the new one.
+forget_former_engine() {
+    local name
+    is_engine_changed || return 0
+    for name in "${OF_THE_ENGINE[@]}"; do
+        if [[ -v $name ]] || ! is_set_by_user "$name"; then continue; fi
+        warn "ENGINE is $ENGINE now, so that $name=$(file_value "$name") of the engine before is taken out of .env"
+        forget "$name"
+    done
 }
 
 # PostgreSQL keeps the password that it was made with; a new one would lock the gateway out.
@@ -94,6 +128,6 @@ refuse_new_secrets_for_old_data() {
     volume=$(project_name)_postgres-data
     [[ -z $(setting POSTGRES_PASSWORD) ]] || return 0
     ! docker volume inspect "$volume" >/dev/null 2>&1 ||
-        fail "The data of an earlier installation is here (volume $volume), but .env does not have its POSTGRES_PASSWORD." \
-            "Put that .env back, or use another name (make start COMPOSE_PROJECT_NAME=...); or remove the data for good: make clean VOLUMES=yes CONFIRM=yes"
+        fail "The data of an earlier installation, perhaps another checkout's, is here (volume $volume), but .env does not have its POSTGRES_PASSWORD." \
+            "Put that .env back, or use another name (make start COMPOSE_PROJECT_NAME=...); or, if nobody wants it, remove the data for good: make clean VOLUMES=yes CONFIRM=yes"
 }

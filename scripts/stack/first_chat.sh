@@ -8,6 +8,7 @@ first_chat() {
     status=$(tail -n 1 <<<"$answer")
     text=$(content_of "$answer")
     if [[ $status != 200 || -z $text ]]; then
+        tell_health || true
         fail "The first chat was answered with $status: $(head -n 1 <<<"$answer" | cut -c 1-300)" \
             "make doctor says which part is not well; make logs SERVICE=api-server tells more."
     fi

@@ -10,6 +10,8 @@ image_named() {
     setting "$1" "$default"
 }
 
+BUILD_LOG=logs/build.log
+
 is_here() { docker image inspect "$1" >/dev/null 2>&1; }
 
 gateway_image() { image_named API_SERVER_IMAGE; }
@@ -37,13 +39,12 @@ renew_gateway_image() {
 
 build_anew() {
     say "  building $1 (minutes the first time, seconds later)"
-    compose_unplanned build api-server >"$(build_log)" 2>&1 ||
-        fail "The image $1 cannot be built: $(grep -v '^[[:space:]]*$' "$(build_log)" | tail -n 1 | cut -c 1-300)" \
-            "All of it: $(build_log). Packages come over the network; run this again when it is there."
+    mkdir -p "$(dirname "$BUILD_LOG")"
+    compose_unplanned build api-server >"$BUILD_LOG" 2>&1 ||
+        fail "The image $1 cannot be built: $(grep -v '^[[:space:]]*$' "$BUILD_LOG" | tail -n 1 | cut -c 1-300)" \
+            "All of it: $BUILD_LOG. Packages come over the network; run this again when it is there."
     ok "$1 is built"
 }
-
-build_log() { printf '%s' "${TMPDIR:-/tmp}/llm-serving-stack-build.$(id -u).log"; }
 
 # All images of the services that this plan starts.
 fetch_images() {

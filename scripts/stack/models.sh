@@ -1,7 +1,9 @@
 # shellcheck shell=bash
 # Which model, and fetching it: once, verified, by download_model.sh in a container.
 
-is_engine_elsewhere() { [[ ! $(setting ENGINE llama-cpp) =~ ^(llama-cpp|max)$ ]]; }
+is_started_here() { [[ $1 =~ ^(llama-cpp|max)$ ]]; }
+
+is_engine_elsewhere() { ! is_started_here "$(setting ENGINE llama-cpp)"; }
 
 # What the user set, in the environment or in .env outside of the plan.
 setting_of_user() {

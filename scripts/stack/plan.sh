@@ -33,6 +33,18 @@ $(planned_unused)"
     ok "the plan is in .env"
 }
 
+# The gateway checks what Compose will give it, in its own words, before anything is started with that.
+check_gateway_settings() {
+    local said is_well=yes
+    said=$(compose run --rm --no-deps -T api-server check </dev/null 2>&1) || is_well=no
+    said=$(grep -E '^(error|warning): |refuse' <<<"$said" || tail -n 1 <<<"$said")
+    if [[ $is_well == no || $said == *"would refuse to start"* ]]; then
+        fail "The gateway would not start with these settings: $(cut -c 1-500 <<<"$said" | paste -sd ' ')" \
+            "Put right what it names, in .env or configs/stack.yaml, then run the same command again."
+    fi
+    ok "the gateway understands its settings"
+}
+
 # A model that was not here is planned for by guess; now that it is, by what it is.
 plan_again_if_guessed() {
     if [[ $MODEL_WAS_HERE == no ]]; then write_plan; fi

@@ -12,6 +12,7 @@ verify_backup() {
     done
     (cd "$1" && sha256sum --check --quiet --strict "$MANIFEST" >&2) ||
         fail "$1 is not what was written: the files above differ from $MANIFEST." "Take another backup; nothing was changed."
+    for part in objects.tar vectors.tar; do check_archive "$1/$part"; done
     ok "$1 is whole ($(sed -n 's/^# llm-serving-stack backup of //p' "$1/$MANIFEST"))"
 }
 
@@ -48,8 +49,17 @@ load_database() {
 stop_users_of_data() {
     local service id
     for service in api-server bucket-init minio qdrant redis; do
-        for id in $(running "$service"); do docker stop "$id" >/dev/null; done
+        for id in $(running "$service"); do stop_for_now "$id"; done
     done
+}
+
+# Until the exchange began nothing of what was stored is changed: the services go on with it.
+abandon_restore() {
+    local part
+    for part in objects.tar vectors.tar; do forget_beside "$part"; done
+    in_postgres "dropdb --if-exists --force $BESIDE" </dev/null 2>/dev/null || true
+    start_again
+    say "  the services run again, with what they had"
 }
 
 exchange_database() {

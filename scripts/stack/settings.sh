@@ -60,6 +60,11 @@ remember() {
     { lines_of_user | replace_or_append "$1" "$2"; planned_lines; } | replace_env_file
 }
 
+# forget NAME: its lines outside of the plan.
+forget() {
+    { lines_of_user | grep -vE "^[[:space:]]*(export[[:space:]]+)?$1[[:space:]]*=" || true; planned_lines; } | replace_env_file
+}
+
 replace_or_append() {
     local line is_there=no pattern="^[[:space:]]*(export[[:space:]]+)?$1[[:space:]]*="
     while IFS= read -r line || [[ -n $line ]]; do

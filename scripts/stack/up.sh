@@ -16,9 +16,10 @@ start_services() {
 }
 
 # Engines that the plan does not name any more (another ENGINE, fewer GPUs, no embeddings) would keep their memory: to
-# Compose a service of an inactive profile is no orphan.
+# Compose a service of an inactive profile is no orphan. Prometheus would go on asking their addresses where Docker does
+# not answer for a name that is gone.
 remove_former_engines() {
-    local service services id
+    local service services id is_removed=no
     services=$(services_or_fail) || exit 1
     while IFS=$'\t' read -r service _ _ id; do
         [[ $service =~ ^(llama-cpp|max-serve|embeddings)(-[0-9]+)?$ ]] || continue
@@ -26,7 +27,10 @@ remove_former_engines() {
         say "  $service is not in the plan any more: it is removed"
         docker stop "$id" >/dev/null
         docker rm "$id" >/dev/null
+        is_removed=yes
     done < <(states)
+    [[ $is_removed == yes ]] || return 0
+    for id in $(running prometheus); do docker restart "$id" >/dev/null; done
 }
 
 # What is there and not well gets another try now: Docker alone waits longer after each crash, and Compose leaves a

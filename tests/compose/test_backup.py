@@ -1,7 +1,9 @@
 """Backup, everything wiped, restore: what was stored is back, and the old keys work."""
 
 import asyncio
+import hashlib
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -130,6 +132,24 @@ def test_a_backup_that_was_changed_is_not_restored(stack: Stack) -> None:
     dump.write_bytes(whole)
     assert refused.code != 0
     assert "nothing was changed" in refused.output
+    assert asyncio.run(one_chat(stack)) == 200
+
+
+def test_an_archive_that_ends_too_soon_is_not_restored(stack: Stack) -> None:
+    """With a sum that is right: it was written like this."""
+    whole = stack.project.folder / "backups/whole"
+    short = stack.project.folder / "backups/short"
+    shutil.copytree(whole, short)
+    content = (whole / "objects.tar").read_bytes()
+    (short / "objects.tar").write_bytes(content[:1200])
+    sums = [hashlib.sha256((short / "objects.tar").read_bytes() if n else content) for n in (0, 1)]
+    manifest = (short / "MANIFEST").read_text()
+    (short / "MANIFEST").write_text(manifest.replace(sums[0].hexdigest(), sums[1].hexdigest()))
+    before = set(stack.project.containers())
+    refused = stack.project.run("make", "restore", "FROM=backups/short", "CONFIRM=yes")
+    assert refused.code != 0
+    assert "is no archive that can be read to its end" in refused.output
+    assert set(stack.project.containers()) == before
     assert asyncio.run(one_chat(stack)) == 200
 
 

@@ -1,5 +1,6 @@
 """Who reaches whom, what each service may do, and how much of the host it may take."""
 
+import re
 from collections.abc import Iterator
 
 from tests.compose_rules.files import (
@@ -16,7 +17,11 @@ NETWORKS = {
     "front": {"internal", "published"},
     "grafana": {"internal", "published"},
     "locust": {"internal", "published"},
-    "api-server": {"internal", "egress"},  # models in the cloud, keys of JWT issuers
+    "api-server": {"internal", "engines", "egress"},  # models in the cloud, keys of JWT issuers
+    "prometheus": {"internal", "engines"},
+    "llama-cpp": {"engines"},
+    "max-serve": {"engines"},
+    "embeddings": {"engines"},
     "model-init": {"egress"},  # downloads, and needs nobody here
 }
 """Who is elsewhere than on the internal network alone."""
@@ -29,10 +34,12 @@ PORTS = {
 
 
 def network_faults(document: Document) -> Iterator[str]:
-    if document["networks"]["internal"] != {"internal": True}:
-        yield "the internal network has a way out"
+    for name in ("internal", "engines"):
+        if document["networks"][name] != {"internal": True}:
+            yield f"the network {name} has a way out"
     for name, service in services(document).items():
-        if set(service.get("networks", ["default"])) != NETWORKS.get(name, {"internal"}):
+        kind = re.sub(r"-\d+$", "", name)  # the engine of another GPU
+        if set(service.get("networks", ["default"])) != NETWORKS.get(kind, {"internal"}):
             yield f"{name} is on {service.get('networks')}"
         if "network_mode" in service or service.get("privileged"):
             yield f"{name} shares something of the host"

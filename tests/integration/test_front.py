@@ -343,6 +343,21 @@ async def test_a_body_that_is_no_body_gets_the_envelope(tmp_path: Path) -> None:
     assert json.loads(body)["error"]["code"] == "invalid_request"
 
 
+@pytest.mark.parametrize("line", ["TRACE /v1/models", "CONNECT inside:5432"])
+async def test_methods_that_no_client_needs_reach_no_gateway(tmp_path: Path, line: str) -> None:
+    async with (
+        scripted_gateway(None) as gateway,
+        running_front(tmp_path, [f"127.0.0.1:{gateway.port}"]) as front,
+        raw_connection(front.url) as (reader, writer),
+    ):
+        writer.write(f"{line} HTTP/1.1\r\nhost: inside:5432\r\nconnection: close\r\n\r\n".encode())
+        answer = await asyncio.wait_for(reader.read(), 5)
+        assert gateway.heads == []
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 405 ")
+    assert json.loads(body)["error"]["code"] == "method_not_allowed"
+
+
 async def test_it_ends_when_the_last_answer_has_passed(tmp_path: Path) -> None:
     async with running_fleet(tmp_path, 1) as fleet, fleet.client() as client:
         await fleet.start_all()

@@ -3,6 +3,7 @@ Docker is in tests/compose.
 """
 
 import re
+import shutil
 import stat
 from pathlib import Path
 
@@ -212,6 +213,13 @@ def test_a_choice_takes_the_place_of_the_one_before(host: Host) -> None:
     assert host.env_file.read_text().startswith("DEVICE=gpu\nREDIS_PASSWORD=kept-kept-1234\n")
 
 
+def test_a_choice_that_the_plan_has_too_is_kept_when_the_plan_changes(host: Host) -> None:
+    host.accepts(f"put_plan '{PLAN}'")
+    of_it = {"ENGINE_URLS": "http://a:1", "ENGINE_SLOTS": "32", "ENGINE_CONTEXT_TOKENS": "4096"}
+    host.accepts("write_env_file; put_plan COMPOSE_PROFILES=", ENGINE="external", **of_it)
+    assert of_it.items() <= host.settings().items()
+
+
 def test_other_files_and_models_are_kept_for_the_next_start(host: Host) -> None:
     files = "docker-compose.seaweedfs.yaml"
     host.accepts(
@@ -260,6 +268,91 @@ def test_a_dollar_that_compose_would_replace(host: Host) -> None:
     said = host.refuses("check_env_file")
     assert "JWT_SECRET in .env" in said
     assert "def-and" not in said
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("API_PROT=80", "API_PROT in .env is no name that anything here reads. Is API_PORT meant?"),
+        ("export Api_Port=80", "Api_Port in .env"),
+        ("SOMETHING_ELSE=1", "reads. .env.example has all names"),
+        ("MY_CLOUD_KEY=abc", None),
+        ("HUB_TOKEN=abc", None),
+        ("# API_PROT=80", None),
+        ("LOG_LEVEL=debug", None),
+    ],
+)
+def test_a_name_that_nothing_reads_is_a_typing_mistake(
+    host: Host, line: str, said: str | None
+) -> None:
+    host.env_file.write_text(f"{line}\n")
+    if said is None:
+        host.accepts("check_env_file")
+    else:
+        assert said in host.refuses("check_env_file")
+
+
+def test_names_of_ones_own_compose_files_are_known(host: Host) -> None:
+    (host.folder / "mine.yaml").write_text("services: {mine: {image: '${MINE_IMAGE:-mine}'}}\n")
+    host.env_file.write_text("COMPOSE_EXTRA_FILES=mine.yaml\nMINE_IMAGE=mine:2\n")
+    host.accepts("check_env_file")
+
+
+def test_what_compose_cannot_read_is_said_in_its_words(host: Host) -> None:
+    host.docker(
+        compose_config="echo 'failed to read .env: line 3: unexpected character' >&2; exit 1"
+    )
+    said = host.refuses("check_compose_files")
+    assert "cannot read its files: failed to read .env: line 3" in said
+    host.docker(compose_config="true")
+    host.accepts("check_compose_files")
+
+
+def test_settings_that_the_gateway_refuses_are_said_in_its_words(host: Host) -> None:
+    host.docker(compose_run="echo Creating; echo \"error: LOG_LEVEL is 'loud'.\" >&2; exit 1")
+    said = host.refuses("check_gateway_settings")
+    assert "with these settings: error: LOG_LEVEL is 'loud'. Put right" in said
+    host.docker(compose_run="echo 'warning: `serve` would refuse to start with this: no'")
+    assert "would refuse to start with this: no" in host.refuses("check_gateway_settings")
+    host.docker(compose_run="echo 'configs/stack.yaml: ok. Models: m.'")
+    host.accepts("check_gateway_settings")
+
+
+EXTERNAL = "ENGINE=external\nENGINE_URLS=http://a:1\nENGINE_SLOTS=9\nENGINE_CONTEXT_TOKENS=512\n"
+
+
+@pytest.mark.parametrize("engine", ["llama-cpp", "max"])
+def test_an_engine_of_here_forgets_the_addresses_of_one_elsewhere(host: Host, engine: str) -> None:
+    host.env_file.write_text(EXTERNAL)
+    said = host.accepts(f"write_env_file; put_plan '{PLAN}'", ENGINE=engine)
+    assert "ENGINE_URLS=http://a:1 of the engine before is taken out" in said
+    settings = host.settings()
+    assert settings["ENGINE"] == engine
+    assert "ENGINE_URLS" not in settings
+    assert (settings["ENGINE_SLOTS"], settings["ENGINE_CONTEXT_TOKENS"]) == ("32", "4096")
+
+
+def test_what_is_said_along_with_another_engine_is_kept(host: Host) -> None:
+    host.env_file.write_text(EXTERNAL)
+    host.accepts("write_env_file", ENGINE="llama-cpp", ENGINE_SLOTS="9")
+    assert host.settings()["ENGINE_SLOTS"] == "9"
+    assert "ENGINE_URLS" not in host.settings()
+    host.accepts("write_env_file")
+    assert host.settings()["ENGINE_SLOTS"] == "9"
+
+
+def test_another_kind_of_engine_elsewhere_may_have_the_same_address(host: Host) -> None:
+    host.env_file.write_text(EXTERNAL)
+    host.accepts("check_choices; write_env_file", ENGINE="vllm")
+    assert host.settings()["ENGINE_URLS"] == "http://a:1"
+
+
+def test_an_engine_elsewhere_is_not_described_by_the_plan_of_one_here(host: Host) -> None:
+    host.accepts(f"put_plan '{PLAN}\nENGINE_URLS=http://llama-cpp:8080'")
+    assert "ENGINE_URLS does not say" in host.refuses("check_choices", ENGINE="external")
+    said = host.refuses("check_choices", ENGINE="external", ENGINE_URLS="http://a:1")
+    assert "ENGINE_SLOTS does not say" in said
+    assert "make start ENGINE=max" in host.refuses("refuse_other_engine", ENGINE="max")
 
 
 def test_old_data_without_its_password_is_not_locked_away(host: Host) -> None:
@@ -345,10 +438,11 @@ def test_a_backup_that_was_changed_is_not_restored(host: Host) -> None:
     backup = host.folder / "backups/one"
     backup.mkdir(parents=True)
     for name in ("database.dump", "objects.tar", "vectors.tar"):
-        (backup / name).write_text(name)
+        (backup / name).write_text(name + "\0" * 1024)
     host.accepts(
         "cd backups/one; { echo '# llm-serving-stack backup of today'; sha256sum *.*; } >MANIFEST"
     )
+    host.docker(run="true")
     assert "is whole (today)" in host.accepts("verify_backup backups/one")
     (backup / "objects.tar").write_text("other")
     assert "is not what was written" in host.refuses("verify_backup backups/one")
@@ -357,17 +451,46 @@ def test_a_backup_that_was_changed_is_not_restored(host: Host) -> None:
     assert "FROM does not say which" in host.refuses("verify_backup ''")
 
 
+def test_a_backup_that_tar_cannot_read_is_not_restored(host: Host) -> None:
+    backup = host.folder / "backups/one"
+    backup.mkdir(parents=True)
+    for name in ("database.dump", "objects.tar", "vectors.tar"):
+        (backup / name).write_text(name + "\0" * 1024)
+    host.accepts("cd backups/one; sha256sum *.* >MANIFEST")
+    host.docker(run="read -r line; [[ $line != vectors* ]]")
+    said = host.refuses("verify_backup backups/one")
+    assert "backups/one/vectors.tar is no archive" in said
+    assert "nothing was changed" in said
+    (backup / "objects.tar").write_text("ends between two files")
+    host.accepts("cd backups/one; sha256sum *.* >MANIFEST")
+    host.docker(run="true")
+    assert "backups/one/objects.tar is no archive" in host.refuses("verify_backup backups/one")
+
+
+def test_a_restore_that_is_given_up_starts_what_it_stopped(host: Host) -> None:
+    host.docker(
+        ps="echo one-id", stop="echo $* >>log", start="echo $* >>log",
+        inspect="echo volume", run="echo run >>log", exec="true",
+    )  # fmt: skip
+    stops = "stop_for_now gateway; stop_for_now redis; fail Disk. Free."
+    assert host.call(f"trap abandon_restore EXIT; {stops}").code == 1
+    log = (host.folder / "log").read_text()
+    assert log == "stop gateway\nstop redis\nrun\nrun\nstart redis\nstart gateway\n"
+
+
 def test_an_engine_that_the_plan_leaves_out_is_removed(host: Host) -> None:
     listed = r"printf '%s\trunning\tUp\t%s\n' llama-cpp one max-serve two locust three"
     host.docker(
+        **{"ps_--all_--quiet": "echo watcher"},
         ps=listed,
+        restart="echo $* >>log",
         compose_config=r"printf 'services:\n  max-serve:\n    image: max\n'",
         stop="echo $* >>log",
         rm="echo $* >>log",
     )
     said = host.accepts("remove_former_engines", COMPOSE_PROFILES="max")
     assert "llama-cpp is not in the plan any more" in said
-    assert (host.folder / "log").read_text() == "stop one\nrm one\n"
+    assert (host.folder / "log").read_text() == "stop one\nrm one\nrestart watcher\n"
 
 
 def test_stop_ends_what_compose_leaves(host: Host) -> None:
@@ -396,6 +519,48 @@ def test_the_stack_of_another_checkout_is_left_alone(host: Host, tmp_path: Path)
     said = host.refuses("check_folder")
     assert f"was started from {tmp_path}" in said
     assert "COMPOSE_PROJECT_NAME=llm-serving-stack-2" in said
+
+
+def test_compose_is_not_called_on_the_stack_of_another_checkout(host: Host, tmp_path: Path) -> None:
+    host.docker(ps=f"echo {tmp_path}", compose_down="echo removed")
+    assert f"was started from {tmp_path}" in host.refuses("compose_unplanned down")
+
+
+def test_volumes_without_containers_may_be_those_of_others(host: Host) -> None:
+    host.docker(volume_inspect="true")
+    assert "perhaps another checkout's" in host.accepts("perhaps_of_others")
+    host.docker(volume_inspect="true", ps="echo postgres")
+    assert host.accepts("perhaps_of_others") == ""
+    host.docker()
+    assert host.accepts("perhaps_of_others") == ""
+
+
+def test_two_verbs_do_not_run_at_once(host: Host) -> None:
+    host.accepts("one_at_a_time start; one_at_a_time stop")  # a host without flock
+    flock = shutil.which("flock")
+    assert flock
+    (host.programs / "flock").symlink_to(flock)
+    said = host.refuses(
+        "one_at_a_time backup; bash -c 'source scripts/stack/all.sh; one_at_a_time stop'"
+    )
+    assert "make backup is at work in this checkout." in said
+    host.accepts("one_at_a_time stop")
+
+
+def test_a_build_says_where_its_log_is(host: Host) -> None:
+    host.docker(compose_build="echo 'no route to host'; exit 1")
+    said = host.refuses("build_anew image")
+    assert "cannot be built: no route to host" in said
+    assert (host.folder / "logs/build.log").read_text() == "no route to host\n"
+
+
+def test_a_first_chat_that_fails_says_what_health_says(host: Host) -> None:
+    host.docker(ps="echo one-id", exec="if [[ $* == *read_health* || $* == *'problems_of'* ]]; then"
+                " echo 'error: redis is away' >&2; exit 1; else echo no; echo 503; fi")  # fmt: skip
+    said = host.call("first_chat")
+    assert said.code == 1
+    assert "error: redis is away" in said.output
+    assert "answered with 503: no" in said.output
 
 
 def test_what_would_lose_data_wants_to_be_confirmed(host: Host) -> None:

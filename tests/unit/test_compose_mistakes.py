@@ -70,6 +70,8 @@ MISTAKES: list[tuple[str, Callable[[Document], None], str]] = [
         "JWT_ISSUER does not reach",
     ),
     ("networks", change("networks/internal", {}), "way out"),
+    ("networks", change("networks/engines", {}), "way out"),
+    ("networks", change("services/llama-cpp/networks", ["internal"]), "llama-cpp is on"),
     ("networks", change("services/postgres/networks", ["internal", "egress"]), "postgres is on"),
     ("networks", change("services/redis/network_mode", "host"), "of the host"),
     ("ports", change("services/postgres/ports", ["5432:5432"]), "postgres publishes"),
