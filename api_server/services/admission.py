@@ -138,18 +138,23 @@ class Gate:
         """
         now = self._clock()
         is_expected = is_retry is not False and mine.bookings.due(now) > 0
-        if self._is_too_slow(mine, deadline_seconds) or not self._has_place(mine, is_expected):
+        ahead = 0 if is_expected else mine.bookings.due(now, deadline_seconds)
+        is_too_slow = self._is_too_slow(mine, deadline_seconds, ahead)
+        if is_too_slow or not self._has_place(mine, is_expected):
             raise self._overloaded(mine, weight)
         if is_expected:
             mine.bookings.claim(now)
         return is_expected
 
-    def _is_too_slow(self, mine: Account, deadline_seconds: float) -> bool:
+    def _is_too_slow(self, mine: Account, deadline_seconds: float, booked: int) -> bool:
+        """Whether one more would wait too long, or make those wait too long who are promised a
+        place until then.
+        """
         waiting = len(mine.waiting)
-        return (
-            waiting >= self.capacity * self._queue.share_of(mine, self.capacity)
-            and self._expected_wait_seconds(mine) > deadline_seconds
-        )
+        if waiting < self.capacity * self._queue.share_of(mine, self.capacity):
+            return False
+        promised_seconds = booked * self._seconds_per_place_of(mine)
+        return self._expected_wait_seconds(mine) + promised_seconds > deadline_seconds
 
     def _has_place(self, mine: Account, is_expected: bool) -> bool:
         """Whether one more of this flow may wait, perhaps in the place of another one.

@@ -53,10 +53,11 @@ def error(status: int, message: str) -> dict[str, Any]:
     return {"error": {"code": status, "message": message, "type": "invalid_request_error"}}
 
 
-def usage(play: Play) -> dict[str, int]:
+def usage(play: Play) -> dict[str, Any]:
     total = PROMPT_TOKENS + play.tokens
     counts = {"prompt_tokens": PROMPT_TOKENS, "completion_tokens": play.tokens}
-    return counts | {"total_tokens": total}
+    details = {"prompt_tokens_details": {"cached_tokens": play.cached}} if play.cached else {}
+    return counts | {"total_tokens": total} | details
 
 
 def piece(path: str, model: str, text: str, finish_reason: str | None) -> str:

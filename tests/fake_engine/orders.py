@@ -53,7 +53,8 @@ class Play:
     """How one request is answered.
 
     `tokens` events of `size` letters each; `first_pause` seconds before the first, `pause` after
-    each; `retry_after` seconds where a 429 or a 503 says so.
+    each; `retry_after` seconds where a 429 or a 503 says so; of the prompt, `cached` tokens were
+    known.
     """
 
     fault: str = ""
@@ -62,6 +63,7 @@ class Play:
     first_pause: float = 0.0
     pause: float = 0.0
     retry_after: int | None = None
+    cached: int = 0
 
     def changed(self, told: Mapping[str, Any]) -> "Play":
         """The same with the fields that are told. Raises `ValueError` for an unknown fault."""

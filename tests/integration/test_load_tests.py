@@ -5,11 +5,9 @@ import json
 import os
 import shutil
 import signal
-import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,56 +17,13 @@ import pytest
 
 from load_tests.client import Client, TimeOuts
 from load_tests.configuration import planned
-from load_tests.results import Result, read_result, read_samples
+from load_tests.results import Result
 from load_tests.samples import Sample
 from load_tests.scenarios import SCENARIOS
 from load_tests.scenarios.ask import Ask, World
+from tests.load_runs import PATIENT, RUN_SECONDS, Run, command, load
 from tests.local_stack import REPOSITORY
 from tests.replicas import Replica, running_gateway, running_replicas, settled, until
-
-RUN_SECONDS = 60
-PATIENT = ("--max-lag-ms", "2000")
-"""Where it is not about lag: tests share the machine with whatever else runs."""
-
-
-@dataclass(frozen=True)
-class Run:
-    code: int
-    output: str
-    folder: Path
-
-    @property
-    def result(self) -> Result:
-        return read_result(self.folder)
-
-    @property
-    def samples(self) -> list[Sample]:
-        return list(read_samples(self.folder))
-
-
-async def _command(*command: str, **more: Any) -> tuple[int, str]:
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, *command),
-        env=os.environ | {"OPENAI_API_KEY": "", "MODEL_NAME": ""},
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-        **({"cwd": REPOSITORY} | more),
-    )
-    try:
-        async with asyncio.timeout(RUN_SECONDS):
-            output, _ = await process.communicate()
-    except BaseException:
-        process.kill()
-        await process.wait()
-        raise
-    assert process.returncode is not None
-    return process.returncode, output.decode()
-
-
-async def _load(url: str, folder: Path, *options: str) -> Run:
-    given = ("--host", url, "--out", str(folder))
-    return Run(*await _command("-m", "load_tests", *given, *options), folder)
 
 
 async def _worked(replicas: Sequence[Replica]) -> int:
@@ -82,7 +37,7 @@ async def test_every_request_is_counted_once_by_all_who_count(tmp_path: Path) ->
     ):
         before = (await gateway.metrics()), await _worked(replicas)
         options = ("--scenario", "short,chat=2,long", "--requests", "90", "--concurrency", "6")
-        run = await _load(gateway.url, tmp_path / "out", *options, *PATIENT)
+        run = await load(gateway.url, tmp_path / "out", *options, *PATIENT)
         after = (await gateway.metrics()), await _worked(replicas)
     assert run.code == 0, run.output
     result, samples = run.result, run.samples
@@ -126,10 +81,10 @@ async def test_an_open_loop_shows_the_queue_that_a_closed_one_hides(tmp_path: Pa
         await replicas[0].order(tokens=5, pause=0.02)
         async with running_gateway(tmp_path, {"fake": replicas}) as gateway:
             given = ("--scenario", "short", *PATIENT)
-            closed = await _load(
+            closed = await load(
                 gateway.url, tmp_path / "closed", *given, "--requests", "10", "--concurrency", "1"
             )
-            opened = await _load(
+            opened = await load(
                 gateway.url, tmp_path / "open", *given, "--rate", "20", "--duration", "2"
             )
     assert (closed.code, opened.code) == (0, 0), closed.output + opened.output
@@ -155,7 +110,7 @@ async def test_two_processes_are_merged_exactly(tmp_path: Path) -> None:
         running_gateway(tmp_path, {"fake": replicas}) as gateway,
     ):
         options = ("--scenario", "short,medium", "--rate", "60", "--duration", "2")
-        run = await _load(gateway.url, tmp_path / "out", *options, "--processes", "2", *PATIENT)
+        run = await load(gateway.url, tmp_path / "out", *options, "--processes", "2", *PATIENT)
     assert run.code == 0, run.output
     result, samples = run.result, run.samples
     one = list(planned(_with_processes(result, 1)))
@@ -245,7 +200,7 @@ async def _probe_then(replica: Replica, url: str, folder: Path, fault: str) -> R
     """The load begins a moment after its first request, in which the engine turns bad."""
     options = ("--scenario", "short", "--requests", "4", "--concurrency", "4", "--timeout", "5")
     asked = (await replica.counts()).asked
-    loading = asyncio.create_task(_load(url, folder / "out", *options, *PATIENT))
+    loading = asyncio.create_task(load(url, folder / "out", *options, *PATIENT))
 
     async def has_probed() -> bool:
         return (await replica.counts()).asked > asked
@@ -262,7 +217,7 @@ async def test_cancellers_free_their_slots(tmp_path: Path) -> None:
     ):
         await replicas[0].order(tokens=100, pause=0.005)
         options = ("--scenario", "cancellers", "--requests", "20", "--concurrency", "8")
-        run = await _load(gateway.url, tmp_path / "out", *options, *PATIENT)
+        run = await load(gateway.url, tmp_path / "out", *options, *PATIENT)
         await settled(gateway, replicas)
         counts = await replicas[0].counts()
     assert run.code == 0, run.output
@@ -278,7 +233,7 @@ async def test_a_refused_request_comes_again_when_it_may(tmp_path: Path) -> None
         async with running_gateway(tmp_path, {}, models=models, admission=admission) as gateway:
             await replicas[0].order(tokens=5, pause=0.04)
             options = ("--scenario", "short", "--requests", "4", "--rate", "50", "--retries", "20")
-            run = await _load(gateway.url, tmp_path / "out", *options, *PATIENT)
+            run = await load(gateway.url, tmp_path / "out", *options, *PATIENT)
     total = run.result.total
     assert run.code == 0, run.output
     assert total.ok == 4
@@ -297,7 +252,7 @@ async def test_a_client_that_cannot_keep_up_is_not_valid(tmp_path: Path) -> None
     ):
         await replicas[0].order(first_pause=1)
         options = ("--scenario", "short", "--rate", "30", "--duration", "1")
-        full = await _load(
+        full = await load(
             gateway.url, tmp_path / "full", *options, "--max-in-flight", "5", *PATIENT
         )
     assert full.code == 3
@@ -312,7 +267,7 @@ async def test_a_client_that_cannot_keep_up_is_not_valid(tmp_path: Path) -> None
 async def test_a_load_process_that_is_held_up_makes_the_run_not_valid(tmp_path: Path) -> None:
     async with running_replicas(1) as replicas:
         options = ("--scenario", "short", "--rate", "40", "--duration", "3")
-        loading = asyncio.create_task(_load(replicas[0].url, tmp_path / "out", *options))
+        loading = asyncio.create_task(load(replicas[0].url, tmp_path / "out", *options))
         counts = replicas[0].counts
 
         async def is_under_way() -> bool:
@@ -356,10 +311,10 @@ def _line(pid: str) -> bytes:
 
 
 async def test_wrong_options_and_a_gateway_that_is_not_there(tmp_path: Path) -> None:
-    nowhere = await _load("http://127.0.0.1:9", tmp_path / "a", "--requests", "1")
+    nowhere = await load("http://127.0.0.1:9", tmp_path / "a", "--requests", "1")
     assert nowhere.code == 4
     assert "gives no answer (connect)" in nowhere.output
-    wrong = await _load("http://127.0.0.1:9", tmp_path / "b", "--scenario", "shrot")
+    wrong = await load("http://127.0.0.1:9", tmp_path / "b", "--scenario", "shrot")
     assert wrong.code == 2
     assert "unknown scenario 'shrot'" in wrong.output
     assert not (tmp_path / "a").exists()
@@ -371,7 +326,7 @@ async def test_all_leaves_out_what_the_gateway_cannot_do(tmp_path: Path) -> None
         running_gateway(tmp_path, {"fake": replicas}) as gateway,
     ):
         options = ("--scenario", "all", "--requests", "40", "--concurrency", "4", *PATIENT)
-        run = await _load(gateway.url, tmp_path / "out", *options)
+        run = await load(gateway.url, tmp_path / "out", *options)
     result = run.result
     assert "jobs" in result.left_out
     assert "jobs" not in {row.scenario for row in result.scenarios}
@@ -398,7 +353,7 @@ async def test_locust_runs_the_users_with_nothing_but_its_own_packages(tmp_path:
         options = ("-f", ",".join(f"{file}.py" for file in files), "--host", gateway.url)
         given = ("--headless", "-u", "4", "-r", "4", "-t", "4s", "--json", "--skip-log")
         users = ("Short", "Chat", "Arrivals")
-        status, output = await _command("-c", code, *options, *given, *users, cwd=tmp_path)
+        status, output = await command("-c", code, *options, *given, *users, cwd=tmp_path)
     assert status == 0, output
     entries = json.loads(output[output.index("[") :])
     names = {entry["name"]: entry for entry in entries}

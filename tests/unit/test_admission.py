@@ -204,6 +204,32 @@ async def test_a_place_is_kept_for_one_who_comes_back_as_told(says: bool | None)
     await asyncio.gather(second, came_back, return_exceptions=True)
 
 
+async def test_a_place_is_kept_where_the_deadline_bounds_the_queue() -> None:
+    clock = Clock()
+    gate = Gate(1, 100, clock=clock)
+    await enter(gate)
+    clock.now += 1
+    leave(gate, has_answered=True)
+    await enter(gate)
+    deadline = 4 * gate.expected_wait_seconds()
+    waiting = [await queued(gate, seconds=60) for _ in range(4)]
+    with pytest.raises(OverloadedError) as caught:
+        await enter(gate, seconds=deadline)
+    assert caught.value.retry_after_seconds is not None
+    leave(gate)  # there is room for one more within the deadline, and one is promised it
+    await waiting.pop(0)
+    with pytest.raises(OverloadedError):
+        await enter(gate, seconds=deadline)
+    clock.now += caught.value.retry_after_seconds
+    leave(gate, has_answered=True)
+    await waiting.pop(0)
+    back = asyncio.create_task(enter(gate, seconds=deadline, is_retry=True))
+    await until(lambda: gate.waiting == 3)
+    for task in (*waiting, back):
+        task.cancel()
+    await asyncio.gather(*waiting, back, return_exceptions=True)
+
+
 async def test_a_free_slot_is_never_kept_for_anybody() -> None:
     clock = Clock()
     gate = Gate(1, 0, clock=clock)

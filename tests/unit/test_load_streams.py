@@ -130,10 +130,14 @@ def _plain(text: str, finish_reason: str = "stop") -> bytes:
 
 
 def test_a_plain_answer_must_be_what_was_asked_for() -> None:
-    assert read_plain(_plain('{"a": 1}'), "json").completion_tokens == 2
-    read_plain(_plain('{"a":', "length"), "json")
+    good = read_plain(_plain('{"a": 1}'), "json")
+    good.check("json")
+    read_plain(_plain('{"a":', "length"), "json").check("json")
+    wrong = read_plain(_plain('{"a":'), "json")
+    with pytest.raises(AnswerError, match="answer is no JSON"):
+        wrong.check("json")
+    assert good.completion_tokens == wrong.completion_tokens == 2
     for body, fault in (
-        (_plain('{"a":'), "answer is no JSON"),
         (_plain(""), "no token"),
         (b"{}", "bad answer"),
         (b"null", "bad answer"),
