@@ -183,9 +183,13 @@ class Postgres:
         if not self.dependency.may_connect:
             raise asyncpg.InterfaceError("no new connections while the server is away")
         connection: asyncpg.Connection[Row] = await asyncpg.connect(*where, **options)
-        # A process that is stopped in the middle of a transaction must not hold its locks.
-        await connection.execute(
-            f"set idle_in_transaction_session_timeout = '{IDLE_IN_TRANSACTION_SECONDS}s'",
-            timeout=CONNECT_SECONDS,
-        )
+        try:
+            # A process that is stopped in the middle of a transaction must not hold its locks.
+            await connection.execute(
+                f"set idle_in_transaction_session_timeout = '{IDLE_IN_TRANSACTION_SECONDS}s'",
+                timeout=CONNECT_SECONDS,
+            )
+        except BaseException:  # given up as well: nobody else knows of this connection
+            connection.terminate()
+            raise
         return connection
