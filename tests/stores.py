@@ -125,7 +125,9 @@ class PostgresServer(Server):
         _run(make_cluster(found, self.cluster, is_synced=False))
         with (self.cluster.folder / "pg_hba.conf").open("a") as who_may_log_in:
             who_may_log_in.write(f"host all {READER} 127.0.0.1/32 scram-sha-256\n")
-        _run(tell_alone(found, self.cluster.folder, user, [f"alter role {ROLE} createrole;"]))
+        # Also to end an autovacuum that works on a database which a test is done with.
+        rights = [f"alter role {ROLE} createrole;", f"grant pg_signal_backend to {ROLE};"]
+        _run(tell_alone(found, self.cluster.folder, user, rights))
         port = free_port()
         argv = server_arguments(found, self.cluster.folder, port)
         super().__init__(tether_command(argv, user), port, folder / "postgres.log")
