@@ -82,10 +82,10 @@ async def test_an_open_loop_shows_the_queue_that_a_closed_one_hides(tmp_path: Pa
         async with running_gateway(tmp_path, {"fake": replicas}) as gateway:
             given = ("--scenario", "short", *PATIENT)
             closed = await load(
-                gateway.url, tmp_path / "closed", *given, "--requests", "10", "--concurrency", "1"
+                gateway.url, tmp_path / "closed", *given, "--requests", "5", "--concurrency", "1"
             )
             opened = await load(
-                gateway.url, tmp_path / "open", *given, "--rate", "20", "--duration", "2"
+                gateway.url, tmp_path / "open", *given, "--rate", "20", "--duration", "1.5"
             )
     assert (closed.code, opened.code) == (0, 0), closed.output + opened.output
     slow, queued = closed.result.total.latency, opened.result.total.latency
@@ -266,7 +266,7 @@ async def test_a_client_that_cannot_keep_up_is_not_valid(tmp_path: Path) -> None
 
 async def test_a_load_process_that_is_held_up_makes_the_run_not_valid(tmp_path: Path) -> None:
     async with running_replicas(1) as replicas:
-        options = ("--scenario", "short", "--rate", "40", "--duration", "3")
+        options = ("--scenario", "short", "--rate", "40", "--duration", "2")
         loading = asyncio.create_task(load(replicas[0].url, tmp_path / "out", *options))
         counts = replicas[0].counts
 
