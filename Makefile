@@ -79,7 +79,7 @@ test-extras: $(VENV)/.dev ## run the tests of models in this process (10 minutes
 test-max: $(VENV)/.dev ## run tests/max: the API in front of MAX on the CPU (2 GB, installed the first time)
 	@$(BIN)/python -m pytest tests/max -o timeout_func_only=true
 
-test-compose: $(VENV)/.dev ## bring docker-compose.yaml up with images built here, and test it (14 minutes, OUTAGE_SECONDS=5 less; wants Docker and mmdebstrap)
+test-compose: $(VENV)/.dev ## bring docker-compose.yaml up with images built here, and test it (12 minutes; wants Docker and mmdebstrap)
 	@$(BIN)/python -m pytest tests/compose -o timeout_func_only=true
 
 schema: $(VENV)/.run ## write the schemas of configs/stack.yaml and of load tests' results anew from their types
