@@ -36,6 +36,7 @@ def parser() -> argparse.ArgumentParser:
     add("--slots", type=int, default=32, metavar="N", help="requests in one batch")
     add("--rates", default=DEFAULT_RATES, metavar="R,R", help="requests a second, open loop")
     add("--seconds", type=float, default=20, help="of each run")
+    add("--knee-seconds", type=float, default=240, help="of its search; 0: none")
     add("--within", type=float, metavar="SECONDS", help="of this call; then stop in order")
     add("--inputs", type=Path, default=REPOSITORY / ".gpu-proof", metavar="DIR")
     add("--work", type=Path, default=REPOSITORY / ".gpu-proof-work", metavar="DIR")
@@ -79,6 +80,7 @@ def _wanted(options: argparse.Namespace, began: float) -> Wanted:
         slots=options.slots,
         rates=rates,
         seconds=options.seconds,
+        knee_seconds=options.knee_seconds,
         ends_at=None if options.within is None else began + options.within,
         cache_home=settings.cache_home,
         llama_server=settings.llama_server,

@@ -11,8 +11,6 @@ USUAL_SECONDS = 40.0
 MOST_SECONDS = 150.0
 """The same far beyond what the engine carries: the last request ends after its time-out."""
 
-KNEE_SECONDS = 240.0
-MOST_KNEE_SECONDS = 480.0
 WARM_UP = "warm-up"
 ALONE = "one-at-a-time"
 FULL = "twice-the-slots"
@@ -61,20 +59,15 @@ def _load(name: str, arguments: tuple[str, ...], seconds: float) -> Load:
     return Load(name, arguments, seconds + USUAL_SECONDS, seconds + MOST_SECONDS)
 
 
-def knee_of() -> Load:
-    """The load tester's own search for the highest rate that keeps the promise."""
-    arguments = ("--scenario", "short,medium", "--find-capacity")
-    return Load(KNEE, arguments, KNEE_SECONDS, MOST_KNEE_SECONDS)
+def knee_of(seconds: float) -> Load:
+    """The load tester's own search for the highest rate that keeps the promise, for so long."""
+    arguments = ("--find-capacity", "--search-seconds", f"{seconds:g}")
+    return Load(KNEE, arguments, seconds + USUAL_SECONDS, 2 * seconds)
 
 
 def command(load: Load, gateway: str, out: Path) -> list[str]:
     """What follows `python -m load_tests`."""
     return ["--host", gateway, *load.arguments, "--out", str(out)]
-
-
-def offers_knee(help_text: str) -> bool:
-    """Whether this checkout's load tester can search."""
-    return "--find-capacity" in help_text
 
 
 def is_worth_starting(load: Load, left_seconds: float | None) -> bool:

@@ -21,7 +21,6 @@ from gpu_proof.loads import (
     is_worth_starting,
     knee_of,
     loads_of,
-    offers_knee,
 )
 from gpu_proof.model import SEED, model_bytes, write_model
 from gpu_proof.places import Places
@@ -52,6 +51,7 @@ class Wanted:
     slots: int
     rates: tuple[float, ...]
     seconds: float
+    knee_seconds: float
     ends_at: float | None
     cache_home: Path
     llama_server: str | None
@@ -125,10 +125,8 @@ class Proof:
         wanted = self._wanted
         engine, model = await self.build(), self.make_model()
         loads = loads_of(wanted.rates, wanted.seconds, wanted.slots)
-        if offers_knee(await _help()):
-            loads.append(knee_of())
-        else:
-            self._say.line(f"{KNEE}: left out, this load tester has no --find-capacity")
+        if wanted.knee_seconds:
+            loads.append(knee_of(wanted.knee_seconds))
         run_key = key_of(engine.made_of, asdict(wanted.shape), wanted.slots, wanted.device)
         left = [load for load in loads if not self._is_done(load, run_key)]
         self._note("plan", run_key, time.monotonic(), {"loads": [load.name for load in loads]})
@@ -201,13 +199,3 @@ class Proof:
     def _note(self, name: str, key: str, began: float, found: dict[str, Any]) -> None:
         self.records = self.records.having(name, key, time.monotonic() - began, found)
         write_records(self._path, self.records)
-
-
-async def _help() -> str:
-    try:
-        code, lines = await run_load(["--help"], HELP_SECONDS)
-    except TimeoutError:
-        code, lines = None, [f"no help within {HELP_SECONDS:g} s"]
-    if code != 0:
-        raise SetupError("load_tests does not start: " + " ".join(lines[-3:]))
-    return "\n".join(lines)

@@ -130,7 +130,8 @@ def _write_f32(shape: Shape, path: Path) -> None:
 
 def _proof(work: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     argv = [sys.executable, "-m", "gpu_proof", *arguments, "--device", "cpu", "--shape", "small"]
-    argv += ["--rates", "4", "--seconds", "1", "--work", str(work), "--inputs", str(work / "none")]
+    argv += ["--rates", "4", "--seconds", "1", "--knee-seconds", "0"]
+    argv += ["--work", str(work), "--inputs", str(work / "none")]
     return subprocess.run(argv, capture_output=True, text=True, timeout=STEP_SECONDS, check=False)
 
 
