@@ -33,7 +33,9 @@ class Run:
         return list(read_samples(self.folder))
 
 
-async def command(*arguments: str, key: str = "", **more: Any) -> tuple[int, str]:
+async def command(
+    *arguments: str, key: str = "", seconds: float = RUN_SECONDS, **more: Any
+) -> tuple[int, str]:
     """A program in Python: its exit code and what it said. `key` is that of the gateway."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, *arguments),
@@ -44,7 +46,7 @@ async def command(*arguments: str, key: str = "", **more: Any) -> tuple[int, str
         **({"cwd": REPOSITORY} | more),
     )
     try:
-        async with asyncio.timeout(RUN_SECONDS):
+        async with asyncio.timeout(seconds):
             output, _ = await process.communicate()
     except BaseException:
         process.kill()

@@ -1,41 +1,20 @@
 """`--slo` and `--find-capacity` in front of engines whose speed is known."""
 
-import asyncio
-import os
-import sys
 from pathlib import Path
 
 import msgspec
 
 from load_tests.gate import Verdict
 from load_tests.report.writing import PAGE, VERDICTS, read_capacity
-from tests.local_stack import REPOSITORY
+from tests.load_runs import PATIENT, command
 from tests.replicas import running_gateway, running_replicas
 
 RUN_SECONDS = 100
-PATIENT = ("--max-lag-ms", "2000")
-"""Tests share the machine with whatever else runs."""
 
 
 async def _load(url: str, folder: Path, *options: str) -> tuple[int, str]:
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "load_tests", "--host", url, "--out", str(folder)),
-        *(*PATIENT, *options),
-        cwd=REPOSITORY,
-        env=os.environ | {"OPENAI_API_KEY": "", "MODEL_NAME": ""},
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    try:
-        async with asyncio.timeout(RUN_SECONDS):
-            output, _ = await process.communicate()
-    except BaseException:
-        process.kill()
-        await process.wait()
-        raise
-    assert process.returncode is not None
-    return process.returncode, output.decode()
+    given = ("--host", url, "--out", str(folder), *PATIENT)
+    return await command("-m", "load_tests", *given, *options, seconds=RUN_SECONDS)
 
 
 async def test_the_exit_code_says_whether_the_promise_holds(tmp_path: Path) -> None:
