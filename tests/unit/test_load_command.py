@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from load_tests.__main__ import configured, key_of, parser, watching
+from load_tests.__main__ import configured, parser, watching
 from load_tests.configuration import Configuration
+from load_tests.key import key_of
 from load_tests.probing import Known
 from load_tests.scenarios import SCENARIOS
 
@@ -58,6 +59,7 @@ def test_the_key_of_make_local_goes_nowhere_else(tmp_path: Path) -> None:
     assert key_of(environment, "https://api.example.com") is None
     assert key_of(environment | {"OPENAI_API_KEY": "sk-2"}, "https://api.example.com") == "sk-2"
     assert key_of({"DATA_DIR": str(tmp_path / "none")}, LOCAL) is None
+    assert key_of(environment, "http://[::1") is None
 
 
 def test_progress_is_one_line_on_a_terminal_and_rare_elsewhere() -> None:
