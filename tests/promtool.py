@@ -120,8 +120,8 @@ def document(case: Case, slo: Slo, rules: Path) -> Any:
     series = {
         name: values for name, values in in_order(slo).items() if not name.startswith(case.gone)
     } | dict(case.series)
-    is_long = case.at.endswith("d")
-    steps = "4400" if is_long else "500" if case.at == "8h" else "130"
+    steps = {"8h": "500", "3d": "4400"}.get(case.at, "130")
+    is_long = case.at in ("8h", "3d")
     samples = []
     for each in sorted(case.fires):
         name, _, rest = each.partition(":")
