@@ -1,5 +1,6 @@
 """The pure parts of the GPU proof's steps: bookkeeping, choosing, finding, counting, judging."""
 
+import json
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ from api_server.errors import SetupError
 from api_server.local.engine_recipe import CMAKE_FLAGS
 from gpu_proof import batching, choosing, engine, figures, gpus, loads, planning, preparing, toolkit
 from gpu_proof.markdown import report
+from gpu_proof.places import Places
 from gpu_proof.records import Records, key_of, read_records, write_records
+from gpu_proof.reporting import write_report
 from gpu_proof.unpacking import unpack
 from monitoring.slo import Slo
 
@@ -345,6 +348,30 @@ def test_the_report_names_what_does_not_count() -> None:
     assert "Not a proof" not in text
     steps["stack"]["device"] = "cpu"
     assert "Not a proof" in report(steps, rows, [], hardware, [])
+
+
+def test_a_run_with_other_slots_is_no_part_of_a_report(tmp_path: Path) -> None:
+    places = Places(tmp_path / "inputs", tmp_path)
+    result = a_result(0.2) | {"versions": {}}
+    result["hardware"] = {"cpu": "x", "cores": 16, "memory_bytes": 128 * 1024**3}
+    for name in ("short-20", "short-25"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        (tmp_path / "runs" / name / "result.json").write_text(json.dumps(result))
+    stack: dict[str, Any] = {"device": "cpu", "gpus": [], "offloaded": None, "slots": 8}
+    records = Records({})
+    for name, key, found in (
+        ("build", "a", {"llama-cpp-python": "0.3.36"}),
+        ("model", "a", {"file": "a.gguf", "bytes": 1}),
+        ("stack", "a", stack | {"plan": {"LLAMA_CPP_FLAGS": "-ngl all"}}),
+        ("run short-20", "of 8 slots", FOUND),
+        ("run short-25", "of 4 slots", FOUND),
+        ("plan", "a", {"loads": {"short-20": "of 8 slots", "short-25": "of 8 slots"}}),
+    ):
+        records = records.having(name, key, 1.0, found)
+    said = write_report(places, records, tmp_path / "report")
+    assert said[-1] == "without a result: short-25"
+    content = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert [row["name"] for row in content["loads"]] == ["short-20"]
 
 
 def test_cuda_is_compiled_as_the_cpu_is_and_for_this_gpu_alone() -> None:
