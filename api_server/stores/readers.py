@@ -80,8 +80,7 @@ async def let_read(url: str, password: str) -> bool:
 
 def verifier(password: str, salt: bytes) -> str:
     """What PostgreSQL keeps of a password (RFC 5802), so that it never sees the password itself,
-    nor writes it into its log. ASCII only: other
-    characters would have to be prepared. Pure.
+    nor writes it into its log. ASCII only: other characters would have to be prepared. Pure.
     """
     salted = hashlib.pbkdf2_hmac("sha256", password.encode(), salt, ROUNDS)
     client = hmac.digest(salted, b"Client Key", "sha256")

@@ -195,6 +195,13 @@ def test_errors_and_what_is_shed_do_not_meet_a_target() -> None:
 
 def test_targets_are_those_a_short_run_can_tell_about() -> None:
     assert targets_of(load_slo().workloads["typical"]) == list(TARGETS)
+    mixed = Workload(
+        scenarios=["short"],
+        latency_ms={"p99": 1500, "p95": 1000, "p50": 500},
+        requests_per_second=1,
+        error_rate=0.01,
+    )
+    assert targets_of(mixed) == list(TARGETS)
     only_p99 = Workload(
         scenarios=["long"], latency_ms={"p99": 2000}, requests_per_second=1, error_rate=0.01
     )
