@@ -243,6 +243,18 @@ def test_a_load_is_not_begun_that_would_outlast_the_call() -> None:
     assert loads.is_worth_starting(load, None)
     assert loads.is_worth_starting(load, load.usual_seconds)
     assert not loads.is_worth_starting(load, load.usual_seconds - 1)
+    for each in (*loads.loads_of((20,), 20, 32), loads.knee_of(120)):
+        assert 5 + loads.USUAL_SECONDS <= each.usual_seconds < each.most_seconds
+
+
+def test_the_planner_is_told_of_the_memory_there_is() -> None:
+    config, model = Path("/c.yaml"), Path("/models/m.gguf")
+    on_gpu = " ".join(planning.plan_command("python", config, model, 81559, 131072))
+    assert "--device gpu --gpu-memory-mib 81559 --host-memory-mib 131072" in on_gpu
+    assert "--models-dir /models --model-file m.gguf" in on_gpu
+    on_cpu = " ".join(planning.plan_command("python", config, model, None, 8192))
+    assert "--device cpu --host-memory-mib 8192" in on_cpu
+    assert "--gpu-memory-mib" not in on_cpu
 
 
 def spread(value: float) -> dict[str, Any]:
@@ -290,6 +302,11 @@ def test_the_rest_is_what_no_stage_explains() -> None:
     assert row.gateway_share == pytest.approx(0.01)
     assert row.most_gateway_share == pytest.approx(0.2)
     assert row.most_memory_mib == 40_000
+    two = FOUND | {"gpus": [{"used_mib": 40_000}, {"used_mib": 50_000}]}
+    assert figures.row_of("short-20", a_result(0.2), two).most_memory_mib == 50_000
+    untold = a_result(0.2)
+    untold["total"]["stages"] = {"engine": spread(0.05)}
+    assert figures.row_of("short-20", untold, FOUND).stages["rest"] == pytest.approx(150)
 
 
 def test_nothing_good_has_no_share() -> None:
@@ -317,6 +334,12 @@ def test_the_promise_is_judged(result: dict[str, Any], broken: tuple[str, ...]) 
 
 def test_a_load_below_the_promised_rate_is_no_proof() -> None:
     assert figures.verdicts_of([figures.row_of("a", a_result(0.1, rate=10), FOUND)], SLO) == []
+
+
+def test_a_load_of_another_scenario_is_not_judged() -> None:
+    result = a_result(9.0)
+    result["configuration"]["scenarios"] = {"short": 1.0, "long": 1.0}
+    assert figures.verdicts_of([figures.row_of("long-20", result, FOUND)], SLO) == []
 
 
 def test_the_report_names_what_does_not_count() -> None:
