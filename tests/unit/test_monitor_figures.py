@@ -87,6 +87,7 @@ def test_a_fresh_gateway_is_well_and_has_no_figures_that_are_none() -> None:
     assert told["figures"]["latency_seconds"] == {"count": 0, **dict.fromkeys(figures.PERCENTILES)}
     assert told["figures"]["error_rate"] is None
     assert [target["is_met"] for target in told["targets"]] == [None] * 4
+    assert [target["target"] for target in told["targets"]] == [0.5, 1.0, 1.5, 0.001]
 
 
 def test_what_happened_before_the_first_look_is_not_counted() -> None:
