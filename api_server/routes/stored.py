@@ -18,7 +18,7 @@ def caller_of(request: Request) -> Caller:
 
 
 def service_of(request: Request, name: str, needs: str = "PostgreSQL (POSTGRES_URL)") -> Any:
-    """`app.state.NAME`. Raises `DependencyDownError` where the store that it needs is not set up."""
+    """`app.state.NAME`. Raises `DependencyDownError` where what it needs is not set up."""
     service = getattr(request.app.state, name)
     if service is None:
         raise DependencyDownError(needs, retry_after_seconds=60)
