@@ -336,6 +336,14 @@ def test_a_load_below_the_promised_rate_is_no_proof() -> None:
     assert figures.verdicts_of([figures.row_of("a", a_result(0.1, rate=10), FOUND)], SLO) == []
 
 
+def test_a_refused_request_breaks_the_promise_too() -> None:
+    result = a_result(0.4, errors=1)
+    result["total"]["refused"] = 3
+    result["configuration"]["scenarios"] = {"short": 1.0, "medium": 1.0}
+    (verdict,) = figures.verdicts_of([figures.row_of("both-20", result, FOUND)], SLO)
+    assert verdict.broken == ("1.00% errors, promised 0.10%",)
+
+
 def test_a_load_of_another_scenario_is_not_judged() -> None:
     result = a_result(9.0)
     result["configuration"]["scenarios"] = {"short": 1.0, "long": 1.0}
