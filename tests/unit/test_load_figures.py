@@ -96,6 +96,14 @@ def test_what_is_in_flight_is_counted_at_the_end_of_a_second() -> None:
     assert [each.in_flight for each in timeline(samples)] == [2, 1, 0]
 
 
+def test_a_second_has_the_latencies_of_its_good_answers() -> None:
+    good = [Sample("short", 0.0, 0.0, latency, "ok") for latency in (0.2, 0.3, 0.4)]
+    bad = Sample("short", 0.0, 0.0, 0.9, "error", error="connect")
+    (second,) = timeline([*good, bad])
+    assert (second.p50, second.p95, second.p99) == (0.3, 0.4, 0.4)
+    assert (second.ok, second.errors) == (3, 1)
+
+
 def test_stages_are_those_of_answers_that_went_well() -> None:
     told = {"prompt_seconds": 0.2, "decode_seconds": 0.4}
     good = [_sample(n, stages={"queue": 0.1 * n, "engine": 0.3}, **told) for n in (1, 2, 3)]
