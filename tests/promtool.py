@@ -10,7 +10,8 @@ from typing import Any
 import yaml
 
 from monitoring.expressions import promise
-from monitoring.rules import write
+from monitoring.generating import write
+from monitoring.rules import rule_files
 from monitoring.slo import Slo
 
 PROGRAM = shutil.which("promtool")
@@ -153,7 +154,7 @@ def document(case: Case, slo: Slo, rules: Path) -> Any:
 def run(folder: Path, slo: Slo, document_: Any) -> subprocess.CompletedProcess[str]:
     """Of one document, with the rules of this promise, which are in `folder`/rules then."""
     assert PROGRAM is not None
-    write(folder / "rules", slo)
+    write(folder / "rules", rule_files(slo))
     path = folder / "case.yml"
     path.write_text(yaml.safe_dump(document_))
     return subprocess.run(
