@@ -137,7 +137,7 @@ async def test_gateways_are_replaced_under_live_streams_and_no_request_fails(
 
     async def stream_on(client: openai.AsyncOpenAI) -> None:
         while not is_over.is_set():
-            outcomes.append(await ask(client, "m", stream=True, tokens=20, pause=0.1))
+            outcomes.append(await ask(client, "m", stream=True, tokens=40, pause=0.1))
 
     async def ask_on() -> None:
         while not is_over.is_set():
