@@ -18,6 +18,7 @@
         ├── AppNotFoundError            404  app_not_found
         ├── ModelNotFoundError          404  model_not_found
         ├── JobNotFoundError            404  request_not_found
+        ├── NotFoundError               404  not_found
         ├── RouteNotFoundError          404  route_not_found
         ├── MethodNotAllowedError       405  method_not_allowed
         ├── BodyTimeoutError            408  request_timeout
@@ -209,6 +210,19 @@ class JobNotFoundError(ApiError):
     status = 404
     type = "invalid_request_error"
     code = "request_not_found"
+
+
+class NotFoundError(ApiError):
+    """No such assistant, thread, message, run, file or vector store, or not one of whoever asks."""
+
+    status = 404
+    type = "invalid_request_error"
+    code = "not_found"
+
+    @classmethod
+    def of(cls, what: str, id_: str) -> "NotFoundError":
+        """`what` is its kind: assistant, thread, ..."""
+        return cls(f"No {what} found with id {id_[:100]!r}.")
 
 
 class RouteNotFoundError(ApiError):

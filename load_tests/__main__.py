@@ -279,7 +279,8 @@ def _as_promised(options: argparse.Namespace, slo: Slo) -> None:
         options.rate = options.rate or Plan().first_rate
         options.duration = options.duration or Plan().least_seconds
         return
-    options.rate = options.rate or workload.requests_per_second
+    if options.rate is None:
+        options.rate = workload.requests_per_second
     options.duration = options.duration or slo_seconds(workload, options.rate)
 
 

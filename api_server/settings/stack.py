@@ -20,6 +20,7 @@ from api_server.settings.sections import (
     RetryConfig,
     TimeoutConfig,
 )
+from api_server.settings.state_sections import AssistantsConfig, FilesConfig, RetrievalConfig
 from api_server.settings.values import (
     BaseUrls,
     EngineName,
@@ -182,6 +183,9 @@ class Stack(Strict):
     cache: CacheConfig = CacheConfig()
     apps: AppsConfig = AppsConfig()
     jobs: JobsConfig = JobsConfig()
+    assistants: AssistantsConfig = AssistantsConfig()
+    files: FilesConfig = FilesConfig()
+    retrieval: RetrievalConfig = RetrievalConfig()
     models: list[ModelConfig] = Field(min_length=1)
     local: LocalConfig = LocalConfig()
 

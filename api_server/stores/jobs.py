@@ -15,8 +15,18 @@ from api_server.stores.postgres import Connection, Postgres, Row, queries
 
 State = Literal["queued", "processing", "completed", "error", "cancelled", "expired"]
 
+Kind = Literal["chat", "run", "ingest"]
+"""Of work: a chat of the jobs API, a part of an assistant's run, a file for a vector store."""
+
+CLOCKS: dict[Kind, str] = {
+    "chat": "job_clock",
+    "run": "job_clock_run",
+    "ingest": "job_clock_ingest",
+}
+"""How far the order of each kind is worked off."""
+
 CHANNEL = "jobs"
-"""Notified with `new`, `done` and `stop JOB_ID`."""
+"""Notified with `new`, `done`, `stop JOB_ID`, and of runs as `stores.runs` says."""
 
 BUDGET_SECONDS = 5.0
 PARTS_OF_QUEUE = 10
@@ -146,10 +156,15 @@ Accepted = Sequence[str] | Sequence[Known] | None
 
 
 class JobStore:
-    """Every method raises `DependencyDownError` where PostgreSQL is away."""
+    """The jobs of one kind: what is put in, claimed and counted is of that kind.
 
-    def __init__(self, postgres: Postgres) -> None:
+    Every method raises `DependencyDownError` where PostgreSQL is away.
+    """
+
+    def __init__(self, postgres: Postgres, kind: Kind = "chat") -> None:
         self._postgres = postgres
+        self._kind = kind
+        self._clock = CLOCKS[kind]
 
     @property
     def postgres(self) -> Postgres:
@@ -170,12 +185,12 @@ class JobStore:
         """
 
         async def work(connection: Connection) -> list[Accepted]:
-            room = queue_size - (await connection.fetchval(_SQL["queued"]))
+            room = queue_size - (await connection.fetchval(_SQL["queued"], self._kind))
             last = queue_size // PARTS_OF_QUEUE
             waiting: Counter[str] = Counter()
             if sum(map(len, submissions)) > room - last:
                 apps = sorted({jobs[0].app_id for jobs in submissions})
-                rows = await connection.fetch(_SQL["queued_of_apps"], apps)
+                rows = await connection.fetch(_SQL["queued_of_apps"], apps, self._kind)
                 waiting.update({row["app_id"]: row["queued"] for row in rows})
             answers: list[Accepted] = [None] * len(submissions)
             fitting = []
@@ -190,6 +205,13 @@ class JobStore:
 
         return await self._postgres.transaction(work)
 
+    async def enqueue(
+        self, connection: Connection, jobs: Sequence[NewJob], *, timeout_seconds: float
+    ) -> None:
+        """Put jobs in as a part of somebody's transaction, however many wait. They have no keys."""
+        await connection.fetch(_SQL["add"], *_columns(jobs), timeout_seconds, self._kind)
+        await connection.execute(_SQL["line_up"], [job.id for job in jobs], self._clock)
+
     async def _put_in(
         self,
         connection: Connection,
@@ -201,13 +223,14 @@ class JobStore:
         jobs = [job for number in fitting for job in submissions[number]]
         if not jobs:
             return
-        rows = await connection.fetch(_SQL["add"], *_columns(jobs), timeout_seconds)
+        rows = await connection.fetch(_SQL["add"], *_columns(jobs), timeout_seconds, self._kind)
         added = {row["id"] for row in rows}
         torn = _torn(submissions, fitting, added)
         if torn:
             await connection.execute(_SQL["take_back"], sorted(torn))
             added -= torn
-        await connection.execute(_SQL["line_up"], [job.id for job in jobs if job.id in added])
+        added_ids = [job.id for job in jobs if job.id in added]
+        await connection.execute(_SQL["line_up"], added_ids, self._clock)
         known: dict[str, Known] = {}
         doubled = [job for job in jobs if job.id not in added]
         if doubled:
@@ -243,12 +266,15 @@ class JobStore:
         async def work(connection: Connection) -> list[Row]:
             others = (list(without_models), list(without_apps))
             rows: list[Row] = await connection.fetch(
-                _SQL["claim_again"], owner, count, *others, lease_seconds, max_attempts
+                _SQL["claim_again"],
+                *(owner, count, *others, lease_seconds, max_attempts, self._kind),
             )
             if len(rows) < count:
                 left = count - len(rows)
                 rows += await connection.fetch(
-                    _SQL["claim_next"], owner, left, *others, lease_seconds, timeout_seconds
+                    _SQL["claim_next"],
+                    *(owner, left, *others, lease_seconds, timeout_seconds),
+                    *(self._kind, self._clock),
                 )
             return rows
 
@@ -311,12 +337,12 @@ class JobStore:
         """
 
         async def work(connection: Connection) -> set[str] | None:
-            if queue_size - (await connection.fetchval(_SQL["queued"])) < len(job_ids):
+            if queue_size - (await connection.fetchval(_SQL["queued"], self._kind)) < len(job_ids):
                 return None
             rows = await connection.fetch(_SQL["restart"], list(job_ids), timeout_seconds)
             again = {row["id"] for row in rows}
             ordered = [each for each in job_ids if each in again]
-            await connection.execute(_SQL["line_up"], ordered)
+            await connection.execute(_SQL["line_up"], ordered, self._clock)
             return again
 
         return await self._postgres.transaction(work)
@@ -343,13 +369,13 @@ class JobStore:
 
     async def counts(self) -> Counts:
         """How many wait and run, and who works."""
-        row = await self._postgres.fetchrow(_SQL["counts"])
+        row = await self._postgres.fetchrow(_SQL["counts"], self._kind)
         assert row is not None, "an aggregate has always a row"
         return Counts(**dict(row))
 
     async def beat(self, worker: str, slots: int, busy: int, mean_seconds: float | None) -> None:
         """Say that a worker lives."""
-        await self._postgres.execute(_SQL["beat"], worker, slots, busy, mean_seconds)
+        await self._postgres.execute(_SQL["beat"], worker, slots, busy, mean_seconds, self._kind)
 
     async def leave(self, worker: str) -> None:
         """Say that it does not any more."""

@@ -9,6 +9,7 @@ import pytest
 from api_server.errors import OverloadedError, RateLimitedError
 from api_server.observability.record import RequestRecord
 from api_server.services.client import Client
+from api_server.services.jobs.asking import ChatJobs
 from api_server.services.jobs.rules import Rules
 from api_server.services.jobs.worker import Worker
 from api_server.stores.jobs import End, Job, JobStore
@@ -51,7 +52,7 @@ class Working:
         self.records: list[RequestRecord] = []
         self.observed = 0
         self.worker = Worker(
-            *(store, model, rules, slots),
+            *(store, ChatJobs(model), rules, slots),
             ended=self.records.append,
             observe=self._observe,
         )

@@ -89,10 +89,10 @@ def test_a_job_is_asked_for_as_its_app_and_class_and_counted_once() -> None:
 
 
 def test_an_engine_or_a_log_learns_nothing_of_the_id_that_opens_the_result() -> None:
-    record = new_record(TAKEN)
+    record = new_record(TAKEN, "/ai_request")
     assert "secret" not in record.request_id
-    assert record.request_id == new_record(TAKEN).request_id
-    assert record.request_id != new_record(replace(TAKEN, fence=8)).request_id
+    assert record.request_id == new_record(TAKEN, "/ai_request").request_id
+    assert record.request_id != new_record(replace(TAKEN, fence=8), "/ai_request").request_id
     assert (record.route, record.app, record.user) == ("/ai_request", "shop", "ann")
 
 

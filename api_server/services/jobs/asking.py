@@ -73,14 +73,26 @@ class _Answer(msgspec.Struct):
 _ANSWER = msgspec.json.Decoder(_Answer)
 
 
-async def ask(chats: Chats, job: Taken, record: RequestRecord) -> str:
-    """The `response` of the job, as JSON. Raises `ApiError`."""
-    if job.is_revoked:
-        raise NotAllowedError("The app was revoked before this request was done.")
-    listener = Listener(caller_of(job))
-    await chats.chat(job.chat.encode(), listener, record)
+class ChatJobs:
+    """The `Doer` of chats."""
+
+    route = ROUTE
+
+    def __init__(self, chats: Chats) -> None:
+        self._chats = chats
+
+    async def do(self, job: Taken, record: RequestRecord) -> str:
+        """The `response` of the job, as JSON. Raises `ApiError`."""
+        if job.is_revoked:
+            raise NotAllowedError("The app was revoked before this request was done.")
+        listener = Listener(caller_of(job))
+        await self._chats.chat(job.chat.encode(), listener, record)
+        return _response(listener.body, job, record)
+
+
+def _response(body: bytes, job: Taken, record: RequestRecord) -> str:
     try:
-        answer = _ANSWER.decode(listener.body)
+        answer = _ANSWER.decode(body)
     except msgspec.MsgspecError as exc:
         raise InferenceError("The model's engine sent something that is no answer.") from exc
     if not answer.choices:
@@ -101,10 +113,10 @@ def caller_of(job: Taken) -> Caller:
     return Caller(app, job.user, was_counted=True)
 
 
-def new_record(job: Taken) -> RequestRecord:
+def new_record(job: Taken, route: str) -> RequestRecord:
     """For one attempt. Its id tells nothing of the job's, which is enough to read the result."""
     digest = sha256(f"{job.id} {job.fence}".encode()).hexdigest()
-    record = RequestRecord(f"req_{digest[:32]}", "POST", ROUTE, route=ROUTE)
+    record = RequestRecord(f"req_{digest[:32]}", "POST", route, route=route)
     caller = caller_of(job)
     record.app_id, record.app, record.user = caller.app.id, caller.app.name, caller.user
     return record

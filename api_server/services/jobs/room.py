@@ -3,14 +3,15 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from api_server.errors import DependencyDownError
 from api_server.inference.catalogue import Catalogue
 from api_server.observability.metrics import Metrics
 from api_server.observability.record import RequestRecord
-from api_server.services.jobs.asking import Chats
+from api_server.services.jobs.asking import ChatJobs, Chats
 from api_server.services.jobs.owners import Owners
 from api_server.services.jobs.rules import Rules
 from api_server.services.jobs.service import Admit, JobService, admit_all
@@ -26,8 +27,31 @@ LISTEN_AGAIN_SECONDS = 1.0
 log = logging.getLogger(__name__)
 
 
+Loop = Callable[[], Awaitable[None]]
+"""Goes on until it is cancelled, and starts nothing that outlives it."""
+
+Heard = Callable[[str], None]
+"""Gets what came after the first word."""
+
+
+@dataclass(frozen=True)
+class Besides:
+    """What other kinds of work than chats add to a process's room."""
+
+    workers: Sequence[Worker] = ()
+    loops: Sequence[Loop] = ()
+    heard: Mapping[str, Heard] = field(default_factory=dict)
+
+
+NOTHING_ELSE = Besides()
+
+
 class JobRoom:
-    """`worker` None: this process does no jobs, it only accepts them."""
+    """`workers`: of each kind that this process does; without one of a kind, it only accepts.
+
+    `loops` run as long as the room does; `heard` gets what is told on the channel of jobs, by its
+    first word.
+    """
 
     def __init__(
         self,
@@ -35,11 +59,15 @@ class JobRoom:
         rules: Rules,
         tally: Tally,
         watching: Watching,
-        worker: Worker | None,
+        workers: Sequence[Worker],
+        loops: Sequence[Loop] = (),
+        heard: Mapping[str, Heard] = MappingProxyType({}),
     ) -> None:
         self.tally = tally
         self.watching = watching
-        self.worker = worker
+        self.workers = workers
+        self._loops = loops
+        self._callbacks = heard
         self._store = store
         self._rules = rules
         self._tasks: list[asyncio.Task[None]] = []
@@ -47,9 +75,8 @@ class JobRoom:
 
     def start(self) -> None:
         """Begin; connects to nothing before PostgreSQL answers."""
-        loops: list[Callable[[], Awaitable[None]]] = [self._keep, self._hear, self.watching.run]
-        if self.worker is not None:
-            loops.append(self.worker.run)
+        loops = [self._keep, self._hear, self.watching.run, *self._loops]
+        loops += [worker.run for worker in self.workers]
         self._tasks = [asyncio.ensure_future(loop()) for loop in loops]
 
     def begin_drain(self, seconds: float) -> None:
@@ -67,8 +94,7 @@ class JobRoom:
         for task in self._tasks:
             task.cancel()
         await asyncio.wait(self._tasks, timeout=2.0)
-        if self.worker is not None:
-            await self.worker.drain(seconds)
+        await asyncio.gather(*(worker.drain(seconds) for worker in self.workers))
 
     async def _keep(self) -> None:
         """Counts for all who ask; what is late ends, what is old goes."""
@@ -94,10 +120,14 @@ class JobRoom:
 
     def _heard(self, told: str) -> None:
         what, _, job_id = told.partition(" ")
-        if what == "stop" and self.worker is not None:
-            self.worker.stop_job(job_id)
-        if what == "new" and self.worker is not None:
-            self.worker.wake()
+        if what in self._callbacks:
+            self._callbacks[what](job_id)
+            return
+        for worker in self.workers:
+            if what == "stop":
+                worker.stop_job(job_id)
+            if what == "new":
+                worker.wake()
         self.watching.wake()
 
 
@@ -125,17 +155,23 @@ def furnish(
     counts_for_metrics: bool,
     ended: Callable[[RequestRecord], None],
     admit: Admit = admit_all,
+    besides: Besides = NOTHING_ELSE,
 ) -> Jobs:
-    """Everything of jobs for one process; `slots` 0: it does none itself."""
+    """Everything of jobs for one process; `slots` 0: it does no chats itself.
+
+    `besides` is what other kinds of work add to the room.
+    """
 
     def notice(counts: Counts) -> None:
         metrics.jobs(counts.queued, counts.processing, counts.oldest_seconds or 0.0)
 
     store = JobStore(postgres)
     tally = Tally(notice if counts_for_metrics else None)
-    worker = None
+    workers = list(besides.workers)
     if slots:
-        worker = Worker(store, chats, rules, slots, ended=ended, observe=metrics.job_done)
+        doer = ChatJobs(chats)
+        workers.append(Worker(store, doer, rules, slots, ended=ended, observe=metrics.job_done))
     watching = Watching(store.find, rules.most_sockets)
     service = JobService(store, catalogue, owners, tally, rules, admit)
-    return Jobs(service, JobRoom(store, rules, tally, watching, worker))
+    room = JobRoom(store, rules, tally, watching, workers, besides.loops, besides.heard)
+    return Jobs(service, room)

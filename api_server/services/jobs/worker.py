@@ -1,4 +1,4 @@
-"""Does jobs: takes as many as it has slots, asks the model, writes down what came of it.
+"""Does jobs of one kind: as many as it has slots, and writes down what came of them.
 
 Any number of workers share the queue. Each holds its jobs by leases, which it extends while it
 lives; what it cannot extend is done by another, and its own result counts no more.
@@ -11,10 +11,11 @@ import secrets
 import socket
 import time
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from api_server.errors import ApiError, DependencyDownError
 from api_server.observability.record import RequestRecord
-from api_server.services.jobs.asking import Chats, ask, new_record
+from api_server.services.jobs.asking import new_record
 from api_server.services.jobs.gathering import Gathering
 from api_server.services.jobs.rules import Rules
 from api_server.services.jobs.trouble import Failed, PutOff, outcome_of, pause_seconds
@@ -34,6 +35,19 @@ Held = tuple[str, int]
 log = logging.getLogger(__name__)
 
 
+class Doer(Protocol):
+    """Does the jobs of a kind. `route` is what their log lines and figures name."""
+
+    route: str
+
+    async def do(self, job: Taken, record: RequestRecord) -> str | None:
+        """Do one; returns its `response` as JSON, if it has any. May be cancelled, and called again
+        for the same job: whoever lost a job holds an old fence.
+
+        Raises `ApiError`: some put the job off (`trouble.outcome_of`), others end it.
+        """
+
+
 def new_name() -> str:
     """Of a worker; nobody else has it."""
     return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
@@ -47,7 +61,7 @@ class Worker:
     def __init__(
         self,
         store: JobStore,
-        chats: Chats,
+        doer: Doer,
         rules: Rules,
         slots: int,
         *,
@@ -57,7 +71,7 @@ class Worker:
         self.name = new_name()
         self.slots = slots
         self._store = store
-        self._chats = chats
+        self._doer = doer
         self._rules = rules
         self._ended = ended
         self._observe = observe
@@ -162,10 +176,10 @@ class Worker:
 
     async def _outcome(self, job: Taken) -> End | None:
         """What came of a job; None where it is ours no more, or was put off."""
-        record = new_record(job)
+        record = new_record(job, self._doer.route)
         try:
             async with asyncio.timeout(max(0.01, job.seconds_left)):
-                response = await ask(self._chats, job, record)
+                response = await self._doer.do(job, record)
         except asyncio.CancelledError:
             if (job.id, job.fence) not in self._lost:
                 await self._put_off(job, 0.0)  # we are going down

@@ -1,17 +1,19 @@
 -- name: queued
-select coalesce(sum(n), 0)::bigint as queued from job_counts where level = 36
+select coalesce(sum(n), 0)::bigint as queued from job_counts where kind = $1 and level = 36
 
 -- name: queued_of_apps
-select app_id, count(*) as queued from job_queue where app_id = any($1::text[]) group by app_id
+select app_id, count(*) as queued from job_queue
+where kind = $2 and app_id = any($1::text[])
+group by app_id
 
 -- name: add
 insert into jobs (
     id, app_id, user_name, request_type, chat, model, class, step, idempotency_key, digest,
-    batch_id, item, expires_at
+    batch_id, item, expires_at, kind
 )
 select
     w.id, w.app_id, w.user_name, w.request_type, w.chat, w.model, w.class, w.step, w.idempotency_key,
-    w.digest, w.batch_id, w.item, now() + $13::double precision * interval '1 second'
+    w.digest, w.batch_id, w.item, now() + $13::double precision * interval '1 second', $14
 from unnest(
     $1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[],
     $8::bigint[], $9::text[], $10::bytea[], $11::text[], $12::integer[]
@@ -28,27 +30,32 @@ delete from jobs where id = any($1::text[])
 
 -- name: line_up
 with clock as materialized (
-    select last_value as tag from job_clock
+    select coalesce(pg_sequence_last_value($2::text::regclass), 0) as tag
 ), wanted as (
     select
-        jobs.id, jobs.app_id, jobs.class, jobs.model, w.place,
-        sum(jobs.step) over (partition by jobs.app_id, jobs.class order by w.place) as reached,
-        sum(jobs.step) over (partition by jobs.app_id, jobs.class) as total
+        jobs.id, jobs.app_id, jobs.kind, jobs.model, w.place, flow.name as flow,
+        sum(jobs.step) over (partition by jobs.app_id, flow.name order by w.place) as reached,
+        sum(jobs.step) over (partition by jobs.app_id, flow.name) as total
     from unnest($1::text[]) with ordinality as w (id, place)
-    join jobs on jobs.id = w.id
+    join jobs on jobs.id = w.id,
+    lateral (
+        select case jobs.kind when 'chat' then jobs.class else jobs.kind || ' ' || jobs.class end as name
+    ) as flow
 ), moved as (
     insert into job_flows as flow (app_id, class, last_tag)
-    select distinct wanted.app_id, wanted.class, clock.tag + wanted.total
+    select distinct wanted.app_id, wanted.flow, clock.tag + wanted.total
     from wanted, clock
     order by 1, 2
     on conflict (app_id, class) do update set last_tag = greatest(
         excluded.last_tag, flow.last_tag + excluded.last_tag - (select tag from clock)
     )
-    returning app_id, class, last_tag
+    returning app_id, class as flow, last_tag
 )
-insert into job_queue (job_id, tag, app_id, model)
-select wanted.id, moved.last_tag - wanted.total + wanted.reached, wanted.app_id, wanted.model
-from wanted join moved using (app_id, class)
+insert into job_queue (job_id, tag, app_id, model, kind)
+select
+    wanted.id, moved.last_tag - wanted.total + wanted.reached, wanted.app_id, wanted.model,
+    wanted.kind
+from wanted join moved using (app_id, flow)
 order by wanted.place
 
 -- name: known_keys
@@ -59,7 +66,7 @@ join jobs on jobs.app_id = w.app_id and jobs.idempotency_key = w.idempotency_key
 -- name: claim_next
 with next as (
     select job_id from job_queue
-    where model <> all($3::text[]) and app_id <> all($4::text[])
+    where kind = $7 and model <> all($3::text[]) and app_id <> all($4::text[])
     order by tag, seq
     limit $2
     for update skip locked
@@ -67,7 +74,10 @@ with next as (
     delete from job_queue using next where job_queue.job_id = next.job_id
     returning job_queue.job_id, job_queue.tag, job_queue.seq
 ), clock as (
-    select setval('job_clock', greatest(max(gone.tag), (select last_value from job_clock)))
+    select setval(
+        $8::text::regclass,
+        greatest(max(gone.tag), coalesce(pg_sequence_last_value($8::text::regclass), 0))
+    )
     from gone having count(*) > 0
 ), taken as (
     update jobs set
@@ -89,7 +99,7 @@ order by taken.tag, taken.seq
 -- name: claim_again
 with due as (
     select id from jobs
-    where state = 'processing' and lease_until < now() and attempts < $6
+    where kind = $7 and state = 'processing' and lease_until < now() and attempts < $6
         and expires_at > now() and model <> all($3::text[])
         and app_id <> all($4::text[])
     order by lease_until
@@ -229,14 +239,16 @@ returning id
 
 -- name: add_up
 with several as (
-    select level, bucket from job_counts group by level, bucket having count(*) > 1 or sum(n) = 0
+    select kind, level, bucket from job_counts
+    group by kind, level, bucket having count(*) > 1 or sum(n) = 0
 ), gone as (
     delete from job_counts using several
-    where job_counts.level = several.level and job_counts.bucket = several.bucket
-    returning job_counts.level, job_counts.bucket, job_counts.n
+    where job_counts.kind = several.kind and job_counts.level = several.level
+        and job_counts.bucket = several.bucket
+    returning job_counts.kind, job_counts.level, job_counts.bucket, job_counts.n
 )
-insert into job_counts (level, bucket, n)
-select level, bucket, sum(n) from gone group by level, bucket having sum(n) <> 0
+insert into job_counts (kind, level, bucket, n)
+select kind, level, bucket, sum(n) from gone group by kind, level, bucket having sum(n) <> 0
 
 -- name: in_turn
 select pg_try_advisory_xact_lock(7264127409) as is_ours
@@ -250,26 +262,26 @@ select
         1
         + coalesce((
             select sum(n) from job_counts
-            where level = 36 and bucket < job_queue.tag >> 36
+            where kind = 'chat' and level = 36 and bucket < job_queue.tag >> 36
         ), 0)
         + coalesce((
             select sum(n) from job_counts
-            where level = 28 and bucket >= (job_queue.tag >> 36) << 8
+            where kind = 'chat' and level = 28 and bucket >= (job_queue.tag >> 36) << 8
                 and bucket < job_queue.tag >> 28
         ), 0)
         + coalesce((
             select sum(n) from job_counts
-            where level = 20 and bucket >= (job_queue.tag >> 28) << 8
+            where kind = 'chat' and level = 20 and bucket >= (job_queue.tag >> 28) << 8
                 and bucket < job_queue.tag >> 20
         ), 0)
         + (
             select count(*) from job_queue as before
-            where before.tag >= (job_queue.tag >> 20) << 20
+            where before.kind = 'chat' and before.tag >= (job_queue.tag >> 20) << 20
                 and (before.tag, before.seq) < (job_queue.tag, job_queue.seq)
         )
     )::bigint end as position
 from jobs left join job_queue on job_queue.job_id = jobs.id
-where jobs.id = any($1::text[])
+where jobs.kind = 'chat' and jobs.id = any($1::text[])
 
 -- name: of_batch
 select id from jobs where batch_id = $1 order by item
@@ -279,7 +291,7 @@ select
     id, state, request_type, model, batch_id, item, error_code, message, retry_possible, created_at,
     finished_at
 from jobs
-where app_id = $1 and ($2::text is null or user_name = $2)
+where kind = 'chat' and app_id = $1 and ($2::text is null or user_name = $2)
     and ($3::text is null or state = $3)
     and ($4::text is null or request_type = $4)
     and ($5::text is null or batch_id = $5)
@@ -289,8 +301,8 @@ limit $8
 
 -- name: counts
 select
-    (select coalesce(sum(n), 0)::bigint from job_counts where level = 36) as queued,
-    (select count(*) from jobs where state = 'processing') as processing,
+    (select coalesce(sum(n), 0)::bigint from job_counts where kind = $1 and level = 36) as queued,
+    (select count(*) from jobs where kind = $1 and state = 'processing') as processing,
     coalesce(sum(slots), 0)::bigint as slots,
     coalesce(sum(busy), 0)::bigint as busy,
     sum(mean_seconds * slots) / nullif(sum(slots) filter (where mean_seconds is not null), 0)
@@ -298,12 +310,12 @@ select
     -- Who came first expires first, and those have an index.
     (
         select extract(epoch from now() - queued_at)::double precision from jobs
-        where state = 'queued' order by expires_at limit 1
+        where kind = $1 and state = 'queued' order by expires_at limit 1
     ) as oldest_seconds
-from job_workers where seen_at > now() - interval '10 seconds'
+from job_workers where kind = $1 and seen_at > now() - interval '10 seconds'
 
 -- name: beat
-insert into job_workers (id, slots, busy, mean_seconds) values ($1, $2, $3, $4)
+insert into job_workers (id, slots, busy, mean_seconds, kind) values ($1, $2, $3, $4, $5)
 on conflict (id) do update set
     slots = excluded.slots, busy = excluded.busy, mean_seconds = excluded.mean_seconds,
     seen_at = now()

@@ -1,0 +1,118 @@
+-- Files, uploads, vector stores. Contents are in the object store, chunks in Qdrant.
+-- docs/decisions/0014.
+create table files (
+    id text primary key,
+    app_id text not null,
+    seq bigint generated always as identity,
+    created_at timestamptz not null default now(),
+    filename text not null,
+    purpose text not null,
+    content_type text not null,
+    bytes bigint not null,
+    sha256 bytea not null,
+    expires_at timestamptz
+);
+create index files_in_order on files (app_id, created_at, seq);
+create index files_by_expiry on files (expires_at) where expires_at is not null;
+
+-- A file is the contents of its objects, one behind the other: an upload's parts stay as they came.
+create table file_parts (
+    file_id text not null references files (id) on delete cascade,
+    number integer not null,
+    object text not null unique,
+    bytes bigint not null,
+    primary key (file_id, number)
+);
+
+create table uploads (
+    id text primary key,
+    app_id text not null,
+    created_at timestamptz not null default now(),
+    status text not null default 'pending' check (
+        status in ('pending', 'completed', 'cancelled', 'expired')
+    ),
+    filename text not null,
+    purpose text not null,
+    content_type text not null,
+    bytes bigint not null,
+    expires_at timestamptz not null,
+    file_id text,
+    file_expires_after json
+);
+create index uploads_by_expiry on uploads (expires_at) where status = 'pending';
+
+create table upload_parts (
+    id text primary key,
+    upload_id text not null references uploads (id) on delete cascade,
+    created_at timestamptz not null default now(),
+    object text not null unique,
+    bytes bigint not null
+);
+create index upload_parts_by_upload on upload_parts (upload_id);
+
+-- Objects that belong to no file: they are being written, or are to be removed. Written down before
+-- the object is, and taken out in the transaction that makes it a part of something.
+create table loose_objects (
+    object text primary key,
+    app_id text not null,
+    since timestamptz not null default now()
+);
+create index loose_objects_by_age on loose_objects (since);
+
+create table vector_stores (
+    id text primary key,
+    app_id text not null,
+    seq bigint generated always as identity,
+    created_at timestamptz not null default now(),
+    name text not null default '',
+    description text,
+    metadata json not null default '{}',
+    expires_after_days integer,
+    last_active_at timestamptz not null default now(),
+    expired_at timestamptz
+);
+create index vector_stores_in_order on vector_stores (app_id, created_at, seq);
+
+create table vector_store_batches (
+    id text primary key,
+    vector_store_id text not null references vector_stores (id) on delete cascade,
+    app_id text not null,
+    created_at timestamptz not null default now(),
+    cancelled_at timestamptz
+);
+
+-- `generation` is new with each time that a file is taken in: chunks of an older one do not count.
+create table vector_store_files (
+    vector_store_id text not null references vector_stores (id) on delete cascade,
+    file_id text not null references files (id) on delete cascade,
+    app_id text not null,
+    seq bigint generated always as identity,
+    created_at timestamptz not null default now(),
+    status text not null default 'in_progress' check (
+        status in ('in_progress', 'completed', 'cancelled', 'failed')
+    ),
+    last_error json,
+    chunking json not null,
+    attributes json not null default '{}',
+    usage_bytes bigint not null default 0,
+    chunks integer not null default 0,
+    batch_id text,
+    job_id text not null,
+    generation text not null,
+    primary key (vector_store_id, file_id)
+);
+create index vector_store_files_in_order
+    on vector_store_files (vector_store_id, created_at, seq);
+create index vector_store_files_by_batch on vector_store_files (batch_id, created_at, seq)
+    where batch_id is not null;
+create index vector_store_files_by_job on vector_store_files (job_id);
+
+-- Chunks in Qdrant that no vector store has any more: they are to be removed there.
+create table stale_chunks (
+    id bigint generated always as identity primary key,
+    app_id text not null,
+    vector_store_id text not null,
+    file_id text,
+    generation text,
+    since timestamptz not null default now()
+);
