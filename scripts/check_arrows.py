@@ -37,6 +37,7 @@ ROOMS: dict[str, set[str]] = {
         *("server", "composition", "settings", "observability"),
         *("local.plan", "local.tether"),
     },
+    "functions": {"inference"},
     "planning": {"settings", "inference", "errors"},
     "local": {"server", "settings", "inference", "errors"},
     "commands": {
