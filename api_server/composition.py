@@ -30,6 +30,7 @@ from api_server.services.access.published_keys import PublishedKeys
 from api_server.services.access.tokens import TokenRules, Tokens
 from api_server.services.admission import Gate
 from api_server.services.answer_cache.cache import AnswerCache
+from api_server.services.assistants.room import Assistants, furnish_assistants
 from api_server.services.completions import Completions
 from api_server.services.embeddings import Embeddings
 from api_server.services.entrance import Entrance
@@ -92,6 +93,7 @@ class Services:
     completions: Completions
     embeddings: Embeddings
     jobs: Jobs | None
+    assistants: Assistants | None
     health: Health
     stores: Sequence[Postgres | Redis]
     own_numbers: Numbers
@@ -190,6 +192,7 @@ def compose(
         completions=completions,
         embeddings=Embeddings(catalogue, lanes, entrance),
         jobs=jobs,
+        assistants=furnish_assistants(postgres, catalogue) if postgres is not None else None,
         health=health,
         stores=stores,
         own_numbers=numbers[worker.index],
