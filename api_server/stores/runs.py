@@ -283,6 +283,11 @@ async def end_job(connection: Connection, job_id: str, message: str) -> None:
     await connection.fetch(_SQL["end_job"], job_id, message)
 
 
+async def active_jobs(connection: Connection, thread_id: str) -> list[str]:
+    """The jobs of a thread's runs that have not ended."""
+    return [row["job_id"] for row in await connection.fetch(_SQL["active_jobs"], thread_id)]
+
+
 async def hurry(connection: Connection, job_id: str) -> None:
     """A job that was put off is taken up at once."""
     await connection.fetch(_SQL["hurry"], job_id)

@@ -107,6 +107,10 @@ select last_event, status, has_events from runs where id = $1
 -- name: cancelling
 select id from runs where id = any($1::text[]) and status = 'cancelling'
 
+-- name: active_jobs
+select job_id from runs
+where thread_id = $1 and status in ('queued', 'in_progress', 'requires_action', 'cancelling')
+
 -- name: hurry
 -- A job that was put off, and that nobody holds, is taken up at once.
 update jobs set lease_until = now()
