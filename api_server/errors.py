@@ -49,7 +49,7 @@ paths.
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 
@@ -411,6 +411,7 @@ class EngineTimeoutError(ApiError):
     log_level = logging.WARNING
 
 
+CONVERSATION_PATHS = ("/api/messages",)
 JOB_PATHS = ("/ai_request", "/get_request", "/requests", "/ws/requests")
 
 _JOB_CODES = {
@@ -430,14 +431,21 @@ _OWN_JOB_CODES = {
 
 def is_job_path(path: str) -> bool:
     """Whether a path belongs to the jobs API. Pure."""
-    return any(f"{path}/".startswith(f"{each}/") for each in JOB_PATHS)
+    return _is_below(path, JOB_PATHS)
+
+
+def _is_below(path: str, families: Sequence[str]) -> bool:
+    return any(f"{path}/".startswith(f"{each}/") for each in families)
 
 
 def envelope_for(path: str, error: ApiError) -> Mapping[str, object]:
     """An error as the family of a path has it. Pure.
 
-    `{"status": "error", "error_code", "message"}` in the jobs API, else OpenAI's.
+    `{"status": "error", "error_code", "message"}` in the jobs API, `{"error": "..."}` in the
+    conversation endpoint, else OpenAI's.
     """
+    if _is_below(path, CONVERSATION_PATHS):
+        return {"error": error.message}
     if not is_job_path(path):
         return error.envelope()
     by_status = _JOB_CODES.get(

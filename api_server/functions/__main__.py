@@ -2,6 +2,7 @@
 
 A line in is `{"name", "call", "arguments"}`: `call` is `package.module:function`, `arguments` the
 JSON that the model wrote. A line out is `{"output", "failed"}`; `output` is text for the model.
+Without `arguments` the line out is `{"tool"}`, which describes the function, null where it cannot.
 What functions print goes to standard error. Ends when its input does, whatever a function does
 then: who started it is gone.
 """
@@ -29,18 +30,22 @@ class _Callers:
     def __init__(self) -> None:
         self._tools: dict[tuple[str, str], FunctionTools] = {}
 
-    async def call(self, name: str, place: str, arguments: str) -> dict[str, Any]:
+    async def answer(self, name: str, place: str, arguments: str | None) -> dict[str, Any]:
         """What came of it. A function that cannot be found has failed like any other."""
         try:
             if (name, place) not in self._tools:
                 functions = {name: _found(place)}
                 self._tools[name, place] = FunctionTools(functions, call_seconds=FOR_EVER)
-            output, has_failed = await self._tools[name, place].attempt(
+            tools = self._tools[name, place]
+            if arguments is None:
+                return {"tool": tools.tools[0]}
+            output, has_failed = await tools.attempt(
                 ToolCall(id="", name=name, arguments=arguments)
             )
         except Exception as exc:  # noqa: BLE001 - the edge to code that is not ours
             sys.stderr.write(f"{place}: {type(exc).__name__}: {exc}\n")
-            return {"output": "Error: this function is not set up correctly.", "failed": True}
+            words = "Error: this function is not set up correctly."
+            return {"tool": None, "output": words, "failed": True}
         return {"output": output, "failed": has_failed}
 
 
@@ -66,7 +71,7 @@ def main() -> None:
     callers = _Callers()
     while True:
         told = json.loads(lines.get())
-        answer = asyncio.run(callers.call(told["name"], told["call"], told["arguments"]))
+        answer = asyncio.run(callers.answer(told["name"], told["call"], told.get("arguments")))
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
 

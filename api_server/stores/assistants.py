@@ -42,6 +42,10 @@ class AssistantStore:
         row = await self.postgres.fetchrow(_SQL["find"], app_id, assistant_id)
         return None if row is None else _assistant(row)
 
+    async def ensure(self, app_id: str, assistant_id: str, body: str) -> None:
+        """Write one down, unless it is there."""
+        await self.postgres.execute(_SQL["ensure"], assistant_id, app_id, body)
+
     async def change(self, app_id: str, assistant_id: str, change: Change) -> Assistant | None:
         """Write what `change` makes of it, one after the other; None where there is none."""
 

@@ -18,6 +18,7 @@ from typing import Any
 MOST_PROCESSES = 4
 MOST_LINE_BYTES = 1024 * 1024
 KILL_SECONDS = 2.0
+DESCRIBE_SECONDS = 20.0
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +57,7 @@ class FunctionHosts:
         self._variables = variables
         self._places = asyncio.Semaphore(most)
         self._idle: list[asyncio.subprocess.Process] = []
+        self._described: list[dict[str, Any]] | None = None
 
     @property
     def names(self) -> frozenset[str]:
@@ -64,32 +66,55 @@ class FunctionHosts:
     async def call(self, name: str, arguments: str) -> Called:
         """Call one of `names` with JSON; never raises for what the function does."""
         function = self._functions[name]
-        async with self._places:
-            process = self._idle.pop() if self._idle else await self._start()
-            is_sound = False
-            try:
-                async with asyncio.timeout(function.seconds):
-                    called = await _asked(process, name, function.call, arguments)
-                is_sound = called is not None
-            except TimeoutError:
-                log.warning("a function took too long", extra={"function": name})
-                return Called(
-                    f"Error: it took longer than {function.seconds:g} s.", has_failed=True
-                )
-            finally:  # also where the run was cancelled: what it began ends
-                if is_sound:
-                    self._idle.append(process)
-                else:
-                    await _killed(process)
-        if called is None:
+        told = {"name": name, "call": function.call, "arguments": arguments}
+        try:
+            answer = await self._asked(told, function.seconds)
+        except TimeoutError:
+            log.warning("a function took too long", extra={"function": name})
+            words = f"Error: it took longer than {function.seconds:g} s."
+            return Called(words, has_failed=True)
+        if answer is None:
             log.warning("a function ended its process", extra={"function": name})
             return Called("Error: the function ended without an answer.", has_failed=True)
-        return called
+        return Called(answer["output"], has_failed=answer["failed"])
+
+    async def tools(self) -> list[dict[str, Any]]:
+        """All of them as OpenAI describes functions, from their signatures. One that cannot be
+        described is left out, and the log says so.
+        """
+        if self._described is None:
+            described = []
+            for name, function in self._functions.items():
+                told = {"name": name, "call": function.call}
+                answer = None
+                with contextlib.suppress(TimeoutError):
+                    answer = await self._asked(told, DESCRIBE_SECONDS)
+                if answer is None or answer["tool"] is None:
+                    log.error("a function cannot be described", extra={"function": name})
+                else:
+                    described.append(answer["tool"])
+            self._described = described
+        return self._described
 
     async def aclose(self) -> None:
         """End the processes that are idle; calls that run end with their tasks."""
         idle, self._idle = self._idle, []
         await asyncio.gather(*map(_killed, idle))
+
+    async def _asked(self, told: Mapping[str, str], seconds: float) -> dict[str, Any] | None:
+        """What a process answers; None where it has ended. Raises `TimeoutError`."""
+        async with self._places:
+            process = self._idle.pop() if self._idle else await self._start()
+            answer = None
+            try:
+                async with asyncio.timeout(seconds):
+                    answer = await _answer(process, told)
+            finally:  # also where the run was cancelled: what it began ends
+                if answer is not None:
+                    self._idle.append(process)
+                else:
+                    await _killed(process)
+            return answer
 
     async def _start(self) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
@@ -102,20 +127,19 @@ class FunctionHosts:
         )
 
 
-async def _asked(
-    process: asyncio.subprocess.Process, name: str, place: str, arguments: str
-) -> Called | None:
-    """The answer; None where the process has ended, or says what is none."""
+async def _answer(
+    process: asyncio.subprocess.Process, told: Mapping[str, str]
+) -> dict[str, Any] | None:
+    """The answer; None where the process has ended."""
     assert process.stdin is not None
     assert process.stdout is not None
-    told = {"name": name, "call": place, "arguments": arguments}
     try:
         process.stdin.write(json.dumps(told).encode() + b"\n")
         await process.stdin.drain()
         line = await process.stdout.readline()
-        answer: Any = json.loads(line)
-        return Called(str(answer["output"]), has_failed=bool(answer["failed"]))
-    except (OSError, ValueError, KeyError, TypeError):
+        answer: dict[str, Any] | None = json.loads(line) if line else None
+        return answer
+    except (OSError, ValueError):
         return None
 
 

@@ -4,7 +4,8 @@ It keeps no event for a slow client: each is read again from where it is, memory
 """
 
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
 
 from api_server.errors import DependencyDownError
 from api_server.services.runs.hub import Hub
@@ -43,9 +44,24 @@ class Following:
     async def stream(
         self, run_id: str, after: int, known: Sequence[Event] = (), *, to_end: bool = False
     ) -> AsyncIterator[bytes]:
-        """Blocks of events behind `after`, of which the first may be `known` already.
+        """The same as `events`, as blocks of an SSE stream."""
+        try:
+            async with aclosing(self.events(run_id, after, known, to_end=to_end)) as blocks:
+                async for block in blocks:
+                    yield b"".join(frame(each) for each in block) if block else ALIVE
+        except DependencyDownError as exc:
+            yield error_frame(exc.message)
+            return
+        yield DONE
 
-        It ends where the run stops; with `to_end` only where nothing comes behind that.
+    async def events(
+        self, run_id: str, after: int, known: Sequence[Event] = (), *, to_end: bool = False
+    ) -> AsyncGenerator[Sequence[Event], None]:
+        """Events behind `after`, of which the first may be `known` already; none now and then,
+        while nothing happens.
+
+        It ends where the run stops; with `to_end` only where nothing comes behind that. Raises
+        `DependencyDownError` where PostgreSQL stays away.
         """
         with self._hub.follow(run_id) as follower:
             spoke = time.monotonic()
@@ -57,17 +73,16 @@ class Following:
                     events = events[:stop]
                 if events:
                     after, spoke = events[-1].n, time.monotonic()
-                    yield b"".join(frame(each) for each in events)
+                    yield events
                 if stop is not None and not to_end:
                     break
                 try:
                     events, is_over = await self._next(run_id, after, look=not events)
                     away_since = None
-                except DependencyDownError as exc:
+                except DependencyDownError:
                     away_since = away_since or time.monotonic()
                     if time.monotonic() - away_since > PATIENCE_SECONDS:
-                        yield error_frame(exc.message)
-                        return
+                        raise
                     events, is_over = (), False
                 if is_over:
                     break
@@ -75,12 +90,9 @@ class Following:
                     await follower.wait(LOOK_SECONDS)
                     if time.monotonic() - spoke >= ALIVE_SECONDS:
                         spoke = time.monotonic()
-                        yield ALIVE
-        yield DONE
+                        yield ()
 
-    async def _next(
-        self, run_id: str, after: int, *, look: bool
-    ) -> tuple[Sequence[Event], bool]:
+    async def _next(self, run_id: str, after: int, *, look: bool) -> tuple[Sequence[Event], bool]:
         """What comes behind an event, and whether nothing will."""
         channel = self._hub.channel(run_id)
         newest = channel.after(after) if channel is not None else None

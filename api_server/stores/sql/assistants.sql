@@ -1,6 +1,9 @@
 -- name: insert
 insert into assistants (id, app_id, body) values ($1, $2, $3) returning id, created_at, body
 
+-- name: ensure
+insert into assistants (id, app_id, body) values ($1, $2, $3) on conflict (id) do nothing
+
 -- name: find
 select id, created_at, body from assistants where app_id = $1 and id = $2
 
