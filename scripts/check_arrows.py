@@ -38,6 +38,7 @@ ROOMS: dict[str, set[str]] = {
         *("local.plan", "local.tether"),
     },
     "planning": {"settings", "inference", "errors"},
+    "vector_server": set(),
     "local": {"server", "settings", "inference", "errors"},
     "commands": {
         *("composition", "services", "stores", "settings", "planning"),
@@ -60,6 +61,7 @@ DRIVERS: dict[str, tuple[set[str], str]] = {
     "asyncpg": ({"stores"}, "go through a store"),
     "redis": ({"stores"}, "go through a store"),
     "qdrant_client": ({"stores"}, "go through a store"),
+    "qdrant_edge": ({"vector_server"}, "ask it over HTTP"),
     "minio": ({"stores"}, "go through a store"),
     "urllib3": ({"stores"}, "go through a store"),
     "urllib.request": (set(), "use httptools through a handler"),
