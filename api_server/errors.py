@@ -3,6 +3,7 @@
     StackError
     ├── ClientLeftError                 nobody waits for the answer any more; never sent to anyone
     ├── RowsRefusedError                a database will not take these rows, however often they come
+    ├── UnreadableFileError             the text of a file cannot be had; one sentence says why
     ├── SetupError                      the operator must change something; one sentence says what
     │   ├── ConfigurationError          a key or a value in a file or in the environment is wrong
     │   └── StoreAwayError              a store does not answer, and may be starting
@@ -50,7 +51,7 @@ paths.
 import logging
 import math
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 
 class StackError(Exception):
@@ -63,6 +64,17 @@ class ClientLeftError(StackError):
 
 class RowsRefusedError(StackError):
     """A database cannot take rows as they are; to send them again would not help."""
+
+
+class UnreadableFileError(StackError):
+    """The text of a file cannot be had; `code` is one of OpenAI's for files in vector stores."""
+
+    def __init__(
+        self, code: Literal["server_error", "unsupported_file", "invalid_file"], message: str
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
 
 
 class SetupError(StackError):
