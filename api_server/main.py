@@ -98,6 +98,7 @@ def create_app(settings: Settings, worker: Worker = ALONE) -> Gateway:
     app.state.admin_key = settings.admin_key
     app.state.apps = services.apps
     app.state.jobs = services.jobs
+    app.state.files = services.files
     app.state.usage = services.usage
     app.state.bounds = settings.stack.gateway
     for routes in ROUTES:
