@@ -28,6 +28,7 @@
         ├── JobStateError               409  invalid_request
         ├── ModelBusyError              409  model_busy
         ├── BodyTooLargeError           413  request_too_large
+        ├── RangeNotSatisfiableError    416  range_not_satisfiable
         ├── OverloadedError             429  overloaded
         ├── RateLimitedError            429  rate_limit_exceeded
         ├── HeadTooLargeError           431  request_headers_too_large
@@ -292,6 +293,14 @@ class BodyTooLargeError(ApiError):
     status = 413
     type = "invalid_request_error"
     code = "request_too_large"
+
+
+class RangeNotSatisfiableError(ApiError):
+    """A file does not have the bytes that are asked for."""
+
+    status = 416
+    type = "invalid_request_error"
+    code = "range_not_satisfiable"
 
 
 class OverloadedError(ApiError):

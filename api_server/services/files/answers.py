@@ -1,6 +1,7 @@
 """Files and uploads as OpenAI's objects. Pure."""
 
 from typing import Any
+from urllib.parse import quote
 
 from api_server.stores.files import StoredFile
 from api_server.stores.uploads import Part, Upload
@@ -47,3 +48,10 @@ def part_answer(part: Part) -> Json:
         "created_at": int(part.created_at.timestamp()),
         "upload_id": part.upload_id,
     }
+
+
+def content_headers(file: StoredFile) -> dict[str, str]:
+    """What a browser is to do with the content: save it, under its name."""
+    plain = "".join(each if each.isascii() and each not in '"\\' else "_" for each in file.filename)
+    disposition = f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(file.filename, '')}"
+    return {"content-type": file.content_type, "content-disposition": disposition}

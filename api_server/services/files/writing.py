@@ -104,8 +104,8 @@ class PieceWriter:
         if self._putting is not None:
             self._putting.cancel()
             await asyncio.wait({self._putting})
-            if not self._putting.cancelled():
-                self._putting.exception()
+            if not self._putting.cancelled() and self._putting.exception() is None:
+                self._pieces.append(self._putting.result())
         try:
             await self._loose.doom([piece.name for piece in self._pieces])
         except DependencyDownError:
