@@ -53,7 +53,10 @@ DRIVERS: dict[str, tuple[set[str], str]] = {
     "starlette": ({"main", "routes", "middleware"}, "return plain values to a route"),
     "uvicorn": ({"server"}, "start the gateway through api_server.server"),
     "python_multipart": ({"routes"}, "give a service the parts of a form"),
-    "httptools": ({"inference/handlers"}, "speak to engines through a handler"),
+    "httptools": (
+        {"inference/handlers", "stores/http_client"},
+        "speak to engines through a handler, to stores through stores.http_client",
+    ),
     "httpx": ({"inference/handlers"}, "speak to engines through a handler"),
     "aiohttp": ({"inference/handlers"}, "speak to engines through a handler"),
     "asyncpg": ({"stores"}, "go through a store"),
