@@ -30,6 +30,7 @@ from api_server.services.access.published_keys import PublishedKeys
 from api_server.services.access.tokens import TokenRules, Tokens
 from api_server.services.admission import Gate
 from api_server.services.answer_cache.cache import AnswerCache
+from api_server.services.assistants.room import Assistants, furnish_assistants
 from api_server.services.completions import Completions
 from api_server.services.embeddings import Embeddings
 from api_server.services.entrance import Entrance
@@ -97,6 +98,7 @@ class Services:
     embeddings: Embeddings
     jobs: Jobs | None
     files: Files | None
+    assistants: Assistants | None
     health: Health
     stores: Sequence[Postgres | Redis | Objects]
     own_numbers: Numbers
@@ -199,6 +201,7 @@ def compose(
         embeddings=Embeddings(catalogue, lanes, entrance),
         jobs=jobs,
         files=files,
+        assistants=furnish_assistants(postgres, catalogue) if postgres is not None else None,
         health=health,
         stores=stores,
         own_numbers=numbers[worker.index],

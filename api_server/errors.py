@@ -44,7 +44,6 @@
         │   └── QueueTimeoutError       503  queue_timeout
         ├── QueueFullError              503  queue_full
         ├── DependencyDownError         503  dependency_down
-        │   └── NotSetUpError           503  not_set_up
         │   └── NotSetUpError           503  dependency_down
         ├── ShuttingDownError           503  shutting_down
         └── EngineTimeoutError          504  engine_timeout
@@ -432,14 +431,6 @@ class DependencyDownError(ApiError):
 
 
 class NotSetUpError(DependencyDownError):
-    """What the request needs was never set up; the message says what to set."""
-
-    code = "not_set_up"
-    log_level = logging.INFO
-
-    def __init__(self, dependency: str, remedy: str) -> None:
-        super().__init__(dependency, retry_after_seconds=60)
-        self.message = f"This needs {dependency}, and there is none. {remedy}"
     """A service that this request cannot do without was never set up; the message says how."""
 
     def __init__(self, dependency: str, message: str) -> None:
