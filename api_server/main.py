@@ -42,6 +42,7 @@ from api_server.routes import metrics as metrics_routes
 from api_server.routes import models as model_routes
 from api_server.routes import threads as thread_routes
 from api_server.routes import uploads as upload_routes
+from api_server.routes import vector_stores as vector_store_routes
 from api_server.routes.openapi import document
 from api_server.routes.token_path import Serve, TokenEndpoint, TokenPath
 from api_server.services.health import Health
@@ -53,6 +54,7 @@ ROUTES = (
     *(job_routes, job_socket_routes, admin_usage_routes),
     *(file_routes, upload_routes),
     *(assistant_routes, thread_routes),
+    *(vector_store_routes,),
 )
 
 OTHER_KEYS = ("/admin", "/ai_request", "/get_request", "/requests", "/ws/requests")
@@ -106,6 +108,7 @@ def create_app(settings: Settings, worker: Worker = ALONE) -> Gateway:
     app.state.apps = services.apps
     app.state.jobs = services.jobs
     app.state.files = services.files
+    app.state.vector_stores = services.vector_stores
     kept = services.assistants
     app.state.assistants = kept.assistants if kept is not None else None
     app.state.threads = kept.threads if kept is not None else None

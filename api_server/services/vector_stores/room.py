@@ -1,10 +1,8 @@
 """Everything of vector stores for one process."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from api_server.inference.catalogue import Catalogue
-from api_server.services.jobs.room import Loop
+from api_server.services.jobs.room import Besides
 from api_server.services.vector_stores.adding import Adding
 from api_server.services.vector_stores.embedding import Embedder, Ended, Questions
 from api_server.services.vector_stores.files import StoreFileService
@@ -21,7 +19,7 @@ from api_server.stores.vectors import Vectors
 @dataclass(frozen=True)
 class VectorStores:
     """What routes ask (`stores`, `files`), what threads and runs do (`adding`, `searching`), and
-    what runs beside (`loops`). `model` is the embedding model's id.
+    what runs beside (`besides`). `model` is the embedding model's id.
     """
 
     stores: VectorStoreService
@@ -30,13 +28,7 @@ class VectorStores:
     searching: Searching
     vectors: Vectors
     model: str
-    loops: Sequence[Loop]
-
-
-def embedding_model(catalogue: Catalogue, wanted: str | None) -> str | None:
-    """The id of the one that is wanted, else of the first; None where there is none."""
-    ids = [model.id for model in catalogue if model.serves == "embeddings"]
-    return next((id_ for id_ in ids if wanted in {None, id_}), None)
+    besides: Besides
 
 
 def furnish_vector_stores(
@@ -61,5 +53,5 @@ def furnish_vector_stores(
         searching=searching,
         vectors=vectors,
         model=model,
-        loops=(sweeping.sweep_for_ever, sweeping.expire_for_ever),
+        besides=Besides(loops=(sweeping.sweep_for_ever, sweeping.expire_for_ever)),
     )
