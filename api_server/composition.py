@@ -44,6 +44,9 @@ from api_server.services.ledger.reports import Usage
 from api_server.services.models import ManagedModels
 from api_server.services.quotas.quotas import Quotas
 from api_server.services.quotas.reservation import Reservation
+from api_server.services.runs.outside import stop_runs
+from api_server.services.runs.room import RunRules, Runs, furnish_runs
+from api_server.services.runs.tools import Tools
 from api_server.services.schema import Schema
 from api_server.services.shares import Shares
 from api_server.settings import Settings
@@ -94,6 +97,7 @@ class Services:
     embeddings: Embeddings
     jobs: Jobs | None
     assistants: Assistants | None
+    runs: Runs | None
     health: Health
     stores: Sequence[Postgres | Redis]
     own_numbers: Numbers
@@ -119,6 +123,8 @@ class Services:
                 task.cancel()
             if self.jobs is not None:
                 await self.jobs.aclose()
+            if self.runs is not None:
+                await self.runs.aclose()
             await self.manager.aclose()
             await self.quotas.aclose()
             if self.ledger is not None:
@@ -129,11 +135,16 @@ class Services:
 
 
 def compose(
-    settings: Settings, worker: Worker = ALONE, *, job_slots: int | None = None
+    settings: Settings,
+    worker: Worker = ALONE,
+    *,
+    job_slots: int | None = None,
+    run_slots: int | None = None,
 ) -> Services:
     """The services for these settings.
 
-    `job_slots` is how many jobs the process does at once, else what the settings say for a gateway.
+    `job_slots` and `run_slots` are how many jobs and runs the process does at once, else what the
+    settings say for a gateway.
     """
     catalogue = Catalogue(settings.models())
     numbers = worker.numbers or [Numbers() for _ in range(worker.count)]
@@ -161,8 +172,15 @@ def compose(
     )
     entrance = Entrance(quotas, ledger)
     completions = Completions(catalogue, lanes, entrance, _cache(redis, settings))
-    jobs = None
+    jobs = assistants = runs = None
     if postgres is not None:
+        assistants = furnish_assistants(postgres, catalogue, stop_runs=stop_runs)
+        runs, besides = furnish_runs(
+            *(postgres, catalogue, completions, assistants.threads, assistants.resources),
+            *(Tools(), _rules(settings), _run_rules(settings, run_slots)),
+            ended=partial(_job_ended, metrics, ledger),
+            admit=partial(_admit, quotas),
+        )
         slots = settings.jobs.workers if job_slots is None else job_slots
         jobs = furnish(
             *(postgres, catalogue, completions, _owners(settings, access), _rules(settings)),
@@ -171,6 +189,7 @@ def compose(
             counts_for_metrics=worker.index == 0,
             ended=partial(_job_ended, metrics, ledger),
             admit=partial(_admit, quotas),
+            besides=besides,
         )
     health = Health(
         *(lanes, __version__),
@@ -192,7 +211,8 @@ def compose(
         completions=completions,
         embeddings=Embeddings(catalogue, lanes, entrance),
         jobs=jobs,
-        assistants=furnish_assistants(postgres, catalogue) if postgres is not None else None,
+        assistants=assistants,
+        runs=runs,
         health=health,
         stores=stores,
         own_numbers=numbers[worker.index],
@@ -275,6 +295,16 @@ def _rules(settings: Settings) -> Rules:
         default_model=told.default_model,
         most_sockets=told.most_sockets,
         max_request_bytes=told.max_request_bytes,
+    )
+
+
+def _run_rules(settings: Settings, slots: int | None) -> RunRules:
+    told = settings.stack.assistants
+    return RunRules(
+        slots=told.runs if slots is None else slots,
+        run_seconds=told.run_seconds,
+        max_rounds=told.max_rounds,
+        event_seconds=told.event_days * 86_400,
     )
 
 

@@ -38,6 +38,7 @@ from api_server.routes import job_socket as job_socket_routes
 from api_server.routes import jobs as job_routes
 from api_server.routes import metrics as metrics_routes
 from api_server.routes import models as model_routes
+from api_server.routes import runs as run_routes
 from api_server.routes import threads as thread_routes
 from api_server.routes.openapi import document
 from api_server.routes.token_path import Serve, TokenEndpoint, TokenPath
@@ -48,7 +49,7 @@ from api_server.settings import Settings
 ROUTES = (
     *(model_routes, health_routes, metrics_routes, admin_routes, admin_app_routes),
     *(job_routes, job_socket_routes, admin_usage_routes),
-    *(assistant_routes, thread_routes),
+    *(assistant_routes, run_routes, thread_routes),
 )
 
 OTHER_KEYS = ("/admin", "/ai_request", "/get_request", "/requests", "/ws/requests")
@@ -104,6 +105,7 @@ def create_app(settings: Settings, worker: Worker = ALONE) -> Gateway:
     kept = services.assistants
     app.state.assistants = kept.assistants if kept is not None else None
     app.state.threads = kept.threads if kept is not None else None
+    app.state.runs = services.runs
     app.state.usage = services.usage
     app.state.bounds = settings.stack.gateway
     for routes in ROUTES:

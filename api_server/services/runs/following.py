@@ -78,9 +78,7 @@ class Following:
                         yield ALIVE
         yield DONE
 
-    async def _next(
-        self, run_id: str, after: int, *, look: bool
-    ) -> tuple[Sequence[Event], bool]:
+    async def _next(self, run_id: str, after: int, *, look: bool) -> tuple[Sequence[Event], bool]:
         """What comes behind an event, and whether nothing will."""
         channel = self._hub.channel(run_id)
         newest = channel.after(after) if channel is not None else None
