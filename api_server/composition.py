@@ -6,9 +6,9 @@ ends what works beside requests.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from api_server import __version__
@@ -34,9 +34,11 @@ from api_server.services.assistants.room import Assistants, furnish_assistants
 from api_server.services.completions import Completions
 from api_server.services.embeddings import Embeddings
 from api_server.services.entrance import Entrance
+from api_server.services.files.room import Files, furnish_files
+from api_server.services.files.service import FileRules
 from api_server.services.health import Health
 from api_server.services.jobs.owners import OpenToAll, Owners
-from api_server.services.jobs.room import Jobs, furnish
+from api_server.services.jobs.room import NOTHING_ELSE, Jobs, furnish, together
 from api_server.services.jobs.rules import Rules
 from api_server.services.lane import Lane
 from api_server.services.ledger.ledger import Ledger
@@ -44,19 +46,42 @@ from api_server.services.ledger.reports import Usage
 from api_server.services.models import ManagedModels
 from api_server.services.quotas.quotas import Quotas
 from api_server.services.quotas.reservation import Reservation
+from api_server.services.retrieval.embedding import embedding_model
+from api_server.services.retrieval.extracting import Limits
+from api_server.services.retrieval.ingesting import Rules as IngestRules
+from api_server.services.retrieval.room import furnish_ingests
+from api_server.services.runs.outside import stop_runs
+from api_server.services.runs.room import RunRules, Runs, furnish_runs
+from api_server.services.runs.tools import Tools
 from api_server.services.schema import Schema
 from api_server.services.shares import Shares
+from api_server.services.vector_stores.file_search import FileSearchTool
+from api_server.services.vector_stores.room import (
+    VectorStores,
+    furnish_vector_stores,
+)
 from api_server.settings import Settings
+from api_server.settings.store_layout import load_buckets, load_collections
 from api_server.stores.answers import Answers
 from api_server.stores.app_seeds import AppSeeds
 from api_server.stores.apps import AppStore
 from api_server.stores.limits import RedisLimits
+from api_server.stores.objects import Objects
 from api_server.stores.postgres import Postgres
 from api_server.stores.published_keys import KeyServer
+from api_server.stores.qdrant import Qdrant
 from api_server.stores.redis import Redis
 from api_server.stores.usage import UsageStore
+from api_server.stores.vectors import Vectors
 
 log = logging.getLogger("api_server.request")
+
+NO_POSTGRES = "Vector stores need PostgreSQL: set POSTGRES_URL."
+NO_QDRANT = "Vector stores need Qdrant: set QDRANT_URL (and QDRANT_API_KEY)."
+NO_EMBEDDINGS = (
+    "Vector stores need a model for embeddings: start with EMBEDDINGS=on, or add one that serves "
+    "embeddings to the models (retrieval.embedding_model names one of several)."
+)
 
 
 @dataclass(frozen=True)
@@ -93,9 +118,14 @@ class Services:
     completions: Completions
     embeddings: Embeddings
     jobs: Jobs | None
+    files: Files | None
     assistants: Assistants | None
+    runs: Runs | None
+    vector_stores: VectorStores | tuple[str, str]
+    """Or what is not set up, and what to do about it."""
+
     health: Health
-    stores: Sequence[Postgres | Redis]
+    stores: Sequence[Postgres | Redis | Objects | Qdrant]
     own_numbers: Numbers
     vitals: Vitals
 
@@ -119,6 +149,8 @@ class Services:
                 task.cancel()
             if self.jobs is not None:
                 await self.jobs.aclose()
+            if self.runs is not None:
+                await self.runs.aclose()
             await self.manager.aclose()
             await self.quotas.aclose()
             if self.ledger is not None:
@@ -129,11 +161,16 @@ class Services:
 
 
 def compose(
-    settings: Settings, worker: Worker = ALONE, *, job_slots: int | None = None
+    settings: Settings,
+    worker: Worker = ALONE,
+    *,
+    job_slots: int | None = None,
+    run_slots: int | None = None,
 ) -> Services:
     """The services for these settings.
 
-    `job_slots` is how many jobs the process does at once, else what the settings say for a gateway.
+    `job_slots` and `run_slots` are how many jobs and runs the process does at once, else what the
+    settings say for a gateway.
     """
     catalogue = Catalogue(settings.models())
     numbers = worker.numbers or [Numbers() for _ in range(worker.count)]
@@ -146,7 +183,10 @@ def compose(
     }
     postgres = Postgres(settings.postgres_url) if settings.postgres_url else None
     redis = Redis(settings.redis_url) if settings.redis_url else None
-    stores = [store for store in (postgres, redis) if store is not None]
+    objects = _objects(settings)
+    vectors = _vectors(settings)
+    qdrant = vectors.qdrant if vectors is not None else None
+    stores = [store for store in (postgres, redis, objects, qdrant) if store is not None]
     degradation = Degradation([store.dependency.name for store in stores], metrics)
     for store in stores:
         store.dependency.notice = partial(degradation.changed, store.dependency.name)
@@ -161,8 +201,26 @@ def compose(
     )
     entrance = Entrance(quotas, ledger)
     completions = Completions(catalogue, lanes, entrance, _cache(redis, settings))
-    jobs = None
+    embeddings = Embeddings(catalogue, lanes, entrance)
+    files = _files(postgres, objects, settings)
+    vector_stores = _vector_stores(
+        *(postgres, vectors, catalogue, embeddings, settings),
+        ended=partial(_vectors_ended, metrics, ledger),
+    )
+    found = vector_stores if isinstance(vector_stores, VectorStores) else None
+    jobs = assistants = runs = None
     if postgres is not None:
+        assistants = furnish_assistants(
+            *(postgres, catalogue),
+            vector_stores=found.adding if found is not None else None,
+            stop_runs=stop_runs,
+        )
+        runs, besides = furnish_runs(
+            *(postgres, catalogue, completions, assistants.threads, assistants.resources),
+            *(_tools(found), _rules(settings), _run_rules(settings, run_slots)),
+            ended=partial(_job_ended, metrics, ledger),
+            admit=partial(_admit, quotas),
+        )
         slots = settings.jobs.workers if job_slots is None else job_slots
         jobs = furnish(
             *(postgres, catalogue, completions, _owners(settings, access), _rules(settings)),
@@ -171,6 +229,20 @@ def compose(
             counts_for_metrics=worker.index == 0,
             ended=partial(_job_ended, metrics, ledger),
             admit=partial(_admit, quotas),
+            besides=together(
+                besides,
+                files.besides if files is not None else NOTHING_ELSE,
+                furnish_ingests(
+                    *(postgres, catalogue, embeddings, files.service, vectors),
+                    *_ingest_rules(settings),
+                    slots=_ingest_slots(settings, is_worker=job_slots is not None),
+                    job_ended=partial(_job_ended, metrics, ledger),
+                    vectors_ended=partial(_vectors_ended, metrics, ledger),
+                )
+                if files is not None and vectors is not None
+                else NOTHING_ELSE,
+                found.besides if found is not None else NOTHING_ELSE,
+            ),
         )
     health = Health(
         *(lanes, __version__),
@@ -190,9 +262,12 @@ def compose(
         ledger=ledger,
         usage=Usage(UsageStore(postgres), settings.spool) if postgres is not None else None,
         completions=completions,
-        embeddings=Embeddings(catalogue, lanes, entrance),
+        embeddings=embeddings,
         jobs=jobs,
-        assistants=furnish_assistants(postgres, catalogue) if postgres is not None else None,
+        files=files,
+        assistants=assistants,
+        runs=runs,
+        vector_stores=vector_stores,
         health=health,
         stores=stores,
         own_numbers=numbers[worker.index],
@@ -257,6 +332,22 @@ def _cache(redis: Redis | None, settings: Settings) -> AnswerCache:
     return AnswerCache(store, max_entry_bytes=section.max_entry_bytes)
 
 
+def _objects(settings: Settings) -> Objects | None:
+    """Raises `ConfigurationError` where there is an address and are no keys."""
+    keys = settings.object_store_keys
+    if settings.environment.s3_url is None or keys is None:
+        return None
+    return Objects(settings.environment.s3_url, *keys)
+
+
+def _files(postgres: Postgres | None, objects: Objects | None, settings: Settings) -> Files | None:
+    """They need both stores."""
+    if postgres is None or objects is None:
+        return None
+    rules = FileRules(**settings.stack.files.model_dump())
+    return furnish_files(postgres, objects, load_buckets().files, rules)
+
+
 def _owners(settings: Settings, access: Access) -> Owners:
     if not settings.environment.auth:
         return Owners(OpenToAll(), OpenToAll())
@@ -275,6 +366,16 @@ def _rules(settings: Settings) -> Rules:
         default_model=told.default_model,
         most_sockets=told.most_sockets,
         max_request_bytes=told.max_request_bytes,
+    )
+
+
+def _run_rules(settings: Settings, slots: int | None) -> RunRules:
+    told = settings.stack.assistants
+    return RunRules(
+        slots=told.runs if slots is None else slots,
+        run_seconds=told.run_seconds,
+        max_rounds=told.max_rounds,
+        event_seconds=told.event_days * 86_400,
     )
 
 
@@ -298,6 +399,67 @@ def _job_ended(metrics: Metrics, ledger: Ledger | None, record: RequestRecord) -
         ledger.close(record)
     metrics.request_ended(record)
     log.log(record.log_level, "job", extra=record.as_fields())
+
+
+def _vectors_ended(metrics: Metrics, ledger: Ledger | None, record: RequestRecord) -> None:
+    """One of the many requests of a file; their job has a line in the log."""
+    if ledger is not None:
+        ledger.close(record)
+    metrics.request_ended(record)
+
+
+def _vectors(settings: Settings) -> Vectors | None:
+    """Without Qdrant there are no vector stores."""
+    environment = settings.environment
+    if environment.qdrant_url is None:
+        return None
+    key = environment.qdrant_api_key
+    qdrant = Qdrant(environment.qdrant_url, key.get_secret_value() if key is not None else None)
+    return Vectors(qdrant, load_collections().chunks)
+
+
+def _vector_stores(
+    postgres: Postgres | None,
+    vectors: Vectors | None,
+    catalogue: Catalogue,
+    embeddings: Embeddings,
+    settings: Settings,
+    *,
+    ended: Callable[[RequestRecord], None],
+) -> VectorStores | tuple[str, str]:
+    """They need a database, a vector database and a model for embeddings."""
+    told = settings.stack.retrieval
+    if postgres is None:
+        return "PostgreSQL", NO_POSTGRES
+    model = embedding_model(catalogue, told.embedding_model)
+    if model is None:
+        return "an embedding model", NO_EMBEDDINGS
+    if vectors is None:
+        return "Qdrant", NO_QDRANT
+    return furnish_vector_stores(
+        *(postgres, vectors, embeddings, model.id), ingest_seconds=told.ingest_seconds, ended=ended
+    )
+
+
+def _tools(vector_stores: VectorStores | None) -> Tools:
+    """What runs call here."""
+    if vector_stores is None:
+        return Tools()
+    return Tools(built_in={"file_search": FileSearchTool(vector_stores.searching)})
+
+
+def _ingest_rules(settings: Settings) -> tuple[IngestRules, Rules]:
+    """What the doer is told, and its worker."""
+    told = settings.stack.retrieval
+    limits = Limits(told.extract_seconds, told.extract_mib, told.max_text_bytes)
+    folder = settings.environment.data_dir / "ingest"
+    rules = replace(_rules(settings), timeout_seconds=told.ingest_seconds)
+    return IngestRules(limits, folder, told.embedding_model), rules
+
+
+def _ingest_slots(settings: Settings, *, is_worker: bool) -> int:
+    told = settings.stack.retrieval
+    return told.worker_ingests if is_worker else told.ingests
 
 
 def _lane(

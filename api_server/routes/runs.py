@@ -1,5 +1,4 @@
-"""Runs of assistants, as OpenAI has them; resuming one and its kept stream are ours (docs/runs.md).
-"""
+"""Runs of assistants as OpenAI has them, and two routes of our own (docs/runs.md)."""
 
 from fastapi import APIRouter, Request, Response
 from starlette.responses import StreamingResponse

@@ -175,6 +175,4 @@ def read_row(shape: type[T], row: Row) -> T:
 
 def as_json(row: Any, *, without: frozenset[str] = frozenset()) -> dict[str, Any]:
     """A row as a JSON object for `json_to_recordset`, its JSON columns spliced in later."""
-    return {
-        each.name: getattr(row, each.name) for each in fields(row) if each.name not in without
-    }
+    return {each.name: getattr(row, each.name) for each in fields(row) if each.name not in without}

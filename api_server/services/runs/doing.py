@@ -7,10 +7,11 @@ from dataclasses import replace
 import msgspec
 
 from api_server.errors import DependencyDownError
+from api_server.observability.metrics import RUN_ROUTE
 from api_server.observability.record import RequestRecord
 from api_server.services.jobs.asking import caller_of
 from api_server.services.runs.hub import Hub
-from api_server.services.runs.leg import ROUTE, Bench, Leg
+from api_server.services.runs.leg import Bench, Leg
 from api_server.services.runs.outside import GAP
 from api_server.services.runs.writing import Pen, Scribe
 from api_server.stores.jobs import Taken
@@ -35,7 +36,7 @@ def chat_of(run_id: str) -> str:
 class RunDoer:
     """One for a process."""
 
-    route = ROUTE
+    route = RUN_ROUTE
 
     def __init__(self, bench: Bench, hub: Hub, scribe: Scribe) -> None:
         self._bench = bench

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Protocol
@@ -21,6 +21,7 @@ from api_server.errors import (
     NotAllowedError,
 )
 from api_server.inference.shortening import TRIES, keep_newest, share_that_fits
+from api_server.observability.metrics import RUN_ROUTE
 from api_server.observability.record import RequestRecord, new_request_id
 from api_server.schemas.apps import Caller
 from api_server.schemas.assistants import Function, ToolResources
@@ -41,10 +42,9 @@ from api_server.services.runs.objects import run_object, step_object, to_json, w
 from api_server.services.runs.reply import Reply, with_usage
 from api_server.services.runs.tools import Context, Result, Tools
 from api_server.services.runs.writing import LostError, Pen, WantedCancelledError
-from api_server.stores.run_rows import Action, Loaded, Step
+from api_server.stores.run_rows import Action, Loaded, Spoken, Step
 from api_server.stores.runs import RunStore
 
-ROUTE = "/v1/threads/{thread_id}/runs"
 STOP_SECONDS = 3.0
 
 log = logging.getLogger(__name__)
@@ -183,7 +183,7 @@ class Leg:
         if is_cut:
             raise FailedError(Ending("incomplete", reason="max_completion_tokens"))
         steps: list[Step] = []
-        messages, actions = [], []
+        messages: list[Spoken] = []
         events: list[tuple[str, object]] = []
         if reply.answer.text or not reply.answer.calls:
             message, told = reply.finish_message(
@@ -222,7 +222,11 @@ class Leg:
             try:
                 return await self._ask_once(body)
             except ContextLengthError as exc:
-                if tries > TRIES or self._has_begun or self._wish.truncation_strategy.type != "auto":
+                if (
+                    tries > TRIES
+                    or self._has_begun
+                    or self._wish.truncation_strategy.type != "auto"
+                ):
                     raise
                 raws = [msgspec.Raw(msgspec.json.encode(each)) for each in messages]
                 kept = keep_newest(raws, share_that_fits(exc, most, tries))
@@ -259,8 +263,10 @@ class Leg:
             raise FailedError(
                 Ending(
                     "failed",
-                    ("rate_limit_exceeded" if code == "rate_limit_exceeded" else "server_error",
-                     resumable(self._pen.run, message)),
+                    (
+                        "rate_limit_exceeded" if code == "rate_limit_exceeded" else "server_error",
+                        resumable(self._pen.run, message),
+                    ),
                     can_resume=True,
                 )
             )
@@ -279,9 +285,7 @@ class Leg:
         others = [each for each in heard if each.run_id != run.id]
         for each in others[: max(0, len(others) - most)]:
             heard.remove(each)
-        messages = chat_messages(
-            self._wish.instructions, heard, run.id, self._steps, self._actions
-        )
+        messages = chat_messages(self._wish.instructions, heard, run.id, self._steps, self._actions)
         if not any(each["role"] != "system" for each in messages):
             raise InvalidRequestError("The thread has no message that a model could answer.")
         if self._wish.max_prompt_tokens is not None:
@@ -429,7 +433,7 @@ class Leg:
             return
 
     def _with_calls(self, step: Step) -> Step:
-        """A step whose calls are not known to their end shows those that are, as far as they are."""
+        """A step whose answer broke off shows the calls as far as they came."""
         reply = self._reply
         if reply is None or step is not reply.calls_step or not reply.answer.calls:
             return step
@@ -464,7 +468,7 @@ class Leg:
             reply.calls_step = with_usage(reply.calls_step, prompt, completion)
 
     def _record(self) -> RequestRecord:
-        record = RequestRecord(new_request_id(), "POST", ROUTE, route=ROUTE)
+        record = RequestRecord(new_request_id(), "POST", RUN_ROUTE, route=RUN_ROUTE)
         app = self._caller.app
         record.app_id, record.app, record.user = app.id, app.name, self._caller.user
         return record
@@ -517,5 +521,3 @@ async def _all(works: Any) -> None:
 def _required(action: Action) -> dict[str, Any]:
     function = {"name": action.name, "arguments": action.arguments}
     return {"id": action.tool_call_id, "type": "function", "function": function}
-
-

@@ -9,12 +9,26 @@ from api_server.services.runs.endings import Ending, close
 from api_server.services.runs.objects import to_json
 from api_server.stores.postgres import Connection
 from api_server.stores.run_rows import Action, Change, Event, Run, Step
-from api_server.stores.runs import all_actions, all_steps, half_messages, lock_run, put
+from api_server.stores.runs import (
+    active_jobs,
+    all_actions,
+    all_steps,
+    end_job,
+    half_messages,
+    lock_run,
+    put,
+)
 
 GAP = 100_000
 """Between the numbers of two who do a run: the first may have shown what it could not write."""
 
 Named = tuple[str, object]
+
+
+async def stop_runs(connection: Connection, thread_id: str) -> None:
+    """The work of a thread that is being deleted (`services.assistants.seams.StopRuns`)."""
+    for job_id in await active_jobs(connection, thread_id):
+        await end_job(connection, job_id, "The thread was deleted.")
 
 
 async def locked(connection: Connection, run_id: str) -> tuple[Run, datetime]:
@@ -60,6 +74,4 @@ async def end_run(
     )
     gone = set(await half_messages(connection, run.id))
     change = Change(closed.run, gone_messages=gone)
-    return await written(
-        connection, change, closed.steps, closed.actions, closed.events, gap=gap
-    )
+    return await written(connection, change, closed.steps, closed.actions, closed.events, gap=gap)

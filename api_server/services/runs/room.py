@@ -5,7 +5,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from api_server.inference.catalogue import Catalogue
-from api_server.observability.metrics import Metrics
 from api_server.observability.record import RequestRecord
 from api_server.services.assistants.resources import Resources
 from api_server.services.assistants.threads import ThreadService
@@ -62,7 +61,6 @@ def furnish_runs(
     tools: Tools,
     job_rules: Rules,
     rules: RunRules,
-    metrics: Metrics,
     *,
     ended: Callable[[RequestRecord], None],
     admit: Admit,
@@ -79,9 +77,7 @@ def furnish_runs(
     )
     workers = []
     if rules.slots:
-        workers.append(
-            Worker(jobs, doer, lasting, rules.slots, ended=_log, observe=metrics.run_done)
-        )
+        workers.append(Worker(jobs, doer, lasting, rules.slots, ended=_log, observe=_observe))
 
     def begun() -> None:
         for worker in workers:
@@ -96,6 +92,10 @@ def furnish_runs(
     heard = {"cancel": doer.cancel, "events": hub.told}
     besides = Besides(workers, [keeper.run, doer.look], heard)
     return Runs(service, Following(store, hub), scribe), besides
+
+
+def _observe(_waited_seconds: float, _ran_seconds: float) -> None:
+    """Metrics of jobs are those of clients' jobs."""
 
 
 def _log(record: RequestRecord) -> None:

@@ -59,7 +59,6 @@ from api_server.stores.runs import (
     NewRun,
     RunStore,
     TakenError,
-    active_jobs,
     add_run,
     all_actions,
     all_steps,
@@ -83,6 +82,7 @@ _THREAD_AND_RUN = msgspec.json.Decoder(ThreadAndRunBody)
 _CHANGE = msgspec.json.Decoder(RunChange)
 _OUTPUTS = msgspec.json.Decoder(ToolOutputs)
 _KEPT = msgspec.json.Decoder(KeptAssistant)
+
 
 @dataclass(frozen=True, slots=True)
 class Begun:
@@ -266,19 +266,14 @@ class RunService:
             continued = await continue_run(connection, now.id, job_id, self._run_seconds)
             change = Change(continued, gone_messages=set(await half_messages(connection, now.id)))
             queued: Named = ("thread.run.queued", run_object(continued))
-            written = await written(connection, change, [], [], [queued])
-            await self._enqueue(connection, caller, written, job_id)
-            return Begun(written, now.last_event, change.events, wants_stream=False)
+            kept = await written(connection, change, [], [], [queued])
+            await self._enqueue(connection, caller, kept, job_id)
+            return Begun(kept, now.last_event, change.events, wants_stream=False)
 
         try:
             return await self._counted(caller, wish_of(run).model, work)
         except TakenError as exc:
             raise await self._taken(caller, thread_id) from exc
-
-    async def stop_all(self, connection: Connection, thread_id: str) -> None:
-        """The work of a thread that is being deleted (`services.assistants.seams.StopRuns`)."""
-        for job_id in await active_jobs(connection, thread_id):
-            await end_job(connection, job_id, "The thread was deleted.")
 
     # inside
 
@@ -331,9 +326,7 @@ class RunService:
         pending = [each for each in actions if each.status == "pending" and not each.is_ours]
         outputs = check_outputs([each.tool_call_id for each in pending], asked.tool_outputs)
         answered = [
-            replace(
-                each, status="completed", output=outputs[each.tool_call_id], ended_at=at
-            )
+            replace(each, status="completed", output=outputs[each.tool_call_id], ended_at=at)
             for each in pending
         ]
         job_id = _new_job_id()
@@ -346,9 +339,9 @@ class RunService:
         events: list[Named] = [("thread.run.step.completed", step_object(step)) for step in steps]
         events.append(("thread.run.queued", run_object(continued)))
         change = Change(continued)
-        written = await written(connection, change, steps, answered, events)
-        await self._enqueue(connection, caller, written, job_id)
-        return Begun(written, now.last_event, change.events, bool(asked.stream))
+        kept = await written(connection, change, steps, answered, events)
+        await self._enqueue(connection, caller, kept, job_id)
+        return Begun(kept, now.last_event, change.events, bool(asked.stream))
 
     async def _submitted_before(self, run: Run, asked: ToolOutputs) -> Begun:
         """Two who submit the same at the same time: both have done it. Else a 400."""
@@ -362,9 +355,7 @@ class RunService:
             known.get(each.tool_call_id) == each.output for each in asked.tool_outputs
         )
         if not is_same or run.status not in ("queued", "in_progress"):
-            raise InvalidRequestError(
-                f"Runs in status \"{run.status}\" do not accept tool outputs."
-            )
+            raise InvalidRequestError(f'Runs in status "{run.status}" do not accept tool outputs.')
         return Begun(run, run.last_event, (), bool(asked.stream))
 
     async def _counted(
@@ -388,9 +379,7 @@ class RunService:
         for each in reservations:
             each.release()
 
-    async def _enqueue(
-        self, connection: Connection, caller: Caller, run: Run, job_id: str
-    ) -> None:
+    async def _enqueue(self, connection: Connection, caller: Caller, run: Run, job_id: str) -> None:
         policy = caller.app.policy
         job = NewJob(
             id=job_id,

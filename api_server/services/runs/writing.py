@@ -228,7 +228,7 @@ class Scribe:
                     pen.put_back(*each)
                     self._dirty[pen] = None
                 await asyncio.sleep(AGAIN_SECONDS)
-            except Exception as exc:  # the top of a background task: one may spoil it for others
+            except Exception as exc:  # noqa: BLE001 - one of them may have spoilt it for others
                 if len(taken) == 1:
                     _give_up(taken, exc)
                     continue
