@@ -30,10 +30,12 @@ from api_server.middleware.authentication import Authenticated
 from api_server.middleware.error_edge import ErrorEdge
 from api_server.middleware.request_log import RequestLog
 from api_server.observability.record import record_of
+from api_server.routes import actions as action_routes
 from api_server.routes import admin as admin_routes
 from api_server.routes import admin_apps as admin_app_routes
 from api_server.routes import admin_usage as admin_usage_routes
 from api_server.routes import assistants as assistant_routes
+from api_server.routes import conversations as conversation_routes
 from api_server.routes import files as file_routes
 from api_server.routes import health as health_routes
 from api_server.routes import job_socket as job_socket_routes
@@ -55,7 +57,7 @@ ROUTES = (
     *(job_routes, job_socket_routes, admin_usage_routes),
     *(file_routes, upload_routes),
     *(assistant_routes, run_routes, thread_routes),
-    *(vector_store_routes,),
+    *(vector_store_routes, action_routes, conversation_routes),
 )
 
 OTHER_KEYS = ("/admin", "/ai_request", "/get_request", "/requests", "/ws/requests")
@@ -108,12 +110,14 @@ def create_app(settings: Settings, worker: Worker = ALONE) -> Gateway:
     app.state.admin_key = settings.admin_key
     app.state.apps = services.apps
     app.state.jobs = services.jobs
-    app.state.files = services.files
-    app.state.vector_stores = services.vector_stores
-    kept = services.assistants
-    app.state.assistants = kept.assistants if kept is not None else None
-    app.state.threads = kept.threads if kept is not None else None
-    app.state.runs = services.runs
+    kept = services.kept
+    app.state.files = kept.files
+    app.state.vector_stores = kept.vector_stores
+    app.state.assistants = kept.assistants.assistants if kept.assistants is not None else None
+    app.state.threads = kept.assistants.threads if kept.assistants is not None else None
+    app.state.runs = kept.runs
+    app.state.conversations = kept.conversations
+    app.state.actions = kept.actions
     app.state.usage = services.usage
     app.state.bounds = settings.stack.gateway
     for routes in ROUTES:

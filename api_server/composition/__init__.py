@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from api_server import __version__
+from api_server.composition.kept import Asking, Kept, Slots, compose_kept
 from api_server.inference.catalogue import Catalogue, Model
 from api_server.inference.model_manager import LLMModelManager
 from api_server.inference.replicas.replica_set import ReplicaSet
@@ -76,13 +77,6 @@ from api_server.stores.vectors import Vectors
 
 log = logging.getLogger("api_server.request")
 
-NO_POSTGRES = "Vector stores need PostgreSQL: set POSTGRES_URL."
-NO_QDRANT = "Vector stores need Qdrant: set QDRANT_URL (and QDRANT_API_KEY)."
-NO_EMBEDDINGS = (
-    "Vector stores need a model for embeddings: start with EMBEDDINGS=on, or add one that serves "
-    "embeddings to the models (retrieval.embedding_model names one of several)."
-)
-
 
 @dataclass(frozen=True)
 class Worker:
@@ -118,12 +112,7 @@ class Services:
     completions: Completions
     embeddings: Embeddings
     jobs: Jobs | None
-    files: Files | None
-    assistants: Assistants | None
-    runs: Runs | None
-    vector_stores: VectorStores | tuple[str, str]
-    """Or what is not set up, and what to do about it."""
-
+    kept: Kept
     health: Health
     stores: Sequence[Postgres | Redis | Objects | Qdrant]
     own_numbers: Numbers
@@ -149,8 +138,7 @@ class Services:
                 task.cancel()
             if self.jobs is not None:
                 await self.jobs.aclose()
-            if self.runs is not None:
-                await self.runs.aclose()
+            await self.kept.aclose()
             await self.manager.aclose()
             await self.quotas.aclose()
             if self.ledger is not None:
@@ -164,13 +152,10 @@ def compose(
     settings: Settings,
     worker: Worker = ALONE,
     *,
-    job_slots: int | None = None,
-    run_slots: int | None = None,
+    only_works: bool = False,
 ) -> Services:
-    """The services for these settings.
-
-    `job_slots` and `run_slots` are how many jobs and runs the process does at once, else what the
-    settings say for a gateway.
+    """The services for these settings. `only_works`: for a process that serves no clients, and
+    does more jobs instead.
     """
     catalogue = Catalogue(settings.models())
     numbers = worker.numbers or [Numbers() for _ in range(worker.count)]
@@ -202,47 +187,24 @@ def compose(
     entrance = Entrance(quotas, ledger)
     completions = Completions(catalogue, lanes, entrance, _cache(redis, settings))
     embeddings = Embeddings(catalogue, lanes, entrance)
-    files = _files(postgres, objects, settings)
-    vector_stores = _vector_stores(
-        *(postgres, vectors, catalogue, embeddings, settings),
-        ended=partial(_vectors_ended, metrics, ledger),
+    asking = Asking(
+        *(catalogue, completions, embeddings),
+        admit=partial(_admit, quotas),
+        job_ended=partial(_job_ended, metrics, ledger),
+        vectors_ended=partial(_vectors_ended, metrics, ledger),
     )
-    found = vector_stores if isinstance(vector_stores, VectorStores) else None
-    jobs = assistants = runs = None
+    rules = _rules(settings)
+    job_slots, slots = _slots(settings, only_works=only_works)
+    kept = compose_kept(settings, postgres, objects, vectors, asking, rules, slots)
+    jobs = None
     if postgres is not None:
-        assistants = furnish_assistants(
-            *(postgres, catalogue),
-            vector_stores=found.adding if found is not None else None,
-            stop_runs=stop_runs,
-        )
-        runs, besides = furnish_runs(
-            *(postgres, catalogue, completions, assistants.threads, assistants.resources),
-            *(_tools(found), _rules(settings), _run_rules(settings, run_slots)),
-            ended=partial(_job_ended, metrics, ledger),
-            admit=partial(_admit, quotas),
-        )
-        slots = settings.jobs.workers if job_slots is None else job_slots
         jobs = furnish(
-            *(postgres, catalogue, completions, _owners(settings, access), _rules(settings)),
-            metrics,
-            slots=slots,
+            *(postgres, catalogue, completions, _owners(settings, access), rules, metrics),
+            slots=job_slots,
             counts_for_metrics=worker.index == 0,
-            ended=partial(_job_ended, metrics, ledger),
-            admit=partial(_admit, quotas),
-            besides=together(
-                besides,
-                files.besides if files is not None else NOTHING_ELSE,
-                furnish_ingests(
-                    *(postgres, catalogue, embeddings, files.service, vectors),
-                    *_ingest_rules(settings),
-                    slots=_ingest_slots(settings, is_worker=job_slots is not None),
-                    job_ended=partial(_job_ended, metrics, ledger),
-                    vectors_ended=partial(_vectors_ended, metrics, ledger),
-                )
-                if files is not None and vectors is not None
-                else NOTHING_ELSE,
-                found.besides if found is not None else NOTHING_ELSE,
-            ),
+            ended=asking.job_ended,
+            admit=asking.admit,
+            besides=kept.besides,
         )
     health = Health(
         *(lanes, __version__),
@@ -264,10 +226,7 @@ def compose(
         completions=completions,
         embeddings=embeddings,
         jobs=jobs,
-        files=files,
-        assistants=assistants,
-        runs=runs,
-        vector_stores=vector_stores,
+        kept=kept,
         health=health,
         stores=stores,
         own_numbers=numbers[worker.index],
@@ -340,14 +299,6 @@ def _objects(settings: Settings) -> Objects | None:
     return Objects(settings.environment.s3_url, *keys)
 
 
-def _files(postgres: Postgres | None, objects: Objects | None, settings: Settings) -> Files | None:
-    """They need both stores."""
-    if postgres is None or objects is None:
-        return None
-    rules = FileRules(**settings.stack.files.model_dump())
-    return furnish_files(postgres, objects, load_buckets().files, rules)
-
-
 def _owners(settings: Settings, access: Access) -> Owners:
     if not settings.environment.auth:
         return Owners(OpenToAll(), OpenToAll())
@@ -366,16 +317,6 @@ def _rules(settings: Settings) -> Rules:
         default_model=told.default_model,
         most_sockets=told.most_sockets,
         max_request_bytes=told.max_request_bytes,
-    )
-
-
-def _run_rules(settings: Settings, slots: int | None) -> RunRules:
-    told = settings.stack.assistants
-    return RunRules(
-        slots=told.runs if slots is None else slots,
-        run_seconds=told.run_seconds,
-        max_rounds=told.max_rounds,
-        event_seconds=told.event_days * 86_400,
     )
 
 
@@ -418,48 +359,12 @@ def _vectors(settings: Settings) -> Vectors | None:
     return Vectors(qdrant, load_collections().chunks)
 
 
-def _vector_stores(
-    postgres: Postgres | None,
-    vectors: Vectors | None,
-    catalogue: Catalogue,
-    embeddings: Embeddings,
-    settings: Settings,
-    *,
-    ended: Callable[[RequestRecord], None],
-) -> VectorStores | tuple[str, str]:
-    """They need a database, a vector database and a model for embeddings."""
-    told = settings.stack.retrieval
-    if postgres is None:
-        return "PostgreSQL", NO_POSTGRES
-    model = embedding_model(catalogue, told.embedding_model)
-    if model is None:
-        return "an embedding model", NO_EMBEDDINGS
-    if vectors is None:
-        return "Qdrant", NO_QDRANT
-    return furnish_vector_stores(
-        *(postgres, vectors, embeddings, model.id), ingest_seconds=told.ingest_seconds, ended=ended
-    )
-
-
-def _tools(vector_stores: VectorStores | None) -> Tools:
-    """What runs call here."""
-    if vector_stores is None:
-        return Tools()
-    return Tools(built_in={"file_search": FileSearchTool(vector_stores.searching)})
-
-
-def _ingest_rules(settings: Settings) -> tuple[IngestRules, Rules]:
-    """What the doer is told, and its worker."""
-    told = settings.stack.retrieval
-    limits = Limits(told.extract_seconds, told.extract_mib, told.max_text_bytes)
-    folder = settings.environment.data_dir / "ingest"
-    rules = replace(_rules(settings), timeout_seconds=told.ingest_seconds)
-    return IngestRules(limits, folder, told.embedding_model), rules
-
-
-def _ingest_slots(settings: Settings, *, is_worker: bool) -> int:
-    told = settings.stack.retrieval
-    return told.worker_ingests if is_worker else told.ingests
+def _slots(settings: Settings, *, only_works: bool) -> tuple[int, Slots]:
+    """Of jobs, and of everything else."""
+    runs, ingests, jobs = settings.stack.assistants, settings.stack.retrieval, settings.jobs
+    if only_works:
+        return jobs.worker_slots, Slots(runs.worker_runs, ingests.worker_ingests)
+    return jobs.workers, Slots(runs.runs, ingests.ingests)
 
 
 def _lane(
