@@ -1,4 +1,4 @@
-"""Puts HTTP round the services: routes and layers. With composition.py the only one that knows all.
+"""Puts HTTP round the services: routes and layers. With composition/ the only one that knows all.
 
 `create_app` opens nothing; connections are made when the first request needs them, and the
 lifespan closes them.
