@@ -25,7 +25,7 @@ ROOMS: dict[str, set[str]] = {
     "middleware": {"errors", "observability", "schemas"},
     "routes": {"services", "inference.catalogue", "errors", "schemas", "observability"},
     "settings": {"inference", "errors", "schemas"},
-    "library": {"inference", "settings", "errors"},
+    "library": {"composition", "services", "inference", "settings", "errors", "schemas"},
     "composition": {
         *("services", "inference", "stores", "settings", "errors", "schemas", "observability"),
     },
