@@ -2,12 +2,15 @@
 
     StackError
     ├── ClientLeftError                 nobody waits for the answer any more; never sent to anyone
+    ├── ObjectMissingError              the object store has no object, or no bucket, of that name
     ├── RowsRefusedError                a database will not take these rows, however often they come
+    ├── UnreadableFileError             the text of a file cannot be had; one sentence says why
     ├── SetupError                      the operator must change something; one sentence says what
     │   ├── ConfigurationError          a key or a value in a file or in the environment is wrong
     │   └── StoreAwayError              a store does not answer, and may be starting
     └── ApiError                        a request cannot be answered; has a status and a code
         ├── InvalidRequestError         400  invalid_request_error
+        │   └── StorageFullError        400  storage_full
         │   └── ContextLengthError      400  context_length_exceeded
         │   └── RequestTypeError        400  unsupported_request_type
         ├── InvalidKeyError             401  invalid_api_key
@@ -26,6 +29,7 @@
         ├── JobStateError               409  invalid_request
         ├── ModelBusyError              409  model_busy
         ├── BodyTooLargeError           413  request_too_large
+        ├── RangeNotSatisfiableError    416  range_not_satisfiable
         ├── OverloadedError             429  overloaded
         ├── RateLimitedError            429  rate_limit_exceeded
         ├── HeadTooLargeError           431  request_headers_too_large
@@ -40,6 +44,7 @@
         │   └── QueueTimeoutError       503  queue_timeout
         ├── QueueFullError              503  queue_full
         ├── DependencyDownError         503  dependency_down
+        │   └── NotSetUpError           503  dependency_down
         ├── ShuttingDownError           503  shutting_down
         └── EngineTimeoutError          504  engine_timeout
 
@@ -49,8 +54,8 @@ paths.
 
 import logging
 import math
-from collections.abc import Mapping
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Literal
 
 
 class StackError(Exception):
@@ -61,8 +66,23 @@ class ClientLeftError(StackError):
     """The client closed its connection before the answer was complete."""
 
 
+class ObjectMissingError(StackError):
+    """The object store has no such object, or no such bucket."""
+
+
 class RowsRefusedError(StackError):
     """A database cannot take rows as they are; to send them again would not help."""
+
+
+class UnreadableFileError(StackError):
+    """The text of a file cannot be had; `code` is one of OpenAI's for files in vector stores."""
+
+    def __init__(
+        self, code: Literal["server_error", "unsupported_file", "invalid_file"], message: str
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
 
 
 class SetupError(StackError):
@@ -141,6 +161,12 @@ class ContextLengthError(InvalidRequestError):
 
 def _number(count: int | None) -> str:
     return "an unknown number of" if count is None else str(count)
+
+
+class StorageFullError(InvalidRequestError):
+    """The app's files are as many bytes as they may be; the message has the numbers."""
+
+    code = "storage_full"
 
 
 class RequestTypeError(InvalidRequestError):
@@ -281,6 +307,14 @@ class BodyTooLargeError(ApiError):
     code = "request_too_large"
 
 
+class RangeNotSatisfiableError(ApiError):
+    """A file does not have the bytes that are asked for."""
+
+    status = 416
+    type = "invalid_request_error"
+    code = "range_not_satisfiable"
+
+
 class OverloadedError(ApiError):
     """More requests than may wait; the client is told when there will be room."""
 
@@ -396,6 +430,15 @@ class DependencyDownError(ApiError):
         self.dependency = dependency
 
 
+class NotSetUpError(DependencyDownError):
+    """A service that this request cannot do without was never set up; the message says how."""
+
+    def __init__(self, dependency: str, message: str) -> None:
+        super().__init__(dependency, retry_after_seconds=60)
+        self.message = message
+        self.args = (message,)
+
+
 class ShuttingDownError(ApiError):
     """The server is going down and ends what still runs."""
 
@@ -411,6 +454,7 @@ class EngineTimeoutError(ApiError):
     log_level = logging.WARNING
 
 
+CONVERSATION_PATHS = ("/api/messages",)
 JOB_PATHS = ("/ai_request", "/get_request", "/requests", "/ws/requests")
 
 _JOB_CODES = {
@@ -430,14 +474,21 @@ _OWN_JOB_CODES = {
 
 def is_job_path(path: str) -> bool:
     """Whether a path belongs to the jobs API. Pure."""
-    return any(f"{path}/".startswith(f"{each}/") for each in JOB_PATHS)
+    return _is_below(path, JOB_PATHS)
+
+
+def _is_below(path: str, families: Sequence[str]) -> bool:
+    return any(f"{path}/".startswith(f"{each}/") for each in families)
 
 
 def envelope_for(path: str, error: ApiError) -> Mapping[str, object]:
     """An error as the family of a path has it. Pure.
 
-    `{"status": "error", "error_code", "message"}` in the jobs API, else OpenAI's.
+    `{"status": "error", "error_code", "message"}` in the jobs API, `{"error": "..."}` in the
+    conversation endpoint, else OpenAI's.
     """
+    if _is_below(path, CONVERSATION_PATHS):
+        return {"error": error.message}
     if not is_job_path(path):
         return error.envelope()
     by_status = _JOB_CODES.get(

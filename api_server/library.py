@@ -9,6 +9,8 @@ from contextlib import asynccontextmanager
 from functools import cache
 from pathlib import Path
 
+from api_server.composition import compose
+from api_server.errors import ConfigurationError
 from api_server.inference.catalogue import Model
 from api_server.inference.conversations import factory
 from api_server.inference.conversations.store import Conversations, MemoryConversations
@@ -16,6 +18,8 @@ from api_server.inference.handlers.base import InferenceHandler
 from api_server.inference.model_manager import LLMModelManager
 from api_server.inference.schemas import GenerationParams
 from api_server.inference.service import LLMInferenceService
+from api_server.schemas.apps import Caller
+from api_server.services.conversations.inference import StoredInferenceFactory
 from api_server.settings import load_settings
 
 
@@ -35,6 +39,27 @@ async def open_service(
     """
     async with LLMModelManager(load_models(config_path), handlers) as manager:
         yield LLMInferenceService(manager)
+
+
+@asynccontextmanager
+async def open_stored_inference(
+    app: str, config_path: str | Path | None = None
+) -> AsyncIterator[StoredInferenceFactory]:
+    """A factory whose conversations are an app's threads in PostgreSQL, and whose answers are runs.
+
+    They are done by this process or by any gateway or worker with the same database. `app` is a
+    name or an id. Raises `ConfigurationError` without a database, or for an app that is not there.
+    """
+    path = None if config_path is None else Path(config_path)
+    services = compose(load_settings(stack_config=path))
+    kept = services.kept
+    if kept.conversations is None or kept.runs is None:
+        raise ConfigurationError("Stored conversations need PostgreSQL: set POSTGRES_URL.")
+    async with services.running():
+        found = services.access.directory.app(app)
+        if found is None:
+            raise ConfigurationError(f"There is no app {app!r}; `apps list` shows those there are.")
+        yield StoredInferenceFactory(kept.conversations, kept.runs.service, Caller(found))
 
 
 class InferenceFactory(factory.InferenceFactory):

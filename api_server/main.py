@@ -1,4 +1,4 @@
-"""Puts HTTP round the services: routes and layers. With composition.py the only one that knows all.
+"""Puts HTTP round the services: routes and layers. With composition/ the only one that knows all.
 
 `create_app` opens nothing; connections are made when the first request needs them, and the
 lifespan closes them.
@@ -19,6 +19,7 @@ from api_server import __version__
 from api_server.composition import ALONE, Services, Worker, compose
 from api_server.errors import (
     ApiError,
+    ClientLeftError,
     InternalError,
     InvalidRequestError,
     MethodNotAllowedError,
@@ -29,14 +30,22 @@ from api_server.middleware.authentication import Authenticated
 from api_server.middleware.error_edge import ErrorEdge
 from api_server.middleware.request_log import RequestLog
 from api_server.observability.record import record_of
+from api_server.routes import actions as action_routes
 from api_server.routes import admin as admin_routes
 from api_server.routes import admin_apps as admin_app_routes
 from api_server.routes import admin_usage as admin_usage_routes
+from api_server.routes import assistants as assistant_routes
+from api_server.routes import conversations as conversation_routes
+from api_server.routes import files as file_routes
 from api_server.routes import health as health_routes
 from api_server.routes import job_socket as job_socket_routes
 from api_server.routes import jobs as job_routes
 from api_server.routes import metrics as metrics_routes
 from api_server.routes import models as model_routes
+from api_server.routes import runs as run_routes
+from api_server.routes import threads as thread_routes
+from api_server.routes import uploads as upload_routes
+from api_server.routes import vector_stores as vector_store_routes
 from api_server.routes.openapi import document
 from api_server.routes.token_path import Serve, TokenEndpoint, TokenPath
 from api_server.services.health import Health
@@ -46,6 +55,9 @@ from api_server.settings import Settings
 ROUTES = (
     *(model_routes, health_routes, metrics_routes, admin_routes, admin_app_routes),
     *(job_routes, job_socket_routes, admin_usage_routes),
+    *(file_routes, upload_routes),
+    *(assistant_routes, run_routes, thread_routes),
+    *(vector_store_routes, action_routes, conversation_routes),
 )
 
 OTHER_KEYS = ("/admin", "/ai_request", "/get_request", "/requests", "/ws/requests")
@@ -98,6 +110,14 @@ def create_app(settings: Settings, worker: Worker = ALONE) -> Gateway:
     app.state.admin_key = settings.admin_key
     app.state.apps = services.apps
     app.state.jobs = services.jobs
+    kept = services.kept
+    app.state.files = kept.files
+    app.state.vector_stores = kept.vector_stores
+    app.state.assistants = kept.assistants.assistants if kept.assistants is not None else None
+    app.state.threads = kept.assistants.threads if kept.assistants is not None else None
+    app.state.runs = kept.runs
+    app.state.conversations = kept.conversations
+    app.state.actions = kept.actions
     app.state.usage = services.usage
     app.state.bounds = settings.stack.gateway
     for routes in ROUTES:
@@ -154,6 +174,8 @@ def _with_cors(app: ASGIApp, settings: Settings) -> ASGIApp:
 
 async def _render(request: Request, exc: Exception) -> JSONResponse:
     """FastAPI's own errors in the envelope of all others."""
+    if isinstance(exc, ClientLeftError):  # raised again after this, and the edge knows of it
+        return JSONResponse({})
     if isinstance(exc, ApiError):
         error = exc
     elif isinstance(exc, HTTPException) and exc.status_code == 405:

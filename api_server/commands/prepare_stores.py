@@ -18,7 +18,7 @@ from api_server.settings.store_layout import load_buckets, load_collections
 from api_server.stores.migrations import migrate, migrations
 from api_server.stores.objects import Objects
 from api_server.stores.readers import ROLE, let_read
-from api_server.stores.vectors import Vectors
+from api_server.stores.vector_setup import VectorSetup
 
 T = TypeVar("T")
 
@@ -110,7 +110,7 @@ async def _collections(settings: Settings, patience: Patience) -> str:
     if environment.qdrant_url is None:
         return _left_out("QDRANT_URL")
     wanted = load_collections().chunks
-    vectors = Vectors(environment.qdrant_url, _text(environment.qdrant_api_key))
+    vectors = VectorSetup(environment.qdrant_url, _text(environment.qdrant_api_key))
     try:
         made = await patience.with_it(partial(vectors.ensure_collection, wanted))
     finally:

@@ -21,11 +21,11 @@ class Page(msgspec.Struct, frozen=True):
 
 
 def list_answer(data: Sequence[dict[str, Any]], *, has_more: bool) -> dict[str, Any]:
-    """OpenAI's list object. Pure."""
+    """OpenAI's list object. Its reference allows no null for the ids of an empty one. Pure."""
     return {
         "object": "list",
         "data": data,
-        "first_id": data[0]["id"] if data else None,
-        "last_id": data[-1]["id"] if data else None,
+        "first_id": data[0]["id"] if data else "",
+        "last_id": data[-1]["id"] if data else "",
         "has_more": has_more,
     }

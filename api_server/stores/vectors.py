@@ -1,142 +1,239 @@
-"""Vectors of documents, in Qdrant, over its REST API. So far: that its collections are there.
+"""Chunks of files with their vectors, in Qdrant. Every call names the app, and sees no other's.
 
-urllib3 is synchronous: each call runs in a thread, and time-outs of its sockets end it.
+The collection is made with the first chunks where nobody has made it: a search in none finds
+nothing.
 """
 
-import asyncio
-import json
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import urllib3
-from pydantic import ValidationError
+import msgspec
 
-from api_server.errors import SetupError, StoreAwayError
-from api_server.schemas.store_layout import Collection, PayloadIndex
+from api_server.errors import ApiError, InternalError, ModelMisconfiguredError
+from api_server.schemas.chunks import Attributes, Chunk, Filter, Hit, Point
+from api_server.schemas.store_layout import Collection
+from api_server.stores.chunk_filters import of_chunks, payload_of
+from api_server.stores.qdrant import Qdrant, why_refused
+from api_server.stores.vector_setup import collection_body, index_body
 
-CONNECT_SECONDS = 2.0
-READ_SECONDS = 30.0
-"""For what is made on disk; a search must not wait so long."""
+WRITE_SECONDS = 30.0
+"""For what is written; a search gets `qdrant.BUDGET_SECONDS`."""
 
-MAY_PASS = frozenset({408, 429})
-"""Statuses below 500 that tell of the moment, not of the request."""
+MOST_POINTS = 128
+"""In one request."""
 
-LAYOUT = "init-scripts/qdrant/collections.yaml"
+PAGE = 512
+
+
+class _Found(msgspec.Struct):
+    id: str
+    payload: Chunk
+    score: float = 0.0
+
+
+class _Searched(msgspec.Struct):
+    points: list[_Found]
+
+
+class _Page(msgspec.Struct):
+    points: list[_Found]
+    next_page_offset: str | None = None
+
+
+class _Counted(msgspec.Struct):
+    count: int
+
+
+class _SearchAnswer(msgspec.Struct):
+    result: _Searched
+
+
+class _PageAnswer(msgspec.Struct):
+    result: _Page
+
+
+class _CountAnswer(msgspec.Struct):
+    result: _Counted
+
+
+_searches = msgspec.json.Decoder(_SearchAnswer)
+_pages = msgspec.json.Decoder(_PageAnswer)
+_counts = msgspec.json.Decoder(_CountAnswer)
 
 
 class Vectors:
-    """Nothing connects before the first call.
+    """Every method raises `DependencyDownError` where Qdrant is away."""
 
-    Each call raises `StoreAwayError` where the server does not answer or is not ready, `SetupError`
-    where it refuses the key or what is asked.
-    """
+    def __init__(self, qdrant: Qdrant, wanted: Collection) -> None:
+        self._qdrant = qdrant
+        self._wanted = wanted
+        self._path = f"/collections/{wanted.name}"
 
-    def __init__(self, url: str, api_key: str | None) -> None:
-        self._url = url.rstrip("/")
-        self._http = urllib3.PoolManager(
-            headers={"api-key": api_key} if api_key else None,
-            timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS),
-            retries=False,
-        )
+    @property
+    def qdrant(self) -> Qdrant:
+        return self._qdrant
 
-    async def ensure_collection(self, wanted: Collection) -> list[str]:
-        """Make a collection and its indexes where they are missing; returns what was made:
-        the name, and `name.key` of each index.
+    async def upsert(self, points: Sequence[Point]) -> None:
+        """Put chunks in, those of the same id in the place of what was there.
 
-        One that is there and differs in what cannot be changed is a `SetupError`, and is left as
-        it is. Of several at the same time each succeeds, and more than one may say that it made
-        an index.
+        They can be found when this returns. Raises `ModelMisconfiguredError` for vectors of another
+        size than the collection has; those before them may be in by then.
         """
-        path = f"/collections/{wanted.name}"
-        made = []
-        status, found = await self._ask("GET", path, besides={404})
-        if status == 404:
-            body = {
-                "vectors": {"size": wanted.vector_size, "distance": wanted.distance},
-                "hnsw_config": wanted.hnsw.model_dump(),
-            }
-            status, _ = await self._ask("PUT", path, body, besides={409})
-            if status != 409:  # else somebody was faster
-                made.append(wanted.name)
-            _, found = await self._ask("GET", path)
-        for key in missing_indexes(wanted, found):
-            index = {"field_name": key, "field_schema": wanted.indexes[key].model_dump()}
-            await self._ask("PUT", f"{path}/index?wait=true", index)
-            made.append(f"{wanted.name}.{key}")
-        return made
+        for begin in range(0, len(points), MOST_POINTS):
+            body = {"points": [_as_point(each) for each in points[begin : begin + MOST_POINTS]]}
+            status = await self._put(body)
+            if status == 404:
+                await self._make_collection(len(points[begin].vector))
+                await self._put(body)
 
-    async def aclose(self) -> None:
-        """Close the connections that nobody uses."""
-        self._http.clear()
-
-    async def _ask(
+    async def search(
         self,
-        method: str,
-        path: str,
-        body: Mapping[str, object] | None = None,
+        app_id: str,
+        vector_store_ids: Sequence[str],
+        vector: Sequence[float],
         *,
-        besides: Set[int] = frozenset(),
-    ) -> tuple[int, Any]:
-        """The status, 200 or one of those besides, and the `result` of the answer."""
-        url = self._url + path
-        try:
-            answer = await asyncio.to_thread(self._http.request, method, url, json=body)
-        except (urllib3.exceptions.HTTPError, OSError) as exc:
-            raise StoreAwayError(
-                f"Qdrant does not answer at QDRANT_URL ({type(exc).__name__}). Start it, or "
-                "correct the address."
-            ) from exc
-        return answer.status, _result(answer.status, answer.data, besides)
-
-
-def missing_indexes(wanted: Collection, found: Any) -> list[str]:
-    """The keys without an index in a collection that Qdrant describes. Pure.
-
-    Raises `SetupError` where what is there is not what is wanted.
-    """
-    vectors = found["config"]["params"]["vectors"]
-    there = (vectors.get("size"), vectors.get("distance"))
-    if there != (wanted.vector_size, wanted.distance):
-        raise SetupError(
-            f"Qdrant's collection {wanted.name} has vectors of {there[0]} numbers ({there[1]}), "
-            f"and {LAYOUT} says {wanted.vector_size} ({wanted.distance}). Nothing was changed. "
-            "Write there what the collection has; or, where the embedding model is another one "
-            "now, give it a new name there, and index the files again."
+        limit: int,
+        score_threshold: float | None = None,
+        by_attributes: Filter | None = None,
+        without_generations: Sequence[str] = (),
+    ) -> list[Hit]:
+        """The nearest chunks, the best first."""
+        body: dict[str, object] = {
+            "query": vector,
+            "limit": limit,
+            "with_payload": True,
+            "filter": of_chunks(
+                app_id,
+                vector_store_ids,
+                by_attributes=by_attributes,
+                without_generations=without_generations,
+            ),
+        }
+        if score_threshold is not None:
+            body["score_threshold"] = score_threshold
+        answer = await self._qdrant.ask(
+            "POST", f"{self._path}/points/query", body, besides={400, 404}
         )
-    indexes = {key: _shape(each) for key, each in found["payload_schema"].items()}
-    for key, index in wanted.indexes.items():
-        if indexes.get(key, index) != index:
-            raise SetupError(
-                f"Qdrant's collection {wanted.name} has another index of {key} than {LAYOUT} "
-                f"says. Nothing was changed. Delete that index (DELETE /collections/{wanted.name}"
-                f"/index/{key}), and run this again."
+        if answer.status == 404:
+            return []
+        if answer.status == 400:
+            raise _refused(self._wanted.name, len(vector), why_refused(answer))
+        found = _searches.decode(answer.body).result.points
+        return [Hit(each.id, each.score, each.payload) for each in found]
+
+    async def chunks_of(
+        self, app_id: str, vector_store_id: str, file_id: str, generation: str
+    ) -> list[Chunk]:
+        """All chunks of one file, in their order."""
+        wanted = of_chunks(app_id, [vector_store_id], file_id=file_id, generation=generation)
+        chunks: list[Chunk] = []
+        offset: str | None = None
+        while True:
+            body: dict[str, object] = {"filter": wanted, "limit": PAGE, "with_payload": True}
+            if offset is not None:
+                body["offset"] = offset
+            answer = await self._qdrant.ask(
+                "POST", f"{self._path}/points/scroll", body, besides={404}
             )
-    return [key for key in wanted.indexes if key not in indexes]
+            if answer.status == 404:
+                return []
+            page = _pages.decode(answer.body).result
+            chunks += [each.payload for each in page.points]
+            offset = page.next_page_offset
+            if offset is None:
+                return sorted(chunks, key=lambda chunk: chunk.n)
+
+    async def set_attributes(
+        self, app_id: str, vector_store_id: str, file_id: str, attributes: Attributes
+    ) -> None:
+        """Give all chunks of a file these attributes instead of theirs."""
+        body = {
+            "payload": payload_of(attributes),
+            "filter": of_chunks(app_id, [vector_store_id], file_id=file_id),
+        }
+        await self._write("POST", "points/payload", body)
+
+    async def delete(
+        self,
+        app_id: str,
+        vector_store_id: str,
+        *,
+        file_id: str | None = None,
+        generation: str | None = None,
+    ) -> None:
+        """Remove the chunks of a store, of one of its files, or of one attempt at it."""
+        wanted = of_chunks(app_id, [vector_store_id], file_id=file_id, generation=generation)
+        await self._write("POST", "points/delete", {"filter": wanted})
+
+    async def count(
+        self,
+        app_id: str,
+        vector_store_id: str,
+        *,
+        file_id: str | None = None,
+        generation: str | None = None,
+    ) -> int:
+        """How many chunks there are."""
+        wanted = of_chunks(app_id, [vector_store_id], file_id=file_id, generation=generation)
+        body = {"filter": wanted, "exact": True}
+        answer = await self._qdrant.ask("POST", f"{self._path}/points/count", body, besides={404})
+        return 0 if answer.status == 404 else _counts.decode(answer.body).result.count
+
+    async def _put(self, body: Mapping[str, Any]) -> int:
+        answer = await self._qdrant.ask(
+            "PUT",
+            f"{self._path}/points?wait=true",
+            body,
+            besides={400, 404},
+            budget_seconds=WRITE_SECONDS,
+        )
+        if answer.status == 400:
+            size = len(body["points"][0]["vector"])
+            raise _refused(self._wanted.name, size, why_refused(answer))
+        return answer.status
+
+    async def _write(self, method: str, what: str, body: Mapping[str, object]) -> None:
+        """In a collection that is not there, there is nothing to change."""
+        await self._qdrant.ask(
+            method,
+            f"{self._path}/{what}?wait=true",
+            body,
+            besides={404},
+            budget_seconds=WRITE_SECONDS,
+        )
+
+    async def _make_collection(self, vector_size: int) -> None:
+        """As it is wanted, with vectors of the size that there are. Others may do it as well."""
+        wanted = self._wanted.model_copy(update={"vector_size": vector_size})
+        await self._qdrant.ask(
+            "PUT",
+            self._path,
+            collection_body(wanted),
+            besides={400, 409},  # somebody was faster
+            budget_seconds=WRITE_SECONDS,
+        )
+        for key in wanted.indexes:
+            await self._qdrant.ask(
+                "PUT",
+                f"{self._path}/index?wait=true",
+                index_body(wanted, key),
+                budget_seconds=WRITE_SECONDS,
+            )
 
 
-def _shape(index: Any) -> PayloadIndex | None:
-    """An index as Qdrant describes it; None for a kind that is none of ours."""
-    told = {"type": index["data_type"]} | (index.get("params") or {})
-    try:
-        return PayloadIndex(type=told["type"], is_tenant=told.get("is_tenant") or False)
-    except ValidationError:
-        return None
+def _as_point(point: Point) -> dict[str, object]:
+    chunk = point.chunk
+    payload = {name: getattr(chunk, name) for name in chunk.__struct_fields__}
+    payload |= payload_of(chunk.attributes)
+    return {"id": point.id, "vector": point.vector, "payload": payload}
 
 
-def _result(status: int, data: bytes, besides: Set[int]) -> Any:
-    """The `result` of an answer. Pure."""
-    if status >= 500 or status in MAY_PASS:
-        raise StoreAwayError(f"Qdrant is at QDRANT_URL, and not ready (status {status}).")
-    if status in {401, 403}:
-        raise SetupError("Qdrant refuses QDRANT_API_KEY. Correct it.")
-    try:
-        document = json.loads(data)
-        told = document["status"]
-    except (ValueError, TypeError, KeyError):
-        raise SetupError(
-            f"What answers at QDRANT_URL is not Qdrant (status {status}). Correct the address."
-        ) from None
-    if status != 200 and status not in besides:
-        why = told.get("error") if isinstance(told, dict) else told
-        raise SetupError(f"Qdrant refuses this (status {status}): {why}")
-    return document.get("result")
+def _refused(collection: str, size: int, why: str) -> ApiError:
+    if "dimension" not in why:
+        return InternalError(f"Qdrant refuses chunks or a search of ours ({why}).")
+    return ModelMisconfiguredError(
+        f"Qdrant's collection {collection} does not take vectors of {size} numbers, as the "
+        f"embedding model makes them ({why}). Name a model of the size that the collection has in "
+        "retrieval.embedding_model, or give the collection another name in init-scripts/qdrant/"
+        "collections.yaml and add the files again."
+    )

@@ -1,4 +1,4 @@
-"""That collections are there: the same against the stand-in and, with QDRANT_URL, the real one."""
+"""That collections are there: the same in our vector server and, with QDRANT_URL, the real one."""
 
 import asyncio
 import secrets
@@ -11,8 +11,8 @@ import pytest
 
 from api_server.errors import SetupError, StoreAwayError
 from api_server.schemas.store_layout import Collection, Graph, PayloadIndex
-from api_server.stores.vectors import Vectors
-from tests.qdrant import QdrantServer, running_fake
+from api_server.stores.vector_setup import VectorSetup
+from tests.qdrant import QdrantServer, running_vector_server
 from tests.s3 import S3Server
 
 
@@ -34,14 +34,14 @@ def wanted(qdrant_server: QdrantServer) -> Iterator[Collection]:
 
 
 @pytest.fixture
-async def vectors(qdrant_server: QdrantServer) -> AsyncIterator[Vectors]:
-    opened = Vectors(qdrant_server.url, qdrant_server.api_key)
+async def vectors(qdrant_server: QdrantServer) -> AsyncIterator[VectorSetup]:
+    opened = VectorSetup(qdrant_server.url, qdrant_server.api_key)
     yield opened
     await opened.aclose()
 
 
 async def test_what_is_missing_is_made_once(
-    qdrant_server: QdrantServer, vectors: Vectors, wanted: Collection
+    qdrant_server: QdrantServer, vectors: VectorSetup, wanted: Collection
 ) -> None:
     name = wanted.name
     made = await vectors.ensure_collection(wanted)
@@ -59,7 +59,7 @@ async def test_what_is_missing_is_made_once(
 
 
 async def test_an_index_that_is_missing_is_made(
-    qdrant_server: QdrantServer, vectors: Vectors, wanted: Collection
+    qdrant_server: QdrantServer, vectors: VectorSetup, wanted: Collection
 ) -> None:
     await vectors.ensure_collection(wanted)
     path = f"/collections/{wanted.name}/index/app_id?wait=true"
@@ -76,7 +76,7 @@ async def test_an_index_that_is_missing_is_made(
     ],
 )
 async def test_a_collection_of_other_vectors_is_left_as_it_is(
-    there: object, told: str, qdrant_server: QdrantServer, vectors: Vectors, wanted: Collection
+    there: object, told: str, qdrant_server: QdrantServer, vectors: VectorSetup, wanted: Collection
 ) -> None:
     qdrant_server.ask("PUT", f"/collections/{wanted.name}", {"vectors": there}).raise_for_status()
     before = qdrant_server.describe(wanted.name)
@@ -87,7 +87,7 @@ async def test_a_collection_of_other_vectors_is_left_as_it_is(
 
 @pytest.mark.parametrize("there", ["keyword", "integer", {"type": "uuid", "is_tenant": True}])
 async def test_another_index_is_left_as_it_is(
-    there: object, qdrant_server: QdrantServer, vectors: Vectors, wanted: Collection
+    there: object, qdrant_server: QdrantServer, vectors: VectorSetup, wanted: Collection
 ) -> None:
     path = f"/collections/{wanted.name}"
     shape = {"vectors": {"size": 8, "distance": "Cosine"}}
@@ -99,7 +99,7 @@ async def test_another_index_is_left_as_it_is(
     assert set(qdrant_server.describe(wanted.name)["payload_schema"]) == {"app_id"}
 
 
-async def test_ten_at_once_make_one(vectors: Vectors, wanted: Collection) -> None:
+async def test_ten_at_once_make_one(vectors: VectorSetup, wanted: Collection) -> None:
     results = await asyncio.gather(*(vectors.ensure_collection(wanted) for _ in range(10)))
     assert sum(wanted.name in made for made in results) == 1
     assert await vectors.ensure_collection(wanted) == []
@@ -109,7 +109,7 @@ async def test_ten_at_once_make_one(vectors: Vectors, wanted: Collection) -> Non
 async def test_a_wrong_key_is_refused_with_a_sentence(
     key: str | None, qdrant_server: QdrantServer, wanted: Collection
 ) -> None:
-    vectors = Vectors(qdrant_server.url, key)
+    vectors = VectorSetup(qdrant_server.url, key)
     with pytest.raises(SetupError, match="Qdrant refuses QDRANT_API_KEY") as caught:
         await vectors.ensure_collection(wanted)
     assert not isinstance(caught.value, StoreAwayError)
@@ -117,7 +117,7 @@ async def test_a_wrong_key_is_refused_with_a_sentence(
 
 
 async def test_what_qdrant_refuses_is_said_in_its_words(
-    vectors: Vectors, wanted: Collection
+    vectors: VectorSetup, wanted: Collection
 ) -> None:
     bad = wanted.model_copy(update={"distance": "Crow"})
     with pytest.raises(SetupError, match=r"Qdrant refuses this \(status 4\d\d\): .*"):
@@ -127,15 +127,15 @@ async def test_what_qdrant_refuses_is_said_in_its_words(
 async def test_a_server_that_is_away(wanted: Collection) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # and nobody listens
-        vectors = Vectors(f"http://127.0.0.1:{taken.getsockname()[1]}", "key")
+        vectors = VectorSetup(f"http://127.0.0.1:{taken.getsockname()[1]}", "key")
         with pytest.raises(StoreAwayError, match="does not answer at QDRANT_URL"):
             await vectors.ensure_collection(wanted)
 
 
 async def test_a_server_that_hangs(wanted: Collection, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("api_server.stores.vectors.READ_SECONDS", 0.2)
+    monkeypatch.setattr("api_server.stores.vector_setup.READ_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        vectors = Vectors(f"http://127.0.0.1:{silent.getsockname()[1]}", "key")
+        vectors = VectorSetup(f"http://127.0.0.1:{silent.getsockname()[1]}", "key")
         async with asyncio.timeout(2):
             with pytest.raises(StoreAwayError, match="ReadTimeoutError"):
                 await vectors.ensure_collection(wanted)
@@ -143,21 +143,23 @@ async def test_a_server_that_hangs(wanted: Collection, monkeypatch: pytest.Monke
 
 
 async def test_a_server_that_is_not_qdrant(s3_server: S3Server, wanted: Collection) -> None:
-    vectors = Vectors(f"{s3_server.url}/nowhere", None)
+    vectors = VectorSetup(f"{s3_server.url}/nowhere", None)
     with pytest.raises(SetupError, match=r"QDRANT_URL is not Qdrant|refuses QDRANT_API_KEY"):
         await vectors.ensure_collection(wanted)
     await vectors.aclose()
 
 
-async def test_the_stand_in_keeps_collections_and_guards_them(
+async def test_the_vector_server_keeps_collections_and_guards_them(
     tmp_path: Path, wanted: Collection
 ) -> None:
-    with running_fake(tmp_path, "a-key-of-the-test") as first:
-        vectors = Vectors(first.url, first.api_key)
+    with running_vector_server(tmp_path, "a-key-of-the-test") as server:
+        first = server.address
+        vectors = VectorSetup(first.url, first.api_key)
         assert wanted.name in await vectors.ensure_collection(wanted)
         await vectors.aclose()
-    with running_fake(tmp_path, "a-key-of-the-test") as second:
-        vectors = Vectors(second.url, second.api_key)
+    with running_vector_server(tmp_path, "a-key-of-the-test") as server:
+        second = server.address
+        vectors = VectorSetup(second.url, second.api_key)
         assert await vectors.ensure_collection(wanted) == []
         await vectors.aclose()
         async with httpx.AsyncClient(base_url=second.url) as http:

@@ -44,13 +44,17 @@ class FunctionTools:
 
         Whatever goes wrong is the model's to know and to put right; it is logged, not raised.
         """
+        return (await self.attempt(call))[0]
+
+    async def attempt(self, call: ToolCall) -> tuple[str, bool]:
+        """The same, and whether it has failed."""
         try:
-            return _as_text(await self._result_of(call))
+            return _as_text(await self._result_of(call)), False
         except _CallFailedError as exc:
             reason = str(exc)[:MAX_RESULT_CHARS]
             fields = {"function": call.name[:64], "reason": reason[:500]}
             log.warning("a model called a function in vain", extra=fields)
-            return f"Error: {reason}."
+            return f"Error: {reason}.", True
 
     async def _result_of(self, call: ToolCall) -> object:
         function = self._functions.get(call.name)

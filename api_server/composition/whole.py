@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from api_server import __version__
+from api_server.composition.kept import Asking, Kept, Slots, compose_kept
 from api_server.inference.catalogue import Catalogue, Model
 from api_server.inference.model_manager import LLMModelManager
 from api_server.inference.replicas.replica_set import ReplicaSet
@@ -46,14 +47,18 @@ from api_server.services.quotas.reservation import Reservation
 from api_server.services.schema import Schema
 from api_server.services.shares import Shares
 from api_server.settings import Settings
+from api_server.settings.store_layout import load_collections
 from api_server.stores.answers import Answers
 from api_server.stores.app_seeds import AppSeeds
 from api_server.stores.apps import AppStore
 from api_server.stores.limits import RedisLimits
+from api_server.stores.objects import Objects
 from api_server.stores.postgres import Postgres
 from api_server.stores.published_keys import KeyServer
+from api_server.stores.qdrant import Qdrant
 from api_server.stores.redis import Redis
 from api_server.stores.usage import UsageStore
+from api_server.stores.vectors import Vectors
 
 log = logging.getLogger("api_server.request")
 
@@ -92,8 +97,9 @@ class Services:
     completions: Completions
     embeddings: Embeddings
     jobs: Jobs | None
+    kept: Kept
     health: Health
-    stores: Sequence[Postgres | Redis]
+    stores: Sequence[Postgres | Redis | Objects | Qdrant]
     own_numbers: Numbers
     vitals: Vitals
 
@@ -117,6 +123,7 @@ class Services:
                 task.cancel()
             if self.jobs is not None:
                 await self.jobs.aclose()
+            await self.kept.aclose()
             await self.manager.aclose()
             await self.quotas.aclose()
             if self.ledger is not None:
@@ -127,11 +134,13 @@ class Services:
 
 
 def compose(
-    settings: Settings, worker: Worker = ALONE, *, job_slots: int | None = None
+    settings: Settings,
+    worker: Worker = ALONE,
+    *,
+    only_works: bool = False,
 ) -> Services:
-    """The services for these settings.
-
-    `job_slots` is how many jobs the process does at once, else what the settings say for a gateway.
+    """The services for these settings. `only_works`: for a process that serves no clients, and
+    does more jobs instead.
     """
     catalogue = Catalogue(settings.models())
     numbers = worker.numbers or [Numbers() for _ in range(worker.count)]
@@ -144,7 +153,10 @@ def compose(
     }
     postgres = Postgres(settings.postgres_url) if settings.postgres_url else None
     redis = Redis(settings.redis_url) if settings.redis_url else None
-    stores = [store for store in (postgres, redis) if store is not None]
+    objects = _objects(settings)
+    vectors = _vectors(settings)
+    qdrant = vectors.qdrant if vectors is not None else None
+    stores = [store for store in (postgres, redis, objects, qdrant) if store is not None]
     degradation = Degradation([store.dependency.name for store in stores], metrics)
     for store in stores:
         store.dependency.notice = partial(degradation.changed, store.dependency.name)
@@ -159,16 +171,25 @@ def compose(
     )
     entrance = Entrance(quotas, ledger)
     completions = Completions(catalogue, lanes, entrance, _cache(redis, settings))
+    embeddings = Embeddings(catalogue, lanes, entrance)
+    asking = Asking(
+        *(catalogue, completions, embeddings),
+        admit=partial(_admit, quotas),
+        job_ended=partial(_job_ended, metrics, ledger),
+        vectors_ended=partial(_vectors_ended, metrics, ledger),
+    )
+    rules = _rules(settings)
+    job_slots, slots = _slots(settings, only_works=only_works)
+    kept = compose_kept(settings, postgres, objects, vectors, asking, rules, slots)
     jobs = None
     if postgres is not None:
-        slots = settings.jobs.workers if job_slots is None else job_slots
         jobs = furnish(
-            *(postgres, catalogue, completions, _owners(settings, access), _rules(settings)),
-            metrics,
-            slots=slots,
+            *(postgres, catalogue, completions, _owners(settings, access), rules, metrics),
+            slots=job_slots,
             counts_for_metrics=worker.index == 0,
-            ended=partial(_job_ended, metrics, ledger),
-            admit=partial(_admit, quotas),
+            ended=asking.job_ended,
+            admit=asking.admit,
+            besides=kept.besides,
         )
     health = Health(
         *(lanes, __version__),
@@ -188,8 +209,9 @@ def compose(
         ledger=ledger,
         usage=Usage(UsageStore(postgres), settings.spool) if postgres is not None else None,
         completions=completions,
-        embeddings=Embeddings(catalogue, lanes, entrance),
+        embeddings=embeddings,
         jobs=jobs,
+        kept=kept,
         health=health,
         stores=stores,
         own_numbers=numbers[worker.index],
@@ -254,6 +276,14 @@ def _cache(redis: Redis | None, settings: Settings) -> AnswerCache:
     return AnswerCache(store, max_entry_bytes=section.max_entry_bytes)
 
 
+def _objects(settings: Settings) -> Objects | None:
+    """Raises `ConfigurationError` where there is an address and are no keys."""
+    keys = settings.object_store_keys
+    if settings.environment.s3_url is None or keys is None:
+        return None
+    return Objects(settings.environment.s3_url, *keys)
+
+
 def _owners(settings: Settings, access: Access) -> Owners:
     if not settings.environment.auth:
         return Owners(OpenToAll(), OpenToAll())
@@ -295,6 +325,31 @@ def _job_ended(metrics: Metrics, ledger: Ledger | None, record: RequestRecord) -
         ledger.close(record)
     metrics.request_ended(record)
     log.log(record.log_level, "job", extra=record.as_fields())
+
+
+def _vectors_ended(metrics: Metrics, ledger: Ledger | None, record: RequestRecord) -> None:
+    """One of the many requests of a file; their job has a line in the log."""
+    if ledger is not None:
+        ledger.close(record)
+    metrics.request_ended(record)
+
+
+def _vectors(settings: Settings) -> Vectors | None:
+    """Without Qdrant there are no vector stores."""
+    environment = settings.environment
+    if environment.qdrant_url is None:
+        return None
+    key = environment.qdrant_api_key
+    qdrant = Qdrant(environment.qdrant_url, key.get_secret_value() if key is not None else None)
+    return Vectors(qdrant, load_collections().chunks)
+
+
+def _slots(settings: Settings, *, only_works: bool) -> tuple[int, Slots]:
+    """Of jobs, and of everything else."""
+    runs, ingests, jobs = settings.stack.assistants, settings.stack.retrieval, settings.jobs
+    if only_works:
+        return jobs.worker_slots, Slots(runs.worker_runs, ingests.worker_ingests)
+    return jobs.workers, Slots(runs.runs, ingests.ingests)
 
 
 def _lane(

@@ -1,0 +1,1 @@
+"""A process that calls an operator's functions, for runs of assistants."""

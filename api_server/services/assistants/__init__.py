@@ -1,0 +1,1 @@
+"""Assistants, threads and messages: what OpenAI's Assistants API keeps."""

@@ -1,0 +1,105 @@
+"""What a body may not ask for, whoever reads it. Pure."""
+
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
+
+import msgspec
+
+from api_server.errors import InvalidRequestError, NotFoundError
+from api_server.inference.catalogue import Catalogue
+from api_server.schemas.apps import Caller
+from api_server.schemas.assistants import CodeInterpreter, Tool, ToolResources
+from api_server.schemas.threads import MessageBody
+from api_server.services.access.permissions import check_model
+from api_server.services.reading import check_storable, read_json
+
+T = TypeVar("T")
+
+NO_SANDBOX = (
+    "code_interpreter is not served here: no sandbox is configured; this stack runs no code in the "
+    "gateway. Leave the tool out."
+)
+_ANY = msgspec.json.Decoder()
+
+
+def read_kept(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
+    """A body whose texts are to be kept. Raises `InvalidRequestError` that names the field."""
+    found = read_json(body, decoder)
+    if b"\\u0000" in body:  # JSON has no other way to say it
+        _check_texts(_ANY.decode(body), "")
+    return found
+
+
+def check_id(what: str, id_: str) -> str:
+    """An id that can be one. Raises `NotFoundError`."""
+    if not (id_.isascii() and id_.isprintable() and len(id_) <= 128):
+        raise NotFoundError.of(what, id_)
+    return id_
+
+
+def user_of(caller: Caller) -> str | None:
+    """The end user, by a name that can be kept. Raises `InvalidRequestError`."""
+    return None if caller.user is None else check_storable(caller.user, "user")
+
+
+def check_text_model(catalogue: Catalogue, caller: Caller, name: str) -> str:
+    """A model that the app may use for text. Raises what a chat with it would."""
+    check_model(caller, name)  # first: it tells nothing of other models
+    model = catalogue.find(name)
+    if model.serves != "text":
+        raise InvalidRequestError(
+            f"The model {model.id!r} serves embeddings, not text; assistants need one for text.",
+            param="model",
+        )
+    return model.id
+
+
+def check_tools(tools: Iterable[Tool] | None) -> None:
+    """Raises `InvalidRequestError` for a tool that is not served."""
+    for number, tool in enumerate(tools or ()):
+        if isinstance(tool, CodeInterpreter):
+            raise InvalidRequestError(NO_SANDBOX, param=f"tools[{number}]")
+
+
+def check_resources(resources: ToolResources | None, *, may_make: bool) -> None:
+    """`may_make`: vector stores may be made on the way. Raises `InvalidRequestError`."""
+    if resources is None:
+        return
+    if resources.code_interpreter is not None:
+        raise InvalidRequestError(NO_SANDBOX, param="tool_resources.code_interpreter")
+    search = resources.file_search
+    if search is None or search.vector_stores is None:
+        return
+    param = "tool_resources.file_search.vector_stores"
+    if not may_make:
+        raise InvalidRequestError(
+            f"{param}: can be given only on creation; make the vector store first and give its id "
+            "in vector_store_ids.",
+            param=param,
+        )
+    if search.vector_store_ids is not None:
+        raise InvalidRequestError(
+            "tool_resources.file_search: give vector_store_ids or vector_stores, not both.",
+            param="tool_resources.file_search",
+        )
+
+
+def check_messages(bodies: Sequence[MessageBody]) -> None:
+    """Raises `InvalidRequestError` for an attachment's tool that is not served."""
+    for body in bodies:
+        for number, each in enumerate(body.attachments or ()):
+            if any(isinstance(tool, CodeInterpreter) for tool in each.tools):
+                raise InvalidRequestError(NO_SANDBOX, param=f"attachments[{number}].tools")
+
+
+def _check_texts(value: object, path: str) -> None:
+    if isinstance(value, str):
+        check_storable(value, path or "The body")
+    elif isinstance(value, list):
+        for number, each in enumerate(value):
+            _check_texts(each, f"{path}[{number}]")
+    elif isinstance(value, dict):
+        for key, each in value.items():
+            inside = f"{path}.{key[:100]}".lstrip(".")
+            check_storable(key, path or "The body")
+            _check_texts(each, inside)

@@ -1,0 +1,68 @@
+"""What assistants and threads ask of their neighbours: vector stores, runs."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
+
+from api_server.errors import DependencyDownError
+from api_server.schemas.apps import Caller
+from api_server.schemas.assistants import InlineStore
+from api_server.stores.postgres import Connection
+
+THREAD_STORE_DAYS = 7
+"""A vector store that was made for a thread goes so long after its last use."""
+
+StopRuns = Callable[[Connection, str], Awaitable[None]]
+"""Ends the work of a thread's runs, before they are deleted: gets the thread's id."""
+
+
+class VectorStores(Protocol):
+    """Vector stores that come into being on the way, within the transaction of who needs them."""
+
+    async def make(
+        self,
+        connection: Connection,
+        caller: Caller,
+        wish: InlineStore,
+        *,
+        expires_after_days: int | None,
+    ) -> str:
+        """A new one with these files, which are the app's; its id.
+
+        Raises `InvalidRequestError` for a chunking strategy that cannot be.
+        """
+        ...
+
+    async def add(
+        self, connection: Connection, caller: Caller, vector_store_id: str, file_ids: Sequence[str]
+    ) -> None:
+        """Files of the app into a vector store of the app; one that is in it already stays."""
+        ...
+
+
+class NoVectorStores:
+    """Where there is no vector database."""
+
+    async def make(
+        self,
+        connection: Connection,  # noqa: ARG002
+        caller: Caller,  # noqa: ARG002
+        wish: InlineStore,  # noqa: ARG002
+        *,
+        expires_after_days: int | None,  # noqa: ARG002
+    ) -> str:
+        """Raises `DependencyDownError`."""
+        raise _away()
+
+    async def add(
+        self,
+        connection: Connection,  # noqa: ARG002
+        caller: Caller,  # noqa: ARG002
+        vector_store_id: str,  # noqa: ARG002
+        file_ids: Sequence[str],  # noqa: ARG002
+    ) -> None:
+        """Raises `DependencyDownError`."""
+        raise _away()
+
+
+def _away() -> DependencyDownError:
+    return DependencyDownError("vector stores (QDRANT_URL)", retry_after_seconds=60)

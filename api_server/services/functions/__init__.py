@@ -1,0 +1,1 @@
+"""Functions of the operator's that runs of assistants call here."""

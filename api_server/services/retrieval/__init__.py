@@ -1,0 +1,1 @@
+"""Vector stores: files become chunks with vectors, which are searched."""
