@@ -8,7 +8,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from api_server import __version__
@@ -37,7 +37,7 @@ from api_server.services.files.room import Files, furnish_files
 from api_server.services.files.service import FileRules
 from api_server.services.health import Health
 from api_server.services.jobs.owners import OpenToAll, Owners
-from api_server.services.jobs.room import NOTHING_ELSE, Jobs, furnish
+from api_server.services.jobs.room import NOTHING_ELSE, Jobs, furnish, together
 from api_server.services.jobs.rules import Rules
 from api_server.services.lane import Lane
 from api_server.services.ledger.ledger import Ledger
@@ -45,10 +45,13 @@ from api_server.services.ledger.reports import Usage
 from api_server.services.models import ManagedModels
 from api_server.services.quotas.quotas import Quotas
 from api_server.services.quotas.reservation import Reservation
+from api_server.services.retrieval.extracting import Limits
+from api_server.services.retrieval.ingesting import Rules as IngestRules
+from api_server.services.retrieval.room import furnish_ingests
 from api_server.services.schema import Schema
 from api_server.services.shares import Shares
 from api_server.settings import Settings
-from api_server.settings.store_layout import load_buckets
+from api_server.settings.store_layout import load_buckets, load_collections
 from api_server.stores.answers import Answers
 from api_server.stores.app_seeds import AppSeeds
 from api_server.stores.apps import AppStore
@@ -56,8 +59,10 @@ from api_server.stores.limits import RedisLimits
 from api_server.stores.objects import Objects
 from api_server.stores.postgres import Postgres
 from api_server.stores.published_keys import KeyServer
+from api_server.stores.qdrant import Qdrant
 from api_server.stores.redis import Redis
 from api_server.stores.usage import UsageStore
+from api_server.stores.vectors import Vectors
 
 log = logging.getLogger("api_server.request")
 
@@ -98,7 +103,7 @@ class Services:
     jobs: Jobs | None
     files: Files | None
     health: Health
-    stores: Sequence[Postgres | Redis | Objects]
+    stores: Sequence[Postgres | Redis | Objects | Qdrant]
     own_numbers: Numbers
     vitals: Vitals
 
@@ -150,7 +155,9 @@ def compose(
     postgres = Postgres(settings.postgres_url) if settings.postgres_url else None
     redis = Redis(settings.redis_url) if settings.redis_url else None
     objects = _objects(settings)
-    stores = [store for store in (postgres, redis, objects) if store is not None]
+    vectors = _vectors(settings)
+    qdrant = vectors.qdrant if vectors is not None else None
+    stores = [store for store in (postgres, redis, objects, qdrant) if store is not None]
     degradation = Degradation([store.dependency.name for store in stores], metrics)
     for store in stores:
         store.dependency.notice = partial(degradation.changed, store.dependency.name)
@@ -165,6 +172,7 @@ def compose(
     )
     entrance = Entrance(quotas, ledger)
     completions = Completions(catalogue, lanes, entrance, _cache(redis, settings))
+    embeddings = Embeddings(catalogue, lanes, entrance)
     files = _files(postgres, objects, settings)
     jobs = None
     if postgres is not None:
@@ -176,7 +184,18 @@ def compose(
             counts_for_metrics=worker.index == 0,
             ended=partial(_job_ended, metrics, ledger),
             admit=partial(_admit, quotas),
-            besides=files.besides if files is not None else NOTHING_ELSE,
+            besides=together(
+                files.besides if files is not None else NOTHING_ELSE,
+                furnish_ingests(
+                    *(postgres, catalogue, embeddings, files.service, vectors),
+                    *_ingest_rules(settings),
+                    slots=_ingest_slots(settings, is_worker=job_slots is not None),
+                    job_ended=partial(_job_ended, metrics, ledger),
+                    vectors_ended=partial(_vectors_ended, metrics, ledger),
+                )
+                if files is not None and vectors is not None
+                else NOTHING_ELSE,
+            ),
         )
     health = Health(
         *(lanes, __version__),
@@ -196,7 +215,7 @@ def compose(
         ledger=ledger,
         usage=Usage(UsageStore(postgres), settings.spool) if postgres is not None else None,
         completions=completions,
-        embeddings=Embeddings(catalogue, lanes, entrance),
+        embeddings=embeddings,
         jobs=jobs,
         files=files,
         health=health,
@@ -320,6 +339,37 @@ def _job_ended(metrics: Metrics, ledger: Ledger | None, record: RequestRecord) -
         ledger.close(record)
     metrics.request_ended(record)
     log.log(record.log_level, "job", extra=record.as_fields())
+
+
+def _vectors_ended(metrics: Metrics, ledger: Ledger | None, record: RequestRecord) -> None:
+    """One of the many requests of a file; their job has a line in the log."""
+    if ledger is not None:
+        ledger.close(record)
+    metrics.request_ended(record)
+
+
+def _vectors(settings: Settings) -> Vectors | None:
+    """Without Qdrant there are no vector stores."""
+    environment = settings.environment
+    if environment.qdrant_url is None:
+        return None
+    key = environment.qdrant_api_key
+    qdrant = Qdrant(environment.qdrant_url, key.get_secret_value() if key is not None else None)
+    return Vectors(qdrant, load_collections().chunks)
+
+
+def _ingest_rules(settings: Settings) -> tuple[IngestRules, Rules]:
+    """What the doer is told, and its worker."""
+    told = settings.stack.retrieval
+    limits = Limits(told.extract_seconds, told.extract_mib, told.max_text_bytes)
+    folder = settings.environment.data_dir / "ingest"
+    rules = replace(_rules(settings), timeout_seconds=told.ingest_seconds)
+    return IngestRules(limits, folder, told.embedding_model), rules
+
+
+def _ingest_slots(settings: Settings, *, is_worker: bool) -> int:
+    told = settings.stack.retrieval
+    return told.worker_ingests if is_worker else told.ingests
 
 
 def _lane(

@@ -46,6 +46,15 @@ class Besides:
 NOTHING_ELSE = Besides()
 
 
+def together(*parts: Besides) -> Besides:
+    """What several kinds of work add."""
+    return Besides(
+        [worker for part in parts for worker in part.workers],
+        [loop for part in parts for loop in part.loops],
+        {word: heard for part in parts for word, heard in part.heard.items()},
+    )
+
+
 class JobRoom:
     """`workers`: of each kind that this process does; without one of a kind, it only accepts.
 
