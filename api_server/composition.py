@@ -6,7 +6,7 @@ ends what works beside requests.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -30,6 +30,7 @@ from api_server.services.access.published_keys import PublishedKeys
 from api_server.services.access.tokens import TokenRules, Tokens
 from api_server.services.admission import Gate
 from api_server.services.answer_cache.cache import AnswerCache
+from api_server.services.assistants.room import Assistants, furnish_assistants
 from api_server.services.completions import Completions
 from api_server.services.embeddings import Embeddings
 from api_server.services.entrance import Entrance
@@ -45,11 +46,16 @@ from api_server.services.ledger.reports import Usage
 from api_server.services.models import ManagedModels
 from api_server.services.quotas.quotas import Quotas
 from api_server.services.quotas.reservation import Reservation
+from api_server.services.retrieval.embedding import embedding_model
 from api_server.services.retrieval.extracting import Limits
 from api_server.services.retrieval.ingesting import Rules as IngestRules
 from api_server.services.retrieval.room import furnish_ingests
 from api_server.services.schema import Schema
 from api_server.services.shares import Shares
+from api_server.services.vector_stores.room import (
+    VectorStores,
+    furnish_vector_stores,
+)
 from api_server.settings import Settings
 from api_server.settings.store_layout import load_buckets, load_collections
 from api_server.stores.answers import Answers
@@ -65,6 +71,13 @@ from api_server.stores.usage import UsageStore
 from api_server.stores.vectors import Vectors
 
 log = logging.getLogger("api_server.request")
+
+NO_POSTGRES = "Vector stores need PostgreSQL: set POSTGRES_URL."
+NO_QDRANT = "Vector stores need Qdrant: set QDRANT_URL (and QDRANT_API_KEY)."
+NO_EMBEDDINGS = (
+    "Vector stores need a model for embeddings: start with EMBEDDINGS=on, or add one that serves "
+    "embeddings to the models (retrieval.embedding_model names one of several)."
+)
 
 
 @dataclass(frozen=True)
@@ -102,6 +115,10 @@ class Services:
     embeddings: Embeddings
     jobs: Jobs | None
     files: Files | None
+    assistants: Assistants | None
+    vector_stores: VectorStores | tuple[str, str]
+    """Or what is not set up, and what to do about it."""
+
     health: Health
     stores: Sequence[Postgres | Redis | Objects | Qdrant]
     own_numbers: Numbers
@@ -174,6 +191,10 @@ def compose(
     completions = Completions(catalogue, lanes, entrance, _cache(redis, settings))
     embeddings = Embeddings(catalogue, lanes, entrance)
     files = _files(postgres, objects, settings)
+    vector_stores = _vector_stores(
+        *(postgres, vectors, catalogue, embeddings, settings),
+        ended=partial(_vectors_ended, metrics, ledger),
+    )
     jobs = None
     if postgres is not None:
         slots = settings.jobs.workers if job_slots is None else job_slots
@@ -195,6 +216,7 @@ def compose(
                 )
                 if files is not None and vectors is not None
                 else NOTHING_ELSE,
+                vector_stores.besides if isinstance(vector_stores, VectorStores) else NOTHING_ELSE,
             ),
         )
     health = Health(
@@ -218,6 +240,14 @@ def compose(
         embeddings=embeddings,
         jobs=jobs,
         files=files,
+        assistants=furnish_assistants(
+            postgres,
+            catalogue,
+            vector_stores=vector_stores.adding if isinstance(vector_stores, VectorStores) else None,
+        )
+        if postgres is not None
+        else None,
+        vector_stores=vector_stores,
         health=health,
         stores=stores,
         own_numbers=numbers[worker.index],
@@ -356,6 +386,29 @@ def _vectors(settings: Settings) -> Vectors | None:
     key = environment.qdrant_api_key
     qdrant = Qdrant(environment.qdrant_url, key.get_secret_value() if key is not None else None)
     return Vectors(qdrant, load_collections().chunks)
+
+
+def _vector_stores(
+    postgres: Postgres | None,
+    vectors: Vectors | None,
+    catalogue: Catalogue,
+    embeddings: Embeddings,
+    settings: Settings,
+    *,
+    ended: Callable[[RequestRecord], None],
+) -> VectorStores | tuple[str, str]:
+    """They need a database, a vector database and a model for embeddings."""
+    told = settings.stack.retrieval
+    if postgres is None:
+        return "PostgreSQL", NO_POSTGRES
+    model = embedding_model(catalogue, told.embedding_model)
+    if model is None:
+        return "an embedding model", NO_EMBEDDINGS
+    if vectors is None:
+        return "Qdrant", NO_QDRANT
+    return furnish_vector_stores(
+        *(postgres, vectors, embeddings, model.id), ingest_seconds=told.ingest_seconds, ended=ended
+    )
 
 
 def _ingest_rules(settings: Settings) -> tuple[IngestRules, Rules]:

@@ -33,13 +33,16 @@ from api_server.observability.record import record_of
 from api_server.routes import admin as admin_routes
 from api_server.routes import admin_apps as admin_app_routes
 from api_server.routes import admin_usage as admin_usage_routes
+from api_server.routes import assistants as assistant_routes
 from api_server.routes import files as file_routes
 from api_server.routes import health as health_routes
 from api_server.routes import job_socket as job_socket_routes
 from api_server.routes import jobs as job_routes
 from api_server.routes import metrics as metrics_routes
 from api_server.routes import models as model_routes
+from api_server.routes import threads as thread_routes
 from api_server.routes import uploads as upload_routes
+from api_server.routes import vector_stores as vector_store_routes
 from api_server.routes.openapi import document
 from api_server.routes.token_path import Serve, TokenEndpoint, TokenPath
 from api_server.services.health import Health
@@ -50,6 +53,8 @@ ROUTES = (
     *(model_routes, health_routes, metrics_routes, admin_routes, admin_app_routes),
     *(job_routes, job_socket_routes, admin_usage_routes),
     *(file_routes, upload_routes),
+    *(assistant_routes, thread_routes),
+    *(vector_store_routes,),
 )
 
 OTHER_KEYS = ("/admin", "/ai_request", "/get_request", "/requests", "/ws/requests")
@@ -103,6 +108,10 @@ def create_app(settings: Settings, worker: Worker = ALONE) -> Gateway:
     app.state.apps = services.apps
     app.state.jobs = services.jobs
     app.state.files = services.files
+    app.state.vector_stores = services.vector_stores
+    kept = services.assistants
+    app.state.assistants = kept.assistants if kept is not None else None
+    app.state.threads = kept.threads if kept is not None else None
     app.state.usage = services.usage
     app.state.bounds = settings.stack.gateway
     for routes in ROUTES:

@@ -39,6 +39,7 @@ ROOMS: dict[str, set[str]] = {
         *("local.plan", "local.tether"),
     },
     "planning": {"settings", "inference", "errors"},
+    "vector_server": set(),
     "local": {"server", "settings", "inference", "errors"},
     "commands": {
         *("composition", "services", "stores", "settings", "planning"),
@@ -62,6 +63,7 @@ DRIVERS: dict[str, tuple[set[str], str]] = {
     "asyncpg": ({"stores"}, "go through a store"),
     "redis": ({"stores"}, "go through a store"),
     "qdrant_client": ({"stores"}, "go through a store"),
+    "qdrant_edge": ({"vector_server"}, "ask it over HTTP"),
     "minio": ({"stores"}, "go through a store"),
     "urllib3": ({"stores"}, "go through a store"),
     "pypdf": ({"extraction"}, "have files read by a process: services.retrieval.extracting"),

@@ -1,22 +1,30 @@
 """Qdrant for the tests: the one at QDRANT_URL (with QDRANT_API_KEY) where those are set, else the
-stand-in.
+vector server of `make local`, over Qdrant's own engine.
 """
 
+import asyncio
 import contextlib
 import os
 import secrets
-import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-from tests import fake_qdrant
+from api_server.local import vector_database
+from api_server.local.process import free_port, tether_command
+from api_server.local.store_programs import find_vector_engine
+from api_server.local.terminal import TerminalSay
+from api_server.settings import load_environment
+from tests.stores import Server
 
+START_SECONDS = 30
 REAL_URL = os.environ.get("QDRANT_URL")
 
 
@@ -42,22 +50,54 @@ class QdrantServer:
         return self.ask("GET", f"/collections/{collection}").raise_for_status().json()["result"]
 
 
+class VectorServer(Server):
+    """The vector server as a process; it can be killed, paused and started again on its port."""
+
+    def __init__(self, folder: Path, api_key: str) -> None:
+        port, engine = free_port(), vector_engine()
+        configuration = folder / "vectors.json"
+        told = vector_database.configuration(port, api_key, folder / "vectors")
+        configuration.write_text(told)
+        variables = [f"{name}={text}" for name, text in vector_database.variables(engine).items()]
+        argv = ["env", *variables, *vector_database.server_arguments(configuration)]
+        super().__init__(tether_command(argv), port, folder / "vectors.log")
+        self.api_key = api_key
+
+    @property
+    def address(self) -> QdrantServer:
+        return QdrantServer(vector_database.url(self.port), self.api_key)
+
+    def wait(self) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            with contextlib.suppress(httpx.HTTPError):
+                if httpx.get(f"{vector_database.url(self.port)}/readyz", timeout=1).is_success:
+                    return
+            time.sleep(0.05)
+        raise AssertionError(self.log_path.read_text())
+
+
+def vector_engine() -> Path:
+    """The engine's package, installed the first time."""
+    cache_home = load_environment().cache_home
+    work = find_vector_engine(cache_home=cache_home, say=TerminalSay(sys.stderr))
+    with ThreadPoolExecutor(1) as pool:  # a loop may run in this thread
+        return pool.submit(asyncio.run, work).result()
+
+
 @contextlib.contextmanager
-def running_fake(folder: Path, api_key: str) -> Iterator[QdrantServer]:
-    """The stand-in, in a process of its own."""
-    variables = {
-        "QDRANT__SERVICE__HOST": "127.0.0.1",
-        "QDRANT__SERVICE__HTTP_PORT": "0",
-        "QDRANT__SERVICE__API_KEY": api_key,
-        "QDRANT__STORAGE__STORAGE_PATH": str(folder),
-    }
-    argv = [sys.executable, fake_qdrant.__file__]
-    with subprocess.Popen(argv, env=variables, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        try:
-            yield QdrantServer(process.stdout.readline().strip(), api_key)
-        finally:
-            process.kill()
+def running_vector_server(folder: Path, api_key: str | None = None) -> Iterator[VectorServer]:
+    """One of a test's own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    server = VectorServer(folder, api_key or secrets.token_hex(16))
+    server.start()
+    try:
+        server.wait()
+        yield server
+    finally:
+        if server.process is not None:
+            server.resume()
+        server.kill()
 
 
 @contextlib.contextmanager
@@ -68,6 +108,6 @@ def running_qdrant() -> Iterator[QdrantServer]:
         return
     with (
         tempfile.TemporaryDirectory(prefix="stack-qdrant-") as folder,
-        running_fake(Path(folder), secrets.token_hex(16)) as server,
+        running_vector_server(Path(folder)) as server,
     ):
-        yield server
+        yield server.address

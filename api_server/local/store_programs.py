@@ -12,7 +12,14 @@ from pathlib import Path
 
 from api_server.errors import SetupError
 from api_server.local.programs import run_program
-from api_server.local.store_build import POSTGRES, POSTGRES_MAJOR, REDIS, build_store, cache_of
+from api_server.local.store_build import (
+    POSTGRES,
+    POSTGRES_MAJOR,
+    REDIS,
+    VECTORS,
+    build_store,
+    cache_of,
+)
 from api_server.local.terminal import Say
 from api_server.local.unprivileged import (
     ROOTS_FOLDER,
@@ -102,6 +109,11 @@ async def find_redis(*, cache_home: Path, say: Say, places: Places | None = None
         say.line(f"not using {on_path} from PATH: {version_fault(version, OLDEST_REDIS)}")
     folder = await build_store(REDIS, cache=cache_of(cache_home), say=say)
     return folder / "redis-server"
+
+
+async def find_vector_engine(*, cache_home: Path, say: Say) -> Path:
+    """The folder that has the engine's Python package in it."""
+    return (await build_store(VECTORS, cache=cache_of(cache_home), say=say)).parent
 
 
 def postgres_major(said: str) -> int | None:

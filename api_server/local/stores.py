@@ -1,6 +1,7 @@
-"""PostgreSQL and Redis of one `make local`: prepared, supervised, and their addresses told.
+"""PostgreSQL, Redis and, where there are embeddings, the vector database of one `make local`:
+prepared, supervised, and their addresses told.
 
-What the operator has elsewhere (POSTGRES_URL, REDIS_URL) is not started here.
+What the operator has elsewhere (POSTGRES_URL, REDIS_URL, QDRANT_URL) is not started here.
 """
 
 import secrets
@@ -10,18 +11,20 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from api_server.errors import SetupError
-from api_server.local import postgres_cluster, redis_server
+from api_server.local import postgres_cluster, redis_server, vector_database
 from api_server.local.data_dir import (
     LOG_FOLDER,
     POSTGRES_FOLDER,
     POSTGRES_URL_FILE,
     REDIS_FILE,
     REDIS_URL_FILE,
+    VECTORS_FILE,
+    VECTORS_FOLDER,
     write_private,
 )
 from api_server.local.postgres_cluster import Cluster
 from api_server.local.process import Command, free_port
-from api_server.local.store_programs import find_postgres, find_redis
+from api_server.local.store_programs import find_postgres, find_redis, find_vector_engine
 from api_server.local.supervisor import Supervisor, Watch
 from api_server.local.terminal import Say
 from api_server.local.unprivileged import User, can_reach, owner_of, unprivileged_user
@@ -33,6 +36,10 @@ POSTGRES_START_SECONDS = 60.0
 POSTGRES_STOP_SECONDS = 5.0
 REDIS_START_SECONDS = 10.0
 REDIS_STOP_SECONDS = 2.0
+VECTORS_START_SECONDS = 60.0
+"""After a crash it reads its log first."""
+
+VECTORS_STOP_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -55,6 +62,10 @@ async def prepare_stores(settings: Settings, say: Say) -> LocalStores:
     if settings.environment.redis_url is None:
         supervisor, variables["REDIS_URL"] = await _redis(settings, say)
         supervisors.append(supervisor)
+    if settings.environment.qdrant_url is None and settings.serves_embeddings:
+        supervisor, told = await _vectors(settings, say)
+        supervisors.append(supervisor)
+        variables |= told
     return LocalStores(supervisors, variables)
 
 
@@ -153,6 +164,33 @@ async def _redis(settings: Settings, say: Say) -> tuple[Supervisor, str]:
         stop_seconds=REDIS_STOP_SECONDS,
     )
     return Supervisor(command, watch, say), url
+
+
+async def _vectors(settings: Settings, say: Say) -> tuple[Supervisor, Mapping[str, str]]:
+    environment = settings.environment
+    data_dir = environment.data_dir.resolve()
+    engine = await find_vector_engine(cache_home=environment.cache_home, say=say)
+    port, key = free_port(), secrets.token_hex(16)
+    configuration_path = data_dir / VECTORS_FILE
+    write_private(
+        configuration_path,
+        vector_database.configuration(port, key, data_dir / VECTORS_FOLDER),
+    )
+    command = Command(
+        name="the vector database",
+        argv=vector_database.server_arguments(configuration_path),
+        environment=_environment() | vector_database.variables(engine),
+        log_path=data_dir / LOG_FOLDER / "vectors.log",
+    )
+    watch = Watch(
+        is_ready=lambda: vector_database.answers(port),
+        verify=_nothing_to_verify,
+        start_seconds=VECTORS_START_SECONDS,
+        hang_seconds=settings.stack.local.hang_seconds,
+        stop_seconds=VECTORS_STOP_SECONDS,
+    )
+    told = {"QDRANT_URL": vector_database.url(port), "QDRANT_API_KEY": key}
+    return Supervisor(command, watch, say), told
 
 
 def _environment() -> dict[str, str]:

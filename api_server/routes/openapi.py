@@ -7,9 +7,11 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from api_server.errors import is_job_path
+from api_server.schemas.assistants import AssistantChange, NewAssistant
 from api_server.schemas.completions import ChatRequest, CompletionRequest
 from api_server.schemas.embeddings import EmbeddingsRequest
 from api_server.schemas.jobs import AiBatch, AiRequest
+from api_server.schemas.threads import MessageBody, MessageChange, ThreadBody, ThreadChange
 from api_server.services.requests import Kind
 
 Json = dict[str, Any]
@@ -47,6 +49,11 @@ _RAW_ROUTES = (
     (Kind.TEXT, "Go on with a text, streamed or not", CompletionRequest, "choices"),
     (Kind.EMBEDDINGS, "Turn texts into vectors", EmbeddingsRequest, "data"),
 )
+_BODIES = (
+    *(AiRequest, AiBatch, NewAssistant, AssistantChange),
+    *(ThreadBody, ThreadChange, MessageBody, MessageChange),
+)
+"""Of routes that read their bodies themselves."""
 
 
 def document(app: FastAPI) -> Json:
@@ -57,7 +64,7 @@ def document(app: FastAPI) -> Json:
     if app.openapi_schema is not None:
         return app.openapi_schema
     whole = get_openapi(title=app.title, version=app.version, routes=app.routes)
-    requests = [*(request for _, _, request, _ in _RAW_ROUTES), AiRequest, AiBatch]
+    requests = [*(request for _, _, request, _ in _RAW_ROUTES), *_BODIES]
     _, schemas = msgspec.json.schema_components(requests, ref_template=_REFERENCE)
     components = whole.setdefault("components", {}).setdefault("schemas", {})
     components.update(schemas)

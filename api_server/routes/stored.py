@@ -52,3 +52,9 @@ def page_of(request: Request, *, usual: int = USUALLY_LISTED, most: int = MOST_L
 def answer(content: Any) -> Response:
     """JSON, as msgspec writes it."""
     return Response(msgspec.json.encode(content), media_type="application/json")
+
+
+def takes(schema: type, *, required: bool = True) -> dict[str, Any]:
+    """`openapi_extra` of a route that reads its body itself; openapi.py describes the schema."""
+    content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema.__name__}"}}}
+    return {"requestBody": {"required": required, "content": content}}

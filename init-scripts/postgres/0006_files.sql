@@ -133,3 +133,46 @@ create table stale_chunks (
     generation text,
     since timestamptz not null default now()
 );
+create index stale_chunks_by_age on stale_chunks (since);
+
+-- However a file leaves a vector store, also with the file itself: its chunks are to go as well. With
+-- a store that is deleted, all of them go at once.
+create function note_stale_chunks() returns trigger language plpgsql as $$
+begin
+    insert into stale_chunks (app_id, vector_store_id, file_id, generation)
+    select gone.app_id, gone.vector_store_id, gone.file_id, gone.generation
+    from gone join vector_stores on vector_stores.id = gone.vector_store_id;
+    return null;
+end
+$$;
+create trigger stale_chunks_of_files after delete on vector_store_files
+    referencing old table as gone for each statement execute function note_stale_chunks();
+
+create function note_stale_store() returns trigger language plpgsql as $$
+begin
+    insert into stale_chunks (app_id, vector_store_id) select app_id, id from gone;
+    return null;
+end
+$$;
+create trigger stale_chunks_of_stores after delete on vector_stores
+    referencing old table as gone for each statement execute function note_stale_store();
+
+-- Vector stores with what is known of their files.
+create view vector_stores_told as
+select
+    store.id, store.app_id, store.seq, store.created_at, store.name, store.description,
+    store.metadata::text as metadata, store.expires_after_days, store.last_active_at,
+    store.expired_at is not null
+    or coalesce(store.last_active_at + store.expires_after_days * interval '1 day' < now(), false)
+        as is_expired,
+    files.*
+from vector_stores as store
+cross join lateral (
+    select
+        count(*) filter (where status = 'in_progress') as in_progress,
+        count(*) filter (where status = 'completed') as completed,
+        count(*) filter (where status = 'failed') as failed,
+        count(*) filter (where status = 'cancelled') as cancelled,
+        coalesce(sum(usage_bytes), 0)::bigint as usage_bytes
+    from vector_store_files where vector_store_id = store.id
+) as files;

@@ -17,7 +17,7 @@ from api_server.errors import StoreAwayError
 from api_server.settings import load_settings
 from api_server.settings.store_layout import load_buckets, load_collections
 from tests.local_stack import NEUTRAL, REPOSITORY
-from tests.qdrant import QdrantServer, running_fake
+from tests.qdrant import QdrantServer, running_vector_server
 from tests.s3 import S3Server, running_s3
 from tests.stores import PostgresServer
 
@@ -44,8 +44,8 @@ def s3() -> Iterator[S3Server]:
 
 @pytest.fixture
 def qdrant(tmp_path: Path) -> Iterator[QdrantServer]:
-    with running_fake(tmp_path / "qdrant", "a-key-of-the-test") as server:
-        yield server
+    with running_vector_server(tmp_path / "qdrant", "a-key-of-the-test") as server:
+        yield server.address
 
 
 def started(variables: Mapping[str, str]) -> "subprocess.Popen[str]":

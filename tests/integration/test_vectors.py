@@ -1,4 +1,4 @@
-"""That collections are there: the same against the stand-in and, with QDRANT_URL, the real one."""
+"""That collections are there: the same in our vector server and, with QDRANT_URL, the real one."""
 
 import asyncio
 import secrets
@@ -12,7 +12,7 @@ import pytest
 from api_server.errors import SetupError, StoreAwayError
 from api_server.schemas.store_layout import Collection, Graph, PayloadIndex
 from api_server.stores.vector_setup import VectorSetup
-from tests.qdrant import QdrantServer, running_fake
+from tests.qdrant import QdrantServer, running_vector_server
 from tests.s3 import S3Server
 
 
@@ -149,14 +149,16 @@ async def test_a_server_that_is_not_qdrant(s3_server: S3Server, wanted: Collecti
     await vectors.aclose()
 
 
-async def test_the_stand_in_keeps_collections_and_guards_them(
+async def test_the_vector_server_keeps_collections_and_guards_them(
     tmp_path: Path, wanted: Collection
 ) -> None:
-    with running_fake(tmp_path, "a-key-of-the-test") as first:
+    with running_vector_server(tmp_path, "a-key-of-the-test") as server:
+        first = server.address
         vectors = VectorSetup(first.url, first.api_key)
         assert wanted.name in await vectors.ensure_collection(wanted)
         await vectors.aclose()
-    with running_fake(tmp_path, "a-key-of-the-test") as second:
+    with running_vector_server(tmp_path, "a-key-of-the-test") as server:
+        second = server.address
         vectors = VectorSetup(second.url, second.api_key)
         assert await vectors.ensure_collection(wanted) == []
         await vectors.aclose()

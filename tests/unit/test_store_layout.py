@@ -31,7 +31,9 @@ def test_the_shipped_layout() -> None:
     chunks = load_collections().chunks
     assert (chunks.vector_size, chunks.distance) == (768, "Cosine")
     assert chunks.indexes["app_id"].is_tenant
-    assert set(chunks.indexes) == {"app_id", "vector_store_id"}
+    assert set(chunks.indexes) == {
+        *("app_id", "vector_store_id", "file_id", "generation", "tags"),
+    }
 
 
 def test_every_file_of_the_folder_is_one_that_is_read() -> None:

@@ -1,0 +1,117 @@
+"""Bodies for vector stores, checked beyond their shapes. Pure."""
+
+from typing import TypeVar
+
+import msgspec
+
+from api_server.errors import InvalidRequestError, NotFoundError
+from api_server.schemas.chunks import Comparison, Filter
+from api_server.schemas.vector_stores import (
+    MOST_CONDITIONS,
+    Chunking,
+    NewFileBatch,
+    NewStoreFile,
+    SearchBody,
+    StaticChunking,
+)
+from api_server.services.reading import check_storable, read_json
+
+T = TypeVar("T")
+
+STATUSES = ("in_progress", "completed", "failed", "cancelled")
+DEEPEST = 8
+_ANY = msgspec.json.Decoder()
+
+
+def read_body(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
+    """A body whose texts are to be kept. Raises `InvalidRequestError` that names the field."""
+    found = read_json(body or b"{}", decoder)
+    if b"\\u0000" in body:  # JSON has no other way to say it
+        _check_texts(_ANY.decode(body), "")
+    return found
+
+
+def _check_texts(value: object, path: str) -> None:
+    if isinstance(value, str):
+        check_storable(value, path)
+    elif isinstance(value, list):
+        for each in value:
+            _check_texts(each, path)
+    elif isinstance(value, dict):
+        for key, each in value.items():
+            _check_texts(key, path)
+            _check_texts(each, path or str(key))
+
+
+def check_id(what: str, id_: str) -> str:
+    """An id that can be one. Raises `NotFoundError`."""
+    if not (id_.isascii() and id_.isprintable() and len(id_) <= 128):
+        raise NotFoundError.of(what, id_)
+    return id_
+
+
+def check_status(status: str | None) -> str | None:
+    """The `filter` of a list of files."""
+    if status is not None and status not in STATUSES:
+        raise InvalidRequestError(f"filter: must be one of {', '.join(STATUSES)}.", param="filter")
+    return status
+
+
+def check_chunking(chunking: Chunking | None) -> Chunking | None:
+    """Raises `InvalidRequestError` for chunks that repeat more than half of the one before."""
+    if isinstance(chunking, StaticChunking):
+        sizes = chunking.static
+        if sizes.chunk_overlap_tokens > sizes.max_chunk_size_tokens // 2:
+            raise InvalidRequestError(
+                "chunking_strategy: chunk_overlap_tokens must be no more than half of "
+                "max_chunk_size_tokens.",
+                param="chunking_strategy",
+            )
+    return chunking
+
+
+def files_of(batch: NewFileBatch) -> list[NewStoreFile]:
+    """Of a batch, with what it says for all of them. Raises `InvalidRequestError`."""
+    if (batch.file_ids is None) == (batch.files is None):
+        raise InvalidRequestError("Give file_ids or files, not both.", param="file_ids")
+    files = batch.files
+    if files is None:
+        files = [
+            NewStoreFile(id_, batch.attributes, batch.chunking_strategy)
+            for id_ in batch.file_ids or ()
+        ]
+    if not files:
+        raise InvalidRequestError("file_ids: names no file.", param="file_ids")
+    unique = {each.file_id: each for each in files}
+    for each in unique.values():
+        check_chunking(each.chunking_strategy)
+    return list(unique.values())
+
+
+def questions_of(search: SearchBody) -> list[str]:
+    """What is searched for."""
+    questions = [search.query] if isinstance(search.query, str) else list(search.query)
+    for each in questions:
+        check_storable(each, "query")
+        if not each.strip():
+            raise InvalidRequestError("query: must not be empty.", param="query")
+    return questions
+
+
+def check_filter(wanted: Filter | None) -> Filter | None:
+    """Raises `InvalidRequestError` for one that is too deep or too long."""
+    if wanted is not None and _size(wanted, 1) > MOST_CONDITIONS:
+        raise InvalidRequestError(
+            f"filters: has more than {MOST_CONDITIONS} conditions.", param="filters"
+        )
+    return wanted
+
+
+def _size(wanted: Filter, depth: int) -> int:
+    if depth > DEEPEST:
+        raise InvalidRequestError(f"filters: is deeper than {DEEPEST} levels.", param="filters")
+    if isinstance(wanted, Comparison):
+        return len(wanted.value) if isinstance(wanted.value, list) else 1
+    if not wanted.filters:
+        raise InvalidRequestError("filters: an empty list of filters.", param="filters")
+    return sum(_size(each, depth + 1) for each in wanted.filters)

@@ -1,0 +1,71 @@
+"""Ends vector stores that were not used for too long, and removes chunks that nobody has."""
+
+import asyncio
+import logging
+
+from api_server.errors import ApiError
+from api_server.stores.jobs import JobStore
+from api_server.stores.vector_stores import Stale, VectorStoreStore
+from api_server.stores.vectors import Vectors
+
+SWEEP_SECONDS = 2.0
+EXPIRE_SECONDS = 30.0
+AT_ONCE = 50
+
+log = logging.getLogger(__name__)
+
+
+class Sweeping:
+    """Loops of a process; several processes do not hinder each other."""
+
+    def __init__(self, stores: VectorStoreStore, vectors: Vectors, jobs: JobStore) -> None:
+        self._stores = stores
+        self._vectors = vectors
+        self._jobs = jobs
+
+    async def sweep_for_ever(self) -> None:
+        while True:
+            try:
+                while await self.sweep():
+                    pass
+            except ApiError:
+                log.debug("chunks cannot be removed now")
+            except Exception:  # the top of a background loop
+                log.exception("chunks that are to go could not be removed")
+            await asyncio.sleep(SWEEP_SECONDS)
+
+    async def expire_for_ever(self) -> None:
+        while True:
+            try:
+                await self.expire()
+            except ApiError:
+                log.debug("vector stores cannot be ended now")
+            except Exception:  # the top of a background loop
+                log.exception("vector stores could not be ended")
+            await asyncio.sleep(EXPIRE_SECONDS)
+
+    async def sweep(self) -> int:
+        """Remove some chunks; how much there was to do. What fails is done later."""
+        found = await self._stores.stale(AT_ONCE)
+        done: list[int] = []
+        try:
+            for each in found:
+                await self._remove(each)
+                done.append(each.id)
+        finally:
+            if done:
+                await self._stores.swept(done)
+        return len(found)
+
+    async def expire(self) -> None:
+        """Once through all vector stores."""
+        unwanted = await self._stores.expire()
+        if unwanted:
+            await self._jobs.cancel(unwanted)
+
+    async def _remove(self, stale: Stale) -> None:
+        await self._vectors.delete(
+            *(stale.app_id, stale.vector_store_id),
+            file_id=stale.file_id,
+            generation=stale.generation,
+        )
