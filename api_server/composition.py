@@ -50,8 +50,12 @@ from api_server.services.retrieval.embedding import embedding_model
 from api_server.services.retrieval.extracting import Limits
 from api_server.services.retrieval.ingesting import Rules as IngestRules
 from api_server.services.retrieval.room import furnish_ingests
+from api_server.services.runs.outside import stop_runs
+from api_server.services.runs.room import RunRules, Runs, furnish_runs
+from api_server.services.runs.tools import Tools
 from api_server.services.schema import Schema
 from api_server.services.shares import Shares
+from api_server.services.vector_stores.file_search import FileSearchTool
 from api_server.services.vector_stores.room import (
     VectorStores,
     furnish_vector_stores,
@@ -116,6 +120,7 @@ class Services:
     jobs: Jobs | None
     files: Files | None
     assistants: Assistants | None
+    runs: Runs | None
     vector_stores: VectorStores | tuple[str, str]
     """Or what is not set up, and what to do about it."""
 
@@ -144,6 +149,8 @@ class Services:
                 task.cancel()
             if self.jobs is not None:
                 await self.jobs.aclose()
+            if self.runs is not None:
+                await self.runs.aclose()
             await self.manager.aclose()
             await self.quotas.aclose()
             if self.ledger is not None:
@@ -154,11 +161,16 @@ class Services:
 
 
 def compose(
-    settings: Settings, worker: Worker = ALONE, *, job_slots: int | None = None
+    settings: Settings,
+    worker: Worker = ALONE,
+    *,
+    job_slots: int | None = None,
+    run_slots: int | None = None,
 ) -> Services:
     """The services for these settings.
 
-    `job_slots` is how many jobs the process does at once, else what the settings say for a gateway.
+    `job_slots` and `run_slots` are how many jobs and runs the process does at once, else what the
+    settings say for a gateway.
     """
     catalogue = Catalogue(settings.models())
     numbers = worker.numbers or [Numbers() for _ in range(worker.count)]
@@ -195,8 +207,20 @@ def compose(
         *(postgres, vectors, catalogue, embeddings, settings),
         ended=partial(_vectors_ended, metrics, ledger),
     )
-    jobs = None
+    found = vector_stores if isinstance(vector_stores, VectorStores) else None
+    jobs = assistants = runs = None
     if postgres is not None:
+        assistants = furnish_assistants(
+            *(postgres, catalogue),
+            vector_stores=found.adding if found is not None else None,
+            stop_runs=stop_runs,
+        )
+        runs, besides = furnish_runs(
+            *(postgres, catalogue, completions, assistants.threads, assistants.resources),
+            *(_tools(found), _rules(settings), _run_rules(settings, run_slots)),
+            ended=partial(_job_ended, metrics, ledger),
+            admit=partial(_admit, quotas),
+        )
         slots = settings.jobs.workers if job_slots is None else job_slots
         jobs = furnish(
             *(postgres, catalogue, completions, _owners(settings, access), _rules(settings)),
@@ -206,6 +230,7 @@ def compose(
             ended=partial(_job_ended, metrics, ledger),
             admit=partial(_admit, quotas),
             besides=together(
+                besides,
                 files.besides if files is not None else NOTHING_ELSE,
                 furnish_ingests(
                     *(postgres, catalogue, embeddings, files.service, vectors),
@@ -216,7 +241,7 @@ def compose(
                 )
                 if files is not None and vectors is not None
                 else NOTHING_ELSE,
-                vector_stores.besides if isinstance(vector_stores, VectorStores) else NOTHING_ELSE,
+                found.besides if found is not None else NOTHING_ELSE,
             ),
         )
     health = Health(
@@ -240,13 +265,8 @@ def compose(
         embeddings=embeddings,
         jobs=jobs,
         files=files,
-        assistants=furnish_assistants(
-            postgres,
-            catalogue,
-            vector_stores=vector_stores.adding if isinstance(vector_stores, VectorStores) else None,
-        )
-        if postgres is not None
-        else None,
+        assistants=assistants,
+        runs=runs,
         vector_stores=vector_stores,
         health=health,
         stores=stores,
@@ -349,6 +369,16 @@ def _rules(settings: Settings) -> Rules:
     )
 
 
+def _run_rules(settings: Settings, slots: int | None) -> RunRules:
+    told = settings.stack.assistants
+    return RunRules(
+        slots=told.runs if slots is None else slots,
+        run_seconds=told.run_seconds,
+        max_rounds=told.max_rounds,
+        event_seconds=told.event_days * 86_400,
+    )
+
+
 async def _admit(
     quotas: Quotas, caller: Caller, requests: Mapping[str, int]
 ) -> Sequence[Reservation]:
@@ -409,6 +439,13 @@ def _vector_stores(
     return furnish_vector_stores(
         *(postgres, vectors, embeddings, model.id), ingest_seconds=told.ingest_seconds, ended=ended
     )
+
+
+def _tools(vector_stores: VectorStores | None) -> Tools:
+    """What runs call here."""
+    if vector_stores is None:
+        return Tools()
+    return Tools(built_in={"file_search": FileSearchTool(vector_stores.searching)})
 
 
 def _ingest_rules(settings: Settings) -> tuple[IngestRules, Rules]:

@@ -40,6 +40,7 @@ from api_server.routes import job_socket as job_socket_routes
 from api_server.routes import jobs as job_routes
 from api_server.routes import metrics as metrics_routes
 from api_server.routes import models as model_routes
+from api_server.routes import runs as run_routes
 from api_server.routes import threads as thread_routes
 from api_server.routes import uploads as upload_routes
 from api_server.routes import vector_stores as vector_store_routes
@@ -53,7 +54,7 @@ ROUTES = (
     *(model_routes, health_routes, metrics_routes, admin_routes, admin_app_routes),
     *(job_routes, job_socket_routes, admin_usage_routes),
     *(file_routes, upload_routes),
-    *(assistant_routes, thread_routes),
+    *(assistant_routes, run_routes, thread_routes),
     *(vector_store_routes,),
 )
 
@@ -112,6 +113,7 @@ def create_app(settings: Settings, worker: Worker = ALONE) -> Gateway:
     kept = services.assistants
     app.state.assistants = kept.assistants if kept is not None else None
     app.state.threads = kept.threads if kept is not None else None
+    app.state.runs = services.runs
     app.state.usage = services.usage
     app.state.bounds = settings.stack.gateway
     for routes in ROUTES:

@@ -20,13 +20,14 @@ def work(settings: Settings) -> None:
 
 async def _work(settings: Settings) -> None:
     slots = settings.jobs.worker_slots
-    services = compose(settings, job_slots=slots)
+    runs = settings.stack.assistants.worker_runs
+    services = compose(settings, job_slots=slots, run_slots=runs)
     assert services.jobs is not None
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with services.running():
-        log.info("a worker does jobs", extra={"slots": slots})
+        log.info("a worker does jobs", extra={"slots": slots, "runs": runs})
         await stop.wait()
         services.jobs.room.begin_drain(settings.drain_seconds)

@@ -21,8 +21,12 @@ OPERATIONS: Mapping[str, str] = {
     "/v1/completions": "text_completion",
     "/v1/embeddings": "embeddings",
     "/ai_request": "chat",
+    "run": "chat",
 }
 """The routes that reach a model, with their names in OpenTelemetry's conventions."""
+
+RUN_ROUTE = "run"
+"""Of the requests to a model that runs of assistants make; no client has such a path."""
 
 JOB_ROUTE = "/ai_request"
 """Of requests that accept a job, which reach no model, and of jobs, which do."""

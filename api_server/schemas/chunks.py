@@ -43,7 +43,7 @@ class Hit(msgspec.Struct, frozen=True):
     chunk: Chunk
 
 
-class Comparison(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Comparison(msgspec.Struct, frozen=True):
     """One attribute against a value; `in` and `nin` have a list of them."""
 
     type: Literal["eq", "ne", "gt", "gte", "lt", "lte", "in", "nin"]
@@ -51,7 +51,7 @@ class Comparison(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     value: str | float | bool | list[str | float | bool]
 
 
-class Compound(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Compound(msgspec.Struct, frozen=True):
     """Several filters, of which all or one must hold."""
 
     type: Literal["and", "or"]

@@ -6,7 +6,6 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from api_server.schemas.assistants import Id, Metadata
-from api_server.schemas.chunks import Comparison, Compound
 
 MOST_FILES_AT_ONCE = 500
 MOST_FILES_OF_BATCH = 2000
@@ -92,6 +91,15 @@ class Ranking(msgspec.Struct, frozen=True):
 Question = Annotated[str, msgspec.Meta(min_length=1, max_length=32_768)]
 
 
+class Condition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A filter by attributes: with a `key` and a `value`, or `and` and `or` with `filters`."""
+
+    type: Literal["eq", "ne", "gt", "gte", "lt", "lte", "in", "nin", "and", "or"]
+    key: AttributeName | UnsetType = UNSET
+    value: str | float | bool | list[str | float | bool] | UnsetType = UNSET
+    filters: "list[Condition] | UnsetType" = UNSET
+
+
 class SearchBody(msgspec.Struct, frozen=True):
     """`POST /v1/vector_stores/{vector_store_id}/search`. `rewrite_query` is accepted: questions
     are searched for as they are.
@@ -99,6 +107,6 @@ class SearchBody(msgspec.Struct, frozen=True):
 
     query: Question | Annotated[list[Question], msgspec.Meta(min_length=1, max_length=16)]
     max_num_results: Annotated[int, msgspec.Meta(ge=1, le=50)] = 10
-    filters: Comparison | Compound | None = None
+    filters: Condition | None = None
     ranking_options: Ranking | None = None
     rewrite_query: bool = False

@@ -45,7 +45,8 @@ create index messages_by_run on messages (run_id) where run_id is not null;
 
 -- `body` is what the run was asked for, as it was then: model, instructions, tools, limits.
 -- `leg` counts how often it was put into the queue: at first, after each submit_tool_outputs, after
--- each resume; `job_id` is the job of the newest. `last_event` is the number of the newest event.
+-- each resume; `job_id` is the job of the newest. `last_event` is the number of the newest event;
+-- `has_events` until they are forgotten.
 create table runs (
     id text primary key,
     thread_id text not null references threads (id) on delete cascade,
@@ -65,6 +66,7 @@ create table runs (
     leg integer not null default 1,
     job_id text not null,
     last_event bigint not null default 0,
+    has_events boolean not null default true,
     required_action json,
     last_error json,
     can_resume boolean not null default false,
@@ -84,7 +86,7 @@ create unique index runs_active on runs (thread_id)
     where status in ('queued', 'in_progress', 'requires_action', 'cancelling');
 create index runs_by_expiry on runs (expires_at)
     where status in ('queued', 'in_progress', 'requires_action', 'cancelling');
-create index runs_by_end on runs (ended_at) where ended_at is not null;
+create index runs_by_end on runs (ended_at) where ended_at is not null and has_events;
 
 create table run_steps (
     id text primary key,

@@ -53,9 +53,10 @@ def error(status: int, message: str) -> dict[str, Any]:
     return {"error": {"code": status, "message": message, "type": "invalid_request_error"}}
 
 
-def usage(play: Play) -> dict[str, Any]:
-    total = PROMPT_TOKENS + play.tokens
-    counts = {"prompt_tokens": PROMPT_TOKENS, "completion_tokens": play.tokens}
+def usage(play: Play, tokens: int | None = None) -> dict[str, Any]:
+    tokens = play.tokens if tokens is None else tokens
+    total = PROMPT_TOKENS + tokens
+    counts = {"prompt_tokens": PROMPT_TOKENS, "completion_tokens": tokens}
     details = {"prompt_tokens_details": {"cached_tokens": play.cached}} if play.cached else {}
     return counts | {"total_tokens": total} | details
 
@@ -73,8 +74,35 @@ def piece(path: str, model: str, text: str, finish_reason: str | None) -> str:
     return json.dumps(chunk, separators=(",", ":"))
 
 
-def usage_piece(play: Play) -> str:
-    return json.dumps({"id": "c", "choices": [], "usage": usage(play)})
+def usage_piece(play: Play, tokens: int | None = None) -> str:
+    return json.dumps({"id": "c", "choices": [], "usage": usage(play, tokens)})
+
+
+def calls_tools(body: Mapping[str, Any], play: Play) -> bool:
+    """Whether a chat is answered by calls."""
+    messages = body.get("messages") or [{}]
+    return bool(play.calls and body.get("tools") and messages[-1].get("role") != "tool")
+
+
+def call_pieces(model: str, play: Play) -> list[str]:
+    """The data of the events that call functions: each one's name, then its arguments in halves."""
+    deltas: list[dict[str, Any]] = []
+    for index, call in enumerate(play.calls):
+        name, arguments = call["name"], call.get("arguments", "{}")
+        half = len(arguments) // 2
+        first = {"name": name, "arguments": ""}
+        deltas.append({"index": index, "id": f"c{index}", "type": "function", "function": first})
+        deltas += [
+            {"index": index, "function": {"arguments": part}}
+            for part in (arguments[:half], arguments[half:])
+        ]
+    return [_call_piece(model, delta) for delta in deltas]
+
+
+def _call_piece(model: str, delta: Mapping[str, Any]) -> str:
+    choice = {"index": 0, "finish_reason": None, "delta": {"tool_calls": [delta]}}
+    head = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": model}
+    return json.dumps(head | {"choices": [choice]}, separators=(",", ":"))
 
 
 def whole(path: str, model: str, play: Play) -> dict[str, Any]:

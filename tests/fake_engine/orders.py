@@ -5,7 +5,7 @@ requests that carry no `fault` of their own, and more (see `Orders`); each such 
 one before, so `{}` makes the engine well again.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -54,7 +54,8 @@ class Play:
 
     `tokens` events of `size` letters each; `first_pause` seconds before the first, `pause` after
     each; `retry_after` seconds where a 429 or a 503 says so; of the prompt, `cached` tokens were
-    known.
+    known. A chat that has tools, and whose last message is no output of one, is answered by `calls`
+    (`name` and `arguments` of each).
     """
 
     fault: str = ""
@@ -64,6 +65,7 @@ class Play:
     pause: float = 0.0
     retry_after: int | None = None
     cached: int = 0
+    calls: Sequence[Mapping[str, str]] = ()
 
     def changed(self, told: Mapping[str, Any]) -> "Play":
         """The same with the fields that are told. Raises `ValueError` for an unknown fault."""

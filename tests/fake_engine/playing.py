@@ -106,6 +106,9 @@ class Exchange:
         return fault not in _CLOSES
 
     async def _events(self, fault: str) -> None:
+        if answers.calls_tools(self._body, self._play):
+            await self._calls()
+            return
         for number in range(self._play.tokens):
             if fault and number == EVENTS_BEFORE_A_BREAK and await self._breaks_off(fault):
                 return
@@ -122,6 +125,21 @@ class Exchange:
             self._writer.write(wire.LAST_CHUNK)
         await self._writer.drain()
         self.is_complete = fault != "end_without_done"
+
+    async def _calls(self) -> None:
+        """Call functions, piece by piece; a piece counts as a token."""
+        pieces = answers.call_pieces(self._model, self._play)
+        for piece in pieces:
+            wire.event(self._writer, piece)
+            self.predicted_tokens += 1
+            await self._writer.drain()
+            await asyncio.sleep(self._play.pause)
+        wire.event(self._writer, answers.piece(self._path, self._model, "", "tool_calls"))
+        wire.event(self._writer, answers.usage_piece(self._play, len(pieces)))
+        wire.event(self._writer, "[DONE]")
+        self._writer.write(wire.LAST_CHUNK)
+        await self._writer.drain()
+        self.is_complete = True
 
     async def _breaks_off(self, fault: str) -> bool:
         """Play a fault in the middle of a stream; True when nothing may follow."""

@@ -18,6 +18,7 @@ class Assistants:
 
     assistants: AssistantService
     threads: ThreadService
+    resources: Resources
 
 
 async def no_runs(_connection: Connection, _thread_id: str) -> None:
@@ -36,4 +37,5 @@ def furnish_assistants(
     return Assistants(
         AssistantService(AssistantStore(postgres), catalogue, resources),
         ThreadService(ThreadStore(postgres), resources, stop_runs),
+        resources,
     )

@@ -1,14 +1,15 @@
 """The tool `file_search` of runs: implements `runs.tools.ServerTool`."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
 from api_server.errors import InvalidRequestError
-from api_server.schemas.apps import Caller
-from api_server.schemas.assistants import FileSearch, FileSearchOptions, ToolResources
+from api_server.schemas.assistants import FileSearch, FileSearchOptions, Tool, ToolResources
 from api_server.services.reading import check_storable
-from api_server.services.vector_stores.citing import details_of, output_of
+from api_server.services.runs.tools import Context, Result
+from api_server.services.vector_stores.citing import citations, details_of, output_of
 from api_server.services.vector_stores.searching import Searching, Wish
 
 Json = dict[str, Any]
@@ -44,34 +45,40 @@ class _Arguments(msgspec.Struct):
 _arguments = msgspec.json.Decoder(_Arguments)
 
 
-async def search_files(
-    searching: Searching,
-    caller: Caller,
-    options: FileSearchOptions | None,
-    resources: tuple[ToolResources, ToolResources],
-    arguments: str,
-) -> tuple[str, Json]:
-    """What the model reads, and what the step shows. `resources`: the thread's, the assistant's."""
-    options = options or FileSearchOptions()
-    ranking = options.ranking_options
-    threshold = 0.0 if ranking is None else ranking.score_threshold
-    ranker = RANKER if ranking is None or ranking.ranker is None else ranking.ranker
-    stores = stores_of(*resources)
-    if not stores:
-        return NO_STORES, details_of([], ranker, threshold)
-    wish = Wish(
-        [question_of(arguments)],
-        stores,
-        options.max_num_results or USUAL_RESULTS,
-        threshold,
-    )
-    details = details_of(await searching.search(caller, wish), ranker, threshold)
-    return output_of(details), details
+class FileSearchTool:
+    """Implements `runs.tools.ServerTool`."""
 
+    type = "file_search"
 
-def options_of(tool: object) -> FileSearchOptions | None:
-    """Of an entry of a run's tools. Pure."""
-    return tool.file_search if isinstance(tool, FileSearch) else None
+    def __init__(self, searching: Searching) -> None:
+        self._searching = searching
+
+    def definition(self, tool: Tool) -> Json:  # noqa: ARG002
+        """The same for all."""
+        return DEFINITION
+
+    async def call(self, context: Context, arguments: str) -> Result:
+        """The passages that are nearest to what the model asks, in the thread's and the assistant's
+        vector stores. Raises `ApiError`.
+        """
+        options = FileSearchOptions()
+        if isinstance(context.tool, FileSearch):
+            options = context.tool.file_search or options
+        ranking = options.ranking_options
+        threshold = 0.0 if ranking is None else ranking.score_threshold
+        ranker = RANKER if ranking is None or ranking.ranker is None else ranking.ranker
+        stores = stores_of(context.thread_resources, context.resources)
+        if not stores:
+            return Result(NO_STORES, details_of([], ranker, threshold))
+        limit = options.max_num_results or USUAL_RESULTS
+        wish = Wish([question_of(arguments)], stores, limit, threshold)
+        found = await self._searching.search(context.caller, wish)
+        details = details_of(found, ranker, threshold)
+        return Result(output_of(details), details)
+
+    def cite(self, text: str, details: Sequence[Json]) -> list[Json]:
+        """`file_citation` for each mark that stands in the text."""
+        return citations(text, details)
 
 
 def stores_of(thread: ToolResources, assistant: ToolResources) -> list[str]:

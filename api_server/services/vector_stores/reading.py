@@ -3,12 +3,14 @@
 from typing import TypeVar
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from api_server.errors import InvalidRequestError, NotFoundError
-from api_server.schemas.chunks import Comparison, Filter
+from api_server.schemas.chunks import Comparison, Compound, Filter
 from api_server.schemas.vector_stores import (
     MOST_CONDITIONS,
     Chunking,
+    Condition,
     NewFileBatch,
     NewStoreFile,
     SearchBody,
@@ -98,20 +100,33 @@ def questions_of(search: SearchBody) -> list[str]:
     return questions
 
 
-def check_filter(wanted: Filter | None) -> Filter | None:
-    """Raises `InvalidRequestError` for one that is too deep or too long."""
-    if wanted is not None and _size(wanted, 1) > MOST_CONDITIONS:
-        raise InvalidRequestError(
-            f"filters: has more than {MOST_CONDITIONS} conditions.", param="filters"
-        )
+def filter_of(told: Condition | None) -> Filter | None:
+    """Raises `InvalidRequestError` for one that is too deep, too long, or half of each kind."""
+    if told is None:
+        return None
+    wanted = _filter(told, 1)
+    if _size(wanted) > MOST_CONDITIONS:
+        raise _wrong(f"has more than {MOST_CONDITIONS} conditions")
     return wanted
 
 
-def _size(wanted: Filter, depth: int) -> int:
+def _filter(told: Condition, depth: int) -> Filter:
     if depth > DEEPEST:
-        raise InvalidRequestError(f"filters: is deeper than {DEEPEST} levels.", param="filters")
+        raise _wrong(f"is deeper than {DEEPEST} levels")
+    if told.type in ("and", "or"):
+        if isinstance(told.filters, UnsetType) or not told.filters or told.key is not UNSET:
+            raise _wrong(f"{told.type!r} needs filters, and no key")
+        return Compound(told.type, [_filter(each, depth + 1) for each in told.filters])
+    if isinstance(told.key, UnsetType) or isinstance(told.value, UnsetType):
+        raise _wrong(f"{told.type!r} needs a key and a value")
+    return Comparison(told.type, told.key, told.value)
+
+
+def _wrong(what: str) -> InvalidRequestError:
+    return InvalidRequestError(f"filters: {what}.", param="filters")
+
+
+def _size(wanted: Filter) -> int:
     if isinstance(wanted, Comparison):
         return len(wanted.value) if isinstance(wanted.value, list) else 1
-    if not wanted.filters:
-        raise InvalidRequestError("filters: an empty list of filters.", param="filters")
-    return sum(_size(each, depth + 1) for each in wanted.filters)
+    return sum(_size(each) for each in wanted.filters)

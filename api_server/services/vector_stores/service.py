@@ -18,8 +18,8 @@ from api_server.services.vector_stores.adding import Adding
 from api_server.services.vector_stores.objects import Json, store_object
 from api_server.services.vector_stores.reading import (
     check_chunking,
-    check_filter,
     check_id,
+    filter_of,
     questions_of,
     read_body,
 )
@@ -116,7 +116,7 @@ class VectorStoreService:
             [vector_store_id],
             asked.max_num_results,
             ranking.score_threshold,
-            check_filter(asked.filters),
+            filter_of(asked.filters),
         )
         found = await self._searching.search(caller, wish)
         return {

@@ -1,0 +1,94 @@
+"""The stream of a run for one client: what was said, then what is said, until the run stops.
+
+It keeps no event for a slow client: each is read again from where it is, memory or rows.
+"""
+
+import time
+from collections.abc import AsyncIterator, Sequence
+
+from api_server.errors import DependencyDownError
+from api_server.services.runs.hub import Hub
+from api_server.services.runs.objects import STOPS, to_json
+from api_server.stores.run_rows import Event
+from api_server.stores.runs import RunStore
+
+LOOK_SECONDS = 1.0
+ALIVE_SECONDS = 15.0
+PATIENCE_SECONDS = 30.0
+"""So long a stream waits for a PostgreSQL that is away."""
+
+DONE = b"event: done\ndata: [DONE]\n\n"
+ALIVE = b": keep-alive\n\n"
+WAITING = frozenset({"queued", "in_progress", "cancelling"})
+
+
+def frame(event: Event) -> bytes:
+    """An event as it goes over the wire."""
+    return f"id: {event.n}\nevent: {event.event}\ndata: {event.data}\n\n".encode()
+
+
+def error_frame(message: str) -> bytes:
+    """`ErrorEvent` of the reference: the stream ends, the run goes on."""
+    error = {"code": "server_error", "message": message, "param": None, "type": "server_error"}
+    return f"event: error\ndata: {to_json(error)}\n\n".encode()
+
+
+class Following:
+    """One object for all streams."""
+
+    def __init__(self, store: RunStore, hub: Hub) -> None:
+        self._store = store
+        self._hub = hub
+
+    async def stream(
+        self, run_id: str, after: int, known: Sequence[Event] = (), *, to_end: bool = False
+    ) -> AsyncIterator[bytes]:
+        """Blocks of events behind `after`, of which the first may be `known` already.
+
+        It ends where the run stops; with `to_end` only where nothing comes behind that.
+        """
+        with self._hub.follow(run_id) as follower:
+            spoke = time.monotonic()
+            away_since: float | None = None
+            events: Sequence[Event] = known
+            while True:
+                stop = next((n for n, each in enumerate(events, 1) if each.event in STOPS), None)
+                if stop is not None and not to_end:
+                    events = events[:stop]
+                if events:
+                    after, spoke = events[-1].n, time.monotonic()
+                    yield b"".join(frame(each) for each in events)
+                if stop is not None and not to_end:
+                    break
+                try:
+                    events, is_over = await self._next(run_id, after, look=not events)
+                    away_since = None
+                except DependencyDownError as exc:
+                    away_since = away_since or time.monotonic()
+                    if time.monotonic() - away_since > PATIENCE_SECONDS:
+                        yield error_frame(exc.message)
+                        return
+                    events, is_over = (), False
+                if is_over:
+                    break
+                if not events:
+                    await follower.wait(LOOK_SECONDS)
+                    if time.monotonic() - spoke >= ALIVE_SECONDS:
+                        spoke = time.monotonic()
+                        yield ALIVE
+        yield DONE
+
+    async def _next(self, run_id: str, after: int, *, look: bool) -> tuple[Sequence[Event], bool]:
+        """What comes behind an event, and whether nothing will."""
+        channel = self._hub.channel(run_id)
+        newest = channel.after(after) if channel is not None else None
+        if newest is not None:
+            return newest, False
+        events = await self._store.events(run_id, after)
+        if events or not look:
+            return events, False
+        position = await self._store.position(run_id)
+        if position is None:
+            return (), True
+        is_still = position.status not in WAITING
+        return (), is_still and (position.last_event <= after or not position.has_events)
