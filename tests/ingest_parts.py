@@ -255,7 +255,7 @@ class Taking:
 
 async def _work(url: str, folder: Path) -> None:
     postgres = Postgres(url)
-    async with Taking(postgres, folder, model=PlayedModel(0.02), lease_seconds=1.5):
+    async with Taking(postgres, folder, model=PlayedModel(0.4), lease_seconds=1.5):
         await asyncio.sleep(60)
 
 

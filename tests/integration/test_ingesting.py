@@ -319,7 +319,7 @@ async def test_kill_9_anywhere_and_the_points_are_the_same(
             kills += 1
             # So many deaths are no fault of the file.
             await postgres.execute("update jobs set attempts = 0 where state = 'processing'")
-    assert kills > 2
+    assert kills > 3, "the work takes longer than they let it live"
     for file_id, whole in wholes.items():
         assert check_points(taking, file_id, whole) == (await taking.row(file_id))["chunks"]
     assert await taking.stale() == []
