@@ -60,7 +60,9 @@ class Home:
         messages = [{"role": "user", "content": text} for text in texts or ("hello",)]
         return (await self.post("/v1/threads", {"messages": messages}))["id"]
 
-    async def post(self, path: str, body: Mapping[str, Any] | None = None, status: int = 200) -> Any:
+    async def post(
+        self, path: str, body: Mapping[str, Any] | None = None, status: int = 200
+    ) -> Any:
         answer = await self.http.post(path, json=body or {})
         assert answer.status_code == status, answer.text
         return answer.json()
@@ -95,6 +97,15 @@ class Home:
         async with self.http.stream(verb, path, json=body) as answer:
             assert answer.status_code == 200, await answer.aread()
             return [event async for event in events_of(answer)]
+
+    async def see(self, path: str, event: str, count: int = 1) -> None:
+        """Read a stream until it has had so many events of this name; then leave."""
+        async with self.http.stream("GET", path) as answer:
+            async for told in events_of(answer):
+                count -= told.event == event
+                if count <= 0:
+                    return
+        raise AssertionError(f"the stream ended before {event}")
 
     async def messages(self, thread_id: str) -> list[dict[str, Any]]:
         """The oldest first."""
@@ -138,9 +149,7 @@ async def events_of(answer: httpx.Response) -> AsyncIterator[Told]:
 def names(events: Sequence[Told]) -> list[str]:
     """Of events; those of deltas in a row are one."""
     found = [each.event for each in events]
-    return [
-        name for number, name in enumerate(found) if number == 0 or name != found[number - 1]
-    ]
+    return [name for number, name in enumerate(found) if number == 0 or name != found[number - 1]]
 
 
 def text_of(events: Sequence[Told]) -> str:
@@ -163,9 +172,10 @@ async def assistants_home(
     told = {"POSTGRES_URL": postgres_url, "AUTH": "off", "ENVIRONMENT": "development"}
     async with (
         running_engine() as engine,
-        running_gateway(
-            folder, engine, variables=told | dict(variables or {}), **sections
-        ) as (_, url),
+        running_gateway(folder, engine, variables=told | dict(variables or {}), **sections) as (
+            _,
+            url,
+        ),
         httpx.AsyncClient(base_url=url, timeout=10) as http,
         openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client,
     ):
