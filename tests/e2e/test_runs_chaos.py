@@ -169,10 +169,9 @@ async def test_every_run_ends_once_however_many_are_killed(
                 assistant = (await persistently(http, "POST", "/v1/assistants", json=told))["id"]
                 numbers = iter(range(RUNS))
                 ended: list[tuple[str, str]] = []
-                streams: dict[str, list[Told]] = {}
 
                 async def client() -> None:
-                    for number in numbers:
+                    while (number := next(numbers, None)) is not None:
                         ended.append(await one_run(http, assistant, number))
 
                 async with killing(running, chance, KILLS) as killed:
@@ -184,10 +183,9 @@ async def test_every_run_ends_once_however_many_are_killed(
                             break
                         numbers = iter(range(CLIENTS))
                     await killed
-                for thread, run_id in chance.sample(ended, min(10, len(ended))):
-                    path = f"/v1/threads/{thread}/runs/{run_id}/events"
-                    streams[run_id] = await follow(http, path)
-            for told_events in streams.values():
+                paths = [f"/v1/threads/{thread}/runs/{run_id}/events" for thread, run_id in ended]
+                streams = [await follow(http, path) for path in chance.sample(paths, 10)]
+            for told_events in streams:
                 ids = [each.id or 0 for each in told_events]
                 assert ids == sorted(set(ids))
                 assert told_events[-1].event == "thread.run.completed"
