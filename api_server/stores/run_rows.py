@@ -132,7 +132,9 @@ class Heard:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """All that a leg begins with; `at` is PostgreSQL's clock."""
+    """All that a leg begins with; `at` is PostgreSQL's clock. `heard` is the conversation so far,
+    of a run that is new.
+    """
 
     run: Run
     steps: Sequence[Step]
@@ -140,6 +142,7 @@ class Loaded:
     half_messages: Sequence[str]
     thread_resources: str | None
     at: datetime
+    heard: Sequence[Heard] | None = None
 
 
 @dataclass(slots=True)

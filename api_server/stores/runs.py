@@ -7,7 +7,7 @@ order job, run, thread; whoever adds a run locks its thread first, and that alon
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import asyncpg
 import msgspec
@@ -40,6 +40,15 @@ _OF_RUN = (
     *("failed_at", "completed_at", "ended_at", "job_id"),
 )
 
+
+class _Heard(msgspec.Struct):
+    id: str
+    role: Literal["user", "assistant"]
+    content: msgspec.Raw
+
+
+_HEARD = msgspec.json.Decoder(list[_Heard])
+
 T = TypeVar("T")
 
 
@@ -49,7 +58,7 @@ class TakenError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class NewRun:
-    """One to write down; `body` and `metadata` are JSON."""
+    """One to write down, with the first events of its stream; `body` and `metadata` are JSON."""
 
     id: str
     thread_id: str
@@ -134,23 +143,25 @@ class RunStore:
         row = await self._postgres.fetchrow(_SQL["step"], app_id, run_id, step_id)
         return None if row is None else read_row(Step, row)
 
-    async def load(self, run_id: str) -> Loaded | None:
+    async def load(self, run_id: str, most_messages: int) -> Loaded | None:
         """All that a leg begins with; None where the run is gone."""
 
         async def work(connection: Connection) -> Loaded | None:
-            row = await connection.fetchrow(_SQL["load"], run_id)
+            row = await connection.fetchrow(_SQL["load"], run_id, most_messages)
             if row is None:
                 return None
             run = read_row(Run, row)
-            is_new = run.last_event <= 3 and run.leg == 1 and run.started_at is None
-            of_run: tuple[list[Step], list[Action], list[str]] = ([], [], [])
-            if not is_new:
-                of_run = (
-                    await all_steps(connection, run_id),
-                    await all_actions(connection, run_id),
-                    await half_messages(connection, run_id),
-                )
-            return Loaded(run, *of_run, row["thread_resources"], row["at"])
+            resources, at = row["thread_resources"], row["at"]
+            if run.leg == 1 and run.started_at is None:  # nobody has done anything for it
+                heard = _HEARD.decode(row["heard"] or "[]")
+                told = [
+                    Heard(each.id, each.role, None, bytes(each.content).decode()) for each in heard
+                ]
+                return Loaded(run, (), (), (), resources, at, told)
+            return Loaded(
+                *(run, await all_steps(connection, run_id), await all_actions(connection, run_id)),
+                *(await half_messages(connection, run_id), resources, at),
+            )
 
         return await self._postgres.use(work)
 

@@ -94,7 +94,21 @@ select id, role, run_id, content from (
 order by created_at, seq
 
 -- name: load
-select runs.*, threads.tool_resources as thread_resources, clock_timestamp() as at
+-- The conversation only for those that nobody has begun.
+select
+    runs.*, threads.tool_resources as thread_resources, clock_timestamp() as at,
+    case when runs.leg = 1 and runs.started_at is null then (
+        select json_agg(
+            json_build_object('id', newest.id, 'role', newest.role, 'content', newest.content)
+            order by newest.created_at, newest.seq
+        )
+        from (
+            select id, role, content, created_at, seq from messages
+            where thread_id = runs.thread_id and status <> 'in_progress'
+            order by created_at desc, seq desc
+            limit $2
+        ) as newest
+    ) end as heard
 from runs join threads on threads.id = runs.thread_id
 where runs.id = $1
 
