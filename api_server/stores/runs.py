@@ -57,20 +57,6 @@ class TakenError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class NewRun:
-    """One to write down, with the first events of its stream; `body` and `metadata` are JSON."""
-
-    id: str
-    thread_id: str
-    app_id: str
-    assistant_id: str
-    body: str
-    metadata: str
-    job_id: str
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
 class Abandoned:
     """A run whose job came to an end without it; `job_state` None where the job is gone."""
 
@@ -106,10 +92,10 @@ class RunStore:
 
     # reading
 
-    async def assistant(self, app_id: str, assistant_id: str) -> str | None:
-        """The body of an assistant, as JSON."""
+    async def assistant(self, app_id: str, assistant_id: str) -> tuple[str, datetime] | None:
+        """The body of an assistant, as JSON, and PostgreSQL's clock."""
         row = await self._postgres.fetchrow(_SQL["assistant"], assistant_id, app_id)
-        return None if row is None else row["body"]
+        return None if row is None else (row["body"], row["at"])
 
     async def sees_thread(self, app_id: str, user: str | None, thread_id: str) -> bool:
         """Whether a thread is there for them."""
@@ -239,15 +225,14 @@ async def forget_events(connection: Connection, seconds: float) -> None:
     await connection.execute(_SQL["forget_events"], seconds)
 
 
-async def add_run(connection: Connection, new: NewRun) -> Run:
-    """Write a run down, in a thread that is locked."""
-    row = await connection.fetchrow(
+async def add_run(connection: Connection, run: Run, events: Sequence[Event]) -> None:
+    """Write a new run down, in a thread that is locked, with the first events of its stream."""
+    await connection.execute(
         _SQL["add"],
-        *(new.id, new.thread_id, new.app_id, new.assistant_id, new.body, new.metadata),
-        *(new.job_id, new.seconds),
+        *(run.id, run.thread_id, run.app_id, run.user_name, run.assistant_id, run.body),
+        *(run.metadata, run.job_id, run.created_at, run.expires_at),
+        *([each.event for each in events], [each.data for each in events]),
     )
-    assert row is not None, "whoever adds a run has locked its thread"
-    return read_row(Run, row)
 
 
 async def lock_job(connection: Connection, job_id: str) -> str | None:

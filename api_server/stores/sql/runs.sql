@@ -1,19 +1,23 @@
 -- name: assistant
-select body from assistants where id = $1 and app_id = $2
+select body, clock_timestamp() as at from assistants where id = $1 and app_id = $2
 
 -- name: sees_thread
 select true from threads
 where id = $1 and app_id = $2 and ($3::text is null or user_name = $3)
 
 -- name: add
-insert into runs (
-    id, thread_id, app_id, user_name, assistant_id, body, metadata, job_id, expires_at
+with added as (
+    insert into runs (
+        id, thread_id, app_id, user_name, assistant_id, body, metadata, job_id, created_at,
+        expires_at, last_event
+    )
+    values (
+        $1, $2, $3, $4, $5, $6::json, $7::json, $8, $9, $10, cardinality($11::text[])
+    )
 )
-select
-    $1, threads.id, threads.app_id, threads.user_name, $4, $5::json, $6::json, $7,
-    now() + $8::double precision * interval '1 second'
-from threads where threads.id = $2 and threads.app_id = $3
-returning *
+insert into run_events (run_id, n, event, data)
+select $1, w.n, w.event, w.data
+from unnest($11::text[], $12::text[]) with ordinality as w (event, data, n)
 
 -- name: find
 select * from runs
