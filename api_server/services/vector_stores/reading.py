@@ -119,7 +119,7 @@ def _filter(told: Condition, depth: int) -> Filter:
         return Compound(told.type, [_filter(each, depth + 1) for each in told.filters])
     if isinstance(told.key, UnsetType) or isinstance(told.value, UnsetType):
         raise _wrong(f"{told.type!r} needs a key and a value")
-    return Comparison(told.type, told.key, told.value)
+    return Comparison(told.type, told.key, told.value)  # type: ignore[arg-type]
 
 
 def _wrong(what: str) -> InvalidRequestError:
