@@ -15,7 +15,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*deprecated:DeprecationWarning"
 
 TEXT = {"type": "text", "text": {"value": "hi", "annotations": []}}
 FILE = (
-    "insert into files (id, app_id, filename, purpose, content_type, bytes, sha256) "
+    "insert into files (id, app_id, filename, purpose, content_type, bytes, digest) "
     "values ($1, $2, 'a.png', 'vision', 'image/png', 1, '')"
 )
 
