@@ -18,7 +18,7 @@ from api_server.errors import SetupError
 from api_server.local.stack import engine_binary
 from api_server.local.terminal import TerminalSay
 from api_server.settings import load_environment, load_settings
-from benchmarks import choosing, jobs, ledger, limits, machine
+from benchmarks import choosing, jobs, ledger, limits, machine, threads
 from benchmarks.bench import (
     QUICK,
     BenchError,
@@ -48,6 +48,7 @@ def main() -> int:
     what.add_argument("--limits", action="store_true", help="the limits of apps alone")
     what.add_argument("--affinity", action="store_true", help="real engines and their caches")
     what.add_argument("--jobs", action="store_true", help="jobs accepted, done and polled")
+    what.add_argument("--threads", action="store_true", help="a thread of 10,000 messages")
     parser.add_argument(
         "--quick", action="store_true", help="tiny counts; the figures mean nothing"
     )
@@ -66,8 +67,9 @@ def main() -> int:
             return uvloop.run(
                 until_signal(run_affinity(arguments.rounds, is_quick=arguments.quick))
             )
-        if arguments.jobs:
-            return uvloop.run(until_signal(run_jobs(is_quick=arguments.quick)))
+        for name, measure in (("jobs", run_jobs), ("threads", run_threads)):
+            if getattr(arguments, name):
+                return uvloop.run(until_signal(measure(is_quick=arguments.quick)))
         return uvloop.run(until_signal(run(plan, with_peers=arguments.peers)))
     except asyncio.CancelledError:
         print("stopped", file=sys.stderr)
@@ -128,6 +130,16 @@ async def run_jobs(*, is_quick: bool) -> int:
     watch = machine.LoadWatch.begin()
     async with workplace(choose_cores(sorted(os.sched_getaffinity(0)))) as place:
         print(await jobs.report(place, jobs.QUICK if is_quick else jobs.Size()))
+    if warning := watch.warning():
+        print(warning)
+    return 0
+
+
+async def run_threads(*, is_quick: bool) -> int:
+    """Measure a long thread and print."""
+    watch = machine.LoadWatch.begin()
+    async with workplace(choose_cores(sorted(os.sched_getaffinity(0)))) as place:
+        print(await threads.report(place, threads.QUICK if is_quick else threads.Size()))
     if warning := watch.warning():
         print(warning)
     return 0
