@@ -27,6 +27,19 @@ Moment = Annotated[int, msgspec.Meta(ge=0, le=253_402_300_799)]
 """Seconds of the epoch, up to the year 9999."""
 
 
+Purpose = Literal[
+    "assistants",
+    "assistants_output",
+    "batch",
+    "batch_output",
+    "fine-tune",
+    "fine-tune-results",
+    "vision",
+    "user_data",
+    "evals",
+]
+
+
 class Dump(msgspec.Struct, frozen=True):
     """Each object is read by itself: one that is wrong spoils no other."""
 
@@ -127,5 +140,5 @@ class DumpedFile(msgspec.Struct, frozen=True):
     id: Id
     filename: Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
     path: str
-    purpose: str = "assistants"
+    purpose: Purpose = "assistants"
     created_at: Moment | None = None
