@@ -87,7 +87,10 @@ class Importer:
 
     async def take(self, content: bytes) -> Report:
         """Raises `InvalidRequestError` where it is no dump at all, `DependencyDownError`."""
-        dump = read_json(content, _DUMP)
+        try:
+            dump = read_json(content, _DUMP)
+        except InvalidRequestError as exc:
+            raise InvalidRequestError(f"This file is no dump of assistants: {exc.message}") from exc
         for kind, objects, take in (
             ("file", dump.files, self._take_file),
             ("assistant", dump.assistants, self._take_assistant),
