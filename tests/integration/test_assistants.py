@@ -114,6 +114,15 @@ async def test_a_deleted_assistant_is_gone(shop: Kept) -> None:
             await ask(made.id)
 
 
+def deep(levels: int, end: str) -> bytes:
+    """An assistant with a function whose parameters are lists in lists."""
+    nested = "[" * levels + end + "]" * levels
+    function = f'{{"name": "f", "parameters": {{"a": {nested}}}}}'
+    return (
+        f'{{"model": "fake", "tools": [{{"type": "function", "function": {function}}}]}}'.encode()
+    )
+
+
 REFUSED: tuple[tuple[Any, str], ...] = (
     ({}, "model"),
     ({"model": None}, "model"),
@@ -162,6 +171,7 @@ REFUSED: tuple[tuple[Any, str], ...] = (
     (b'{"model": "fake", "name": "\\ud800"}', "JSON"),
     (b'{"model": "fake", "name": "\xff"}', "JSON"),
     (b"[" * 100_000, "JSON"),
+    *((deep(depth, end), "nested") for depth in (100, 500) for end in ("1", '"\\u0000"')),
     (b"null", "object"),
     (b"", "JSON"),
 )
