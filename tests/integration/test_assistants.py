@@ -12,6 +12,8 @@ import pytest
 
 from tests.access import Guarded, guarded_gateway
 from tests.assistants import SECRET, Kept, client_of, command
+from tests.integration.conftest import Stack
+from tests.stores import running_postgres
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*deprecated:DeprecationWarning")
 
@@ -228,3 +230,27 @@ async def test_two_changes_at_once_are_both_kept(shop: Kept) -> None:
     )
     now = await shop.assistants.retrieve(made.id)
     assert (now.name, now.description, now.instructions) == ("n", "d", "i")
+
+
+async def test_without_a_database_they_are_a_503_that_says_what_is_missing(stack: Stack) -> None:
+    with pytest.raises(openai.InternalServerError, match="POSTGRES_URL") as failed:
+        await stack.client.beta.assistants.list()
+    assert failed.value.status_code == 503
+    assert failed.value.response.headers["retry-after"] == "60"
+
+
+async def test_while_the_database_hangs_they_are_a_503_in_time(tmp_path: Path) -> None:
+    with running_postgres() as server, server.database() as url:
+        async with (
+            guarded_gateway(tmp_path, url) as guarded,
+            client_of(guarded, url) as shop,
+        ):
+            made = await shop.assistants.create(model="fake")
+            server.pause()
+            try:
+                async with asyncio.timeout(5):
+                    path = f"/v1/assistants/{made.id}"
+                    assert (await shop.refusal("GET", path))[0] == 503
+                    assert (await shop.refusal("POST", "/v1/threads", {}))[0] == 503
+            finally:
+                server.resume()
