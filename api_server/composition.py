@@ -34,9 +34,11 @@ from api_server.services.assistants.room import Assistants, furnish_assistants
 from api_server.services.completions import Completions
 from api_server.services.embeddings import Embeddings
 from api_server.services.entrance import Entrance
+from api_server.services.files.room import Files, furnish_files
+from api_server.services.files.service import FileRules
 from api_server.services.health import Health
 from api_server.services.jobs.owners import OpenToAll, Owners
-from api_server.services.jobs.room import Jobs, furnish
+from api_server.services.jobs.room import Jobs, furnish, together
 from api_server.services.jobs.rules import Rules
 from api_server.services.lane import Lane
 from api_server.services.ledger.ledger import Ledger
@@ -50,10 +52,12 @@ from api_server.services.runs.tools import Tools
 from api_server.services.schema import Schema
 from api_server.services.shares import Shares
 from api_server.settings import Settings
+from api_server.settings.store_layout import load_buckets
 from api_server.stores.answers import Answers
 from api_server.stores.app_seeds import AppSeeds
 from api_server.stores.apps import AppStore
 from api_server.stores.limits import RedisLimits
+from api_server.stores.objects import Objects
 from api_server.stores.postgres import Postgres
 from api_server.stores.published_keys import KeyServer
 from api_server.stores.redis import Redis
@@ -98,8 +102,9 @@ class Services:
     jobs: Jobs | None
     assistants: Assistants | None
     runs: Runs | None
+    files: Files | None
     health: Health
-    stores: Sequence[Postgres | Redis]
+    stores: Sequence[Postgres | Redis | Objects]
     own_numbers: Numbers
     vitals: Vitals
 
@@ -157,7 +162,8 @@ def compose(
     }
     postgres = Postgres(settings.postgres_url) if settings.postgres_url else None
     redis = Redis(settings.redis_url) if settings.redis_url else None
-    stores = [store for store in (postgres, redis) if store is not None]
+    objects = _objects(settings)
+    stores = [store for store in (postgres, redis, objects) if store is not None]
     degradation = Degradation([store.dependency.name for store in stores], metrics)
     for store in stores:
         store.dependency.notice = partial(degradation.changed, store.dependency.name)
@@ -172,6 +178,7 @@ def compose(
     )
     entrance = Entrance(quotas, ledger)
     completions = Completions(catalogue, lanes, entrance, _cache(redis, settings))
+    files = _files(postgres, objects, settings)
     jobs = assistants = runs = None
     if postgres is not None:
         assistants = furnish_assistants(postgres, catalogue, stop_runs=stop_runs)
@@ -189,7 +196,7 @@ def compose(
             counts_for_metrics=worker.index == 0,
             ended=partial(_job_ended, metrics, ledger),
             admit=partial(_admit, quotas),
-            besides=besides,
+            besides=together(besides, *([files.besides] if files is not None else [])),
         )
     health = Health(
         *(lanes, __version__),
@@ -213,6 +220,7 @@ def compose(
         jobs=jobs,
         assistants=assistants,
         runs=runs,
+        files=files,
         health=health,
         stores=stores,
         own_numbers=numbers[worker.index],
@@ -275,6 +283,22 @@ def _cache(redis: Redis | None, settings: Settings) -> AnswerCache:
     if redis is not None:
         store = Answers(redis, ttl_seconds=ttl_seconds, max_app_bytes=max_app_bytes)
     return AnswerCache(store, max_entry_bytes=section.max_entry_bytes)
+
+
+def _objects(settings: Settings) -> Objects | None:
+    """Raises `ConfigurationError` where there is an address and are no keys."""
+    keys = settings.object_store_keys
+    if settings.environment.s3_url is None or keys is None:
+        return None
+    return Objects(settings.environment.s3_url, *keys)
+
+
+def _files(postgres: Postgres | None, objects: Objects | None, settings: Settings) -> Files | None:
+    """They need both stores."""
+    if postgres is None or objects is None:
+        return None
+    rules = FileRules(**settings.stack.files.model_dump())
+    return furnish_files(postgres, objects, load_buckets().files, rules)
 
 
 def _owners(settings: Settings, access: Access) -> Owners:

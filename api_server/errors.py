@@ -2,12 +2,14 @@
 
     StackError
     ├── ClientLeftError                 nobody waits for the answer any more; never sent to anyone
+    ├── ObjectMissingError              the object store has no object, or no bucket, of that name
     ├── RowsRefusedError                a database will not take these rows, however often they come
     ├── SetupError                      the operator must change something; one sentence says what
     │   ├── ConfigurationError          a key or a value in a file or in the environment is wrong
     │   └── StoreAwayError              a store does not answer, and may be starting
     └── ApiError                        a request cannot be answered; has a status and a code
         ├── InvalidRequestError         400  invalid_request_error
+        │   └── StorageFullError        400  storage_full
         │   └── ContextLengthError      400  context_length_exceeded
         │   └── RequestTypeError        400  unsupported_request_type
         ├── InvalidKeyError             401  invalid_api_key
@@ -26,6 +28,7 @@
         ├── JobStateError               409  invalid_request
         ├── ModelBusyError              409  model_busy
         ├── BodyTooLargeError           413  request_too_large
+        ├── RangeNotSatisfiableError    416  range_not_satisfiable
         ├── OverloadedError             429  overloaded
         ├── RateLimitedError            429  rate_limit_exceeded
         ├── HeadTooLargeError           431  request_headers_too_large
@@ -40,6 +43,7 @@
         │   └── QueueTimeoutError       503  queue_timeout
         ├── QueueFullError              503  queue_full
         ├── DependencyDownError         503  dependency_down
+        │   └── NotSetUpError           503  dependency_down
         ├── ShuttingDownError           503  shutting_down
         └── EngineTimeoutError          504  engine_timeout
 
@@ -59,6 +63,10 @@ class StackError(Exception):
 
 class ClientLeftError(StackError):
     """The client closed its connection before the answer was complete."""
+
+
+class ObjectMissingError(StackError):
+    """The object store has no such object, or no such bucket."""
 
 
 class RowsRefusedError(StackError):
@@ -141,6 +149,12 @@ class ContextLengthError(InvalidRequestError):
 
 def _number(count: int | None) -> str:
     return "an unknown number of" if count is None else str(count)
+
+
+class StorageFullError(InvalidRequestError):
+    """The app's files are as many bytes as they may be; the message has the numbers."""
+
+    code = "storage_full"
 
 
 class RequestTypeError(InvalidRequestError):
@@ -281,6 +295,14 @@ class BodyTooLargeError(ApiError):
     code = "request_too_large"
 
 
+class RangeNotSatisfiableError(ApiError):
+    """A file does not have the bytes that are asked for."""
+
+    status = 416
+    type = "invalid_request_error"
+    code = "range_not_satisfiable"
+
+
 class OverloadedError(ApiError):
     """More requests than may wait; the client is told when there will be room."""
 
@@ -394,6 +416,15 @@ class DependencyDownError(ApiError):
             retry_after_seconds=retry_after_seconds,
         )
         self.dependency = dependency
+
+
+class NotSetUpError(DependencyDownError):
+    """A service that this request cannot do without was never set up; the message says how."""
+
+    def __init__(self, dependency: str, message: str) -> None:
+        super().__init__(dependency, retry_after_seconds=60)
+        self.message = message
+        self.args = (message,)
 
 
 class ShuttingDownError(ApiError):

@@ -19,6 +19,7 @@ from api_server import __version__
 from api_server.composition import ALONE, Services, Worker, compose
 from api_server.errors import (
     ApiError,
+    ClientLeftError,
     InternalError,
     InvalidRequestError,
     MethodNotAllowedError,
@@ -33,6 +34,7 @@ from api_server.routes import admin as admin_routes
 from api_server.routes import admin_apps as admin_app_routes
 from api_server.routes import admin_usage as admin_usage_routes
 from api_server.routes import assistants as assistant_routes
+from api_server.routes import files as file_routes
 from api_server.routes import health as health_routes
 from api_server.routes import job_socket as job_socket_routes
 from api_server.routes import jobs as job_routes
@@ -40,6 +42,7 @@ from api_server.routes import metrics as metrics_routes
 from api_server.routes import models as model_routes
 from api_server.routes import runs as run_routes
 from api_server.routes import threads as thread_routes
+from api_server.routes import uploads as upload_routes
 from api_server.routes.openapi import document
 from api_server.routes.token_path import Serve, TokenEndpoint, TokenPath
 from api_server.services.health import Health
@@ -50,6 +53,7 @@ ROUTES = (
     *(model_routes, health_routes, metrics_routes, admin_routes, admin_app_routes),
     *(job_routes, job_socket_routes, admin_usage_routes),
     *(assistant_routes, run_routes, thread_routes),
+    *(file_routes, upload_routes),
 )
 
 OTHER_KEYS = ("/admin", "/ai_request", "/get_request", "/requests", "/ws/requests")
@@ -106,6 +110,7 @@ def create_app(settings: Settings, worker: Worker = ALONE) -> Gateway:
     app.state.assistants = kept.assistants if kept is not None else None
     app.state.threads = kept.threads if kept is not None else None
     app.state.runs = services.runs
+    app.state.files = services.files
     app.state.usage = services.usage
     app.state.bounds = settings.stack.gateway
     for routes in ROUTES:
@@ -162,6 +167,8 @@ def _with_cors(app: ASGIApp, settings: Settings) -> ASGIApp:
 
 async def _render(request: Request, exc: Exception) -> JSONResponse:
     """FastAPI's own errors in the envelope of all others."""
+    if isinstance(exc, ClientLeftError):  # raised again after this, and the edge knows of it
+        return JSONResponse({})
     if isinstance(exc, ApiError):
         error = exc
     elif isinstance(exc, HTTPException) and exc.status_code == 405:

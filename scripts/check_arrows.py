@@ -51,6 +51,7 @@ DRIVERS: dict[str, tuple[set[str], str]] = {
     "fastapi": ({"main", "routes", "middleware"}, "return plain values to a route"),
     "starlette": ({"main", "routes", "middleware"}, "return plain values to a route"),
     "uvicorn": ({"server"}, "start the gateway through api_server.server"),
+    "python_multipart": ({"routes"}, "give a service the parts of a form"),
     "httptools": ({"inference/handlers"}, "speak to engines through a handler"),
     "httpx": ({"inference/handlers"}, "speak to engines through a handler"),
     "aiohttp": ({"inference/handlers"}, "speak to engines through a handler"),

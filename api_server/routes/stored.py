@@ -33,12 +33,12 @@ async def body_of(request: Request) -> bytes:
     )
 
 
-def page_of(request: Request) -> Page:
+def page_of(request: Request, *, usual: int = USUALLY_LISTED, most: int = MOST_LISTED) -> Page:
     """`limit`, `order`, `after` and `before` of the query."""
     asked = request.query_params
-    limit, order = asked.get("limit", str(USUALLY_LISTED)), asked.get("order", "desc")
-    if not (limit.isascii() and limit.isdigit() and 1 <= int(limit[:9]) <= MOST_LISTED):
-        raise InvalidRequestError(f"limit: must be 1 to {MOST_LISTED}.", param="limit")
+    limit, order = asked.get("limit", str(usual)), asked.get("order", "desc")
+    if not (limit.isascii() and limit.isdigit() and 1 <= int(limit[:9]) <= most):
+        raise InvalidRequestError(f"limit: must be 1 to {most}.", param="limit")
     if order not in ("asc", "desc"):
         raise InvalidRequestError("order: must be asc or desc.", param="order")
     return Page(

@@ -110,6 +110,17 @@ class Settings:
         )
 
     @property
+    def object_store_keys(self) -> tuple[str, str] | None:
+        """None where there is no object store. Raises `ConfigurationError`."""
+        environment = self.environment
+        access_key, secret_key = environment.s3_access_key, environment.s3_secret_key
+        if environment.s3_url is None:
+            return None
+        if access_key is None or secret_key is None:
+            raise ConfigurationError("S3_URL needs S3_ACCESS_KEY and S3_SECRET_KEY: set both.")
+        return _text(access_key), _text(secret_key)
+
+    @property
     def is_development(self) -> bool:
         """Whether nobody but the developer is meant to reach this."""
         return self.environment.environment == "development"

@@ -3,8 +3,9 @@
 That client is synchronous: each call runs in a thread, and time-outs of its sockets end it.
 """
 
-import asyncio
-from collections.abc import Callable
+import logging
+from collections.abc import Awaitable, Callable
+from io import BytesIO
 from typing import TypeVar
 from urllib.parse import urlsplit
 
@@ -12,7 +13,9 @@ import urllib3
 from minio import Minio
 from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
 
-from api_server.errors import SetupError, StoreAwayError
+from api_server.errors import ObjectMissingError, SetupError, StoreAwayError
+from api_server.stores.dependency import Dependency
+from api_server.stores.own_threads import OwnThreads
 
 T = TypeVar("T")
 
@@ -22,17 +25,28 @@ REGION = "us-east-1"
 CONNECT_SECONDS = 2.0
 READ_SECONDS = 10.0
 MOST_CONNECTIONS = 16
+BUDGET_SECONDS = 5.0
+PUT_SECONDS = 20.0
+LONGEST_PAUSE_SECONDS = 4.0
 NOT_READY = frozenset({500, 502, 503, 504})
+MISSING = frozenset({"NoSuchKey", "NoSuchBucket"})
+
+log = logging.getLogger(__name__)
 
 
 class Objects:
     """Nothing connects before the first call.
 
-    Each call raises `StoreAwayError` where the server does not answer or is not ready, `SetupError`
-    where it refuses our keys or does not speak S3.
+    `ensure_bucket` raises `StoreAwayError` where the server does not answer or is not ready,
+    `SetupError` where it refuses our keys or does not speak S3. All others stand behind
+    `dependency` and raise `DependencyDownError` for both.
     """
 
     def __init__(self, url: str, access_key: str, secret_key: str) -> None:
+        self.dependency = Dependency(
+            "objects", (SetupError,), longest_pause_seconds=LONGEST_PAUSE_SECONDS
+        )
+        self._threads = OwnThreads("objects", MOST_CONNECTIONS)
         self._http = urllib3.PoolManager(
             timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS),
             maxsize=MOST_CONNECTIONS,
@@ -70,15 +84,99 @@ class Objects:
 
         return await self._in_thread(ensure)
 
+    async def put(self, bucket: str, name: str, content: bytes) -> None:
+        """Write one object, whole or not at all. A bucket that is missing is made.
+
+        After a `DependencyDownError` it may be there all the same, or come to be.
+        """
+
+        def put() -> None:
+            self._client.put_object(bucket, name, BytesIO(content), len(content))
+
+        async def work() -> None:
+            try:
+                await self._in_thread(put)
+            except ObjectMissingError:
+                await self.ensure_bucket(bucket)
+                await self._in_thread(put)
+
+        await self._guarded(work, PUT_SECONDS)
+
+    async def get(self, bucket: str, name: str, offset: int, length: int) -> bytes:
+        """Exactly these bytes of an object. Raises `ObjectMissingError` where there is none."""
+
+        def get() -> bytes:
+            response = self._client.get_object(bucket, name, offset=offset, length=length)
+            try:
+                content: bytes = response.read()
+            finally:
+                response.close()
+                response.release_conn()
+            if len(content) != length:
+                raise OSError(f"{len(content)} bytes of {length}")
+            return content
+
+        async def work() -> bytes:
+            return await self._in_thread(get)
+
+        return await self._guarded(work, BUDGET_SECONDS)
+
+    async def remove(self, bucket: str, name: str) -> None:
+        """Remove an object; one that is not there is removed."""
+
+        def remove() -> None:
+            self._client.remove_object(bucket, name)
+
+        async def work() -> None:
+            try:
+                await self._in_thread(remove)
+            except ObjectMissingError:
+                return
+
+        await self._guarded(work, BUDGET_SECONDS)
+
+    async def probe(self, bucket: str) -> None:
+        """Ask for nothing, to find out whether it is there again."""
+
+        async def work() -> None:
+            await self._in_thread(lambda: self._client.bucket_exists(bucket))
+
+        await self._guarded(work, BUDGET_SECONDS)
+
     async def aclose(self) -> None:
         """Close the connections that nobody uses."""
+        await self.dependency.aclose()
         self._http.clear()
+
+    async def _guarded(self, work: Callable[[], Awaitable[T]], budget_seconds: float) -> T:
+        async def told() -> T:
+            try:
+                return await work()
+            except StoreAwayError:
+                raise
+            except SetupError as exc:  # as good as away; only its operator can change that
+                log.warning("the object store cannot be used", extra={"reason": str(exc)})
+                raise
+
+        return await self.dependency.call(told, budget_seconds=budget_seconds)
 
     async def _in_thread(self, call: Callable[[], T]) -> T:
         try:
-            return await asyncio.to_thread(call)
+            return await self._threads.run(call)
         except (MinioException, urllib3.exceptions.HTTPError, OSError) as exc:
+            if _is_missing(exc):
+                raise ObjectMissingError from exc
             raise _translated(exc) from exc
+
+
+def _is_missing(exc: Exception) -> bool:
+    """Whether a server that speaks S3 says that it has no such thing. Pure."""
+    if isinstance(exc, S3Error):
+        return exc.code in MISSING
+    if isinstance(exc, InvalidResponseError):  # rclone's XML has a type that the client refuses
+        body = exc._body or ""  # noqa: SLF001 - no other way
+        return any(f"<Code>{code}</Code>" in body for code in MISSING)
+    return False
 
 
 def _translated(exc: Exception) -> SetupError:

@@ -9,11 +9,19 @@ create table files (
     purpose text not null,
     content_type text not null,
     bytes bigint not null,
-    sha256 bytea not null,
+    digest bytea not null,
     expires_at timestamptz
 );
+comment on column files.digest is
+    'SHA-256 of the content; where it came in several parts, of their SHA-256s.';
 create index files_in_order on files (app_id, created_at, seq);
 create index files_by_expiry on files (expires_at) where expires_at is not null;
+
+-- What the files of an app take, and its uploads that are not completed yet: for its quota.
+create table app_files (
+    app_id text primary key,
+    bytes bigint not null
+);
 
 -- A file is the contents of its objects, one behind the other: an upload's parts stay as they came.
 create table file_parts (
@@ -37,27 +45,33 @@ create table uploads (
     bytes bigint not null,
     expires_at timestamptz not null,
     file_id text,
-    file_expires_after json
+    part_ids text[],
+    file_expires_after_seconds integer
 );
+create index uploads_by_age on uploads (expires_at) where status <> 'pending';
 create index uploads_by_expiry on uploads (expires_at) where status = 'pending';
 
 create table upload_parts (
     id text primary key,
     upload_id text not null references uploads (id) on delete cascade,
     created_at timestamptz not null default now(),
-    object text not null unique,
-    bytes bigint not null
+    objects text[] not null,
+    sizes bigint[] not null,
+    bytes bigint not null,
+    digest bytea not null
 );
 create index upload_parts_by_upload on upload_parts (upload_id);
 
 -- Objects that belong to no file: they are being written, or are to be removed. Written down before
--- the object is, and taken out in the transaction that makes it a part of something.
+-- the object is, and taken out in the transaction that makes it a part of something. One that is
+-- doomed will be removed, and can become a part of nothing any more.
 create table loose_objects (
     object text primary key,
     app_id text not null,
-    since timestamptz not null default now()
+    since timestamptz not null default now(),
+    is_doomed boolean not null default false
 );
-create index loose_objects_by_age on loose_objects (since);
+create index loose_objects_by_age on loose_objects (is_doomed, since);
 
 create table vector_stores (
     id text primary key,

@@ -29,7 +29,8 @@ async def begin(guarded: Guarded, key: str) -> tuple[str, str]:
 async def test_apps_see_their_own_runs_only(tmp_path: Path, postgres_url: str) -> None:
     mine, other = await make_app(postgres_url, "one"), await make_app(postgres_url, "two")
     async with guarded_gateway(tmp_path, postgres_url) as guarded:
-        assert mine.key and other.key
+        assert mine.key is not None
+        assert other.key is not None
         thread, assistant = await begin(guarded, mine.key)
         runs = f"/v1/threads/{thread}/runs"
         body = {"assistant_id": assistant}
@@ -39,8 +40,8 @@ async def test_apps_see_their_own_runs_only(tmp_path: Path, postgres_url: str) -
         while (await ask(guarded, mine.key, "GET", path))[1]["status"] not in ENDED:
             await asyncio.sleep(0.02)
         _, steps = await ask(guarded, mine.key, "GET", f"{path}/steps")
-        outputs = {"tool_outputs": []}
-        strange = [
+        outputs: dict[str, Any] = {"tool_outputs": []}
+        strange: list[tuple[str, str, Any]] = [
             *(("POST", runs, body), ("GET", runs, None), ("GET", path, None)),
             *(("POST", path, {"metadata": {}}), ("POST", f"{path}/cancel", None)),
             *(("POST", f"{path}/submit_tool_outputs", outputs), ("GET", f"{path}/events", None)),

@@ -12,9 +12,9 @@ import pytest
 
 from api_server.local.process import free_port
 from api_server.stores.postgres import Postgres
-from tests.assistants import CALL, WEATHER, Home, assistants_home, events_of, names
 from tests.job_programs import programs
 from tests.replicas import running_replicas
+from tests.run_homes import CALL, WEATHER, Home, assistants_home, events_of, names
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from api_server.errors import DependencyDownError
 from api_server.schemas.assistants import FileSearch, Function, Tool
 from api_server.services.runs.tools import Context, Json, Result, Tools
 from api_server.stores.postgres import Postgres
-from tests.assistants import CALL, WEATHER, Home, assistants_home, names
+from tests.run_homes import CALL, WEATHER, Home, assistants_home, names
 
 CLOCK: Any = {"type": "function", "function": {"name": "clock", "parameters": {"type": "object"}}}
 PARAMETERS = {"type": "object", "properties": {"query": {"type": "string"}}}

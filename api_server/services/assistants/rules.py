@@ -37,11 +37,6 @@ def check_id(what: str, id_: str) -> str:
     return id_
 
 
-def user_of(caller: Caller) -> str | None:
-    """The end user, by a name that can be kept. Raises `InvalidRequestError`."""
-    return None if caller.user is None else check_storable(caller.user, "user")
-
-
 def check_text_model(catalogue: Catalogue, caller: Caller, name: str) -> str:
     """A model that the app may use for text. Raises what a chat with it would."""
     check_model(caller, name)  # first: it tells nothing of other models

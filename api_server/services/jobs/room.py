@@ -46,6 +46,15 @@ class Besides:
 NOTHING_ELSE = Besides()
 
 
+def together(*others: Besides) -> Besides:
+    """Several kinds of work in one. Pure."""
+    return Besides(
+        [worker for each in others for worker in each.workers],
+        [loop for each in others for loop in each.loops],
+        {word: heard for each in others for word, heard in each.heard.items()},
+    )
+
+
 class JobRoom:
     """`workers`: of each kind that this process does; without one of a kind, it only accepts.
 
