@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from tests.run_homes import CALL, WEATHER, Home, assistants_home
 
-pytestmark = pytest.mark.filterwarnings("ignore:The Assistants API is deprecated")
+pytestmark = pytest.mark.filterwarnings("ignore:.*deprecated:DeprecationWarning")
 
 
 @pytest.fixture
