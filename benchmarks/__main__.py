@@ -152,12 +152,9 @@ async def run_alone(report: Callable[[Place], Coroutine[None, None, str]]) -> in
 
 async def run_threads(*, is_quick: bool) -> int:
     """Measure a long thread and print."""
-    watch = machine.LoadWatch.begin()
-    async with workplace(choose_cores(sorted(os.sched_getaffinity(0)))) as place:
-        print(await threads.report(place, threads.QUICK if is_quick else threads.Size()))
-    if warning := watch.warning():
-        print(warning)
-    return 0
+    return await run_alone(
+        lambda place: threads.report(place, threads.QUICK if is_quick else threads.Size())
+    )
 
 
 def progress(line: str) -> None:

@@ -11,7 +11,7 @@ import openai
 import pytest
 
 from tests.access import Guarded, guarded_gateway
-from tests.kept import SECRET, Kept, client_of, command
+from tests.assistants import SECRET, Kept, client_of, command
 from tests.integration.conftest import Stack
 from tests.stores import running_postgres
 

@@ -13,7 +13,7 @@ import openai
 import pytest
 
 from tests.access import Guarded, guarded_gateway, make_app
-from tests.kept import Kept, client_of, command
+from tests.assistants import Kept, client_of, command
 from tests.local_stack import NEUTRAL, REPOSITORY
 from tests.s3 import S3Server, running_s3
 

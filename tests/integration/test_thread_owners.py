@@ -10,7 +10,7 @@ import pytest
 from api_server.routes import assistants as assistant_routes
 from api_server.routes import threads as thread_routes
 from tests.access import Guarded, guarded_gateway
-from tests.kept import SECRET, Kept, client_of, command, user_of
+from tests.assistants import SECRET, Kept, client_of, command, user_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*deprecated:DeprecationWarning")
 

@@ -14,7 +14,7 @@ from api_server.services.assistants.resources import Resources
 from api_server.services.assistants.threads import ThreadService
 from api_server.stores.postgres import Connection, Postgres
 from api_server.stores.threads import ThreadStore
-from tests.kept import begin_run
+from tests.assistants import begin_run
 
 SHOP = Caller(App("app_shop", "shop", Policy()))
 FILE = (

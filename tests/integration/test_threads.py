@@ -9,7 +9,7 @@ import openai
 import pytest
 
 from tests.access import Guarded, guarded_gateway
-from tests.kept import Kept, begin_run, client_of, command
+from tests.assistants import Kept, begin_run, client_of, command
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*deprecated:DeprecationWarning")
 
