@@ -14,7 +14,7 @@ from api_server.schemas.apps import ANYONE
 from api_server.schemas.dumps import DumpedFile
 from api_server.services.assistants.dumps import moment
 from api_server.services.assistants.importing import Importer, KeepFile, Report
-from api_server.services.files.rules import safe_name, type_of
+from api_server.services.kept.files.rules import safe_name, type_of
 from api_server.settings import Settings
 from api_server.stores.postgres import Postgres
 
@@ -87,9 +87,9 @@ async def _app_id(services: Services, name: str) -> str:
 
 
 def _keeper(services: Services) -> KeepFile | None:
-    if services.files is None:
+    if services.kept.files is None:
         return None
-    store = services.files.service.store
+    store = services.kept.files.service.store
 
     async def keep(app_id: str, dumped: DumpedFile, chunks: AsyncIterator[bytes]) -> object:
         name = safe_name(dumped.filename)
