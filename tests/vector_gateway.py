@@ -15,7 +15,7 @@ import openai
 import pytest
 
 from tests.access import ADMIN, Guarded, make_app
-from tests.fake_engine import answers, running_engine
+from tests.fake_engine import FakeEngine, answers, running_engine
 from tests.integration.conftest import running_gateway
 from tests.qdrant import QdrantServer
 from tests.s3 import S3Server
@@ -33,6 +33,7 @@ class VectorGateway:
     client: openai.AsyncOpenAI
     other: openai.AsyncOpenAI
     postgres_url: str
+    engine: FakeEngine
 
     async def ask(self, method: str, path: str, *, app: int = 0, **options: Any) -> httpx.Response:
         headers = {"authorization": f"Bearer {self.keys[app]}"}
@@ -87,9 +88,15 @@ def play_words(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @asynccontextmanager
 async def vector_gateway(
-    folder: Path, postgres_url: str, s3: S3Server, qdrant: QdrantServer, **sections: Any
+    folder: Path,
+    postgres_url: str,
+    s3: S3Server,
+    qdrant: QdrantServer,
+    *,
+    extra: Mapping[str, str] | None = None,
+    **sections: Any,
 ) -> AsyncIterator[VectorGateway]:
-    """The engine serves a chat model and one for embeddings."""
+    """The engine serves a chat model and one for embeddings; `extra` are more variables."""
     first, second = await make_app(postgres_url), await make_app(postgres_url, "other")
     keys = (first.key or "", second.key or "")
     variables = {
@@ -99,6 +106,7 @@ async def vector_gateway(
         "ADMIN_API_KEY": ADMIN,
         **s3.variables,
         **qdrant.variables,
+        **(extra or {}),
     }
     async with running_engine() as engine:
         replicas = [f"http://127.0.0.1:{engine.port}"]
@@ -113,4 +121,4 @@ async def vector_gateway(
             openai.AsyncOpenAI(base_url=f"{url}/v1", api_key=keys[0], max_retries=0) as client,
             openai.AsyncOpenAI(base_url=f"{url}/v1", api_key=keys[1], max_retries=0) as other,
         ):
-            yield VectorGateway(Guarded(url, http), keys, client, other, postgres_url)
+            yield VectorGateway(Guarded(url, http), keys, client, other, postgres_url, engine)
