@@ -34,7 +34,6 @@ class VectorGateway:
     client: openai.AsyncOpenAI
     other: openai.AsyncOpenAI
     postgres_url: str
-    engine: FakeEngine
 
     async def ask(self, method: str, path: str, *, app: int = 0, **options: Any) -> httpx.Response:
         headers = {"authorization": f"Bearer {self.keys[app]}"}

@@ -14,7 +14,7 @@ from api_server.schemas.apps import ANYONE
 from api_server.schemas.dumps import DumpedFile
 from api_server.services.assistants.dumps import moment
 from api_server.services.assistants.importing import Importer, KeepFile, Report
-from api_server.services.kept.files.rules import safe_name, type_of
+from api_server.services.files.rules import safe_name, type_of
 from api_server.settings import Settings
 from api_server.stores.postgres import Postgres
 
