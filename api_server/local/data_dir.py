@@ -21,7 +21,8 @@ POSTGRES_FOLDER, POSTGRES_URL_FILE = "postgres", "postgres.url"
 REDIS_FILE, REDIS_URL_FILE = "redis.conf", "redis.url"
 KEY_FILE = "development.key"
 PROMETHEUS_FOLDER, PROMETHEUS_FILE = "prometheus", "prometheus.yml"
-FOLDERS = (LOG_FOLDER, "spool", PROMETHEUS_FOLDER)
+OBJECTS_FOLDER = "objects"
+FOLDERS = (LOG_FOLDER, "spool", PROMETHEUS_FOLDER, OBJECTS_FOLDER)
 FILES = (
     *(STACK_FILE, POSTGRES_URL_FILE, REDIS_FILE, REDIS_URL_FILE, KEY_FILE, "apps.snapshot"),
     PROMETHEUS_FILE,

