@@ -1,6 +1,7 @@
 """What replicas do on bad days and what clients then see, as data.
 
-`python -m tests.bad_days` prints the tables of the README; `tests/e2e/test_bad_days.py` plays them.
+`python -m tests.bad_days` prints the tables of docs/bad-days.md, `tests/e2e/test_bad_days.py`
+plays them.
 """
 
 from collections.abc import Mapping
@@ -103,7 +104,7 @@ IN_A_STREAM = (
 
 
 def markdown() -> str:
-    """Both tables as the README shows them."""
+    """Both tables as docs/bad-days.md shows them."""
     before = [
         "| before its first event, a replica | another one is well | none is | within |",
         "|---|---|---|---|",

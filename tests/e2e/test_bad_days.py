@@ -289,7 +289,7 @@ async def test_a_replica_that_looks_unwell_is_left_out(tmp_path: Path, order: An
         await running.is_used_again(ill, 6)
 
 
-def test_the_readme_shows_these_tables() -> None:
-    assert bad_days.markdown() in (REPOSITORY / "README.md").read_text(), (
+def test_the_docs_show_these_tables() -> None:
+    assert bad_days.markdown() in (REPOSITORY / "docs/bad-days.md").read_text(), (
         "python -m tests.bad_days prints the right ones"
     )

@@ -158,8 +158,8 @@ async def test_positions_of_one_flow_never_rise(store: JobStore) -> None:
 
 async def test_a_position_among_100_000_takes_milliseconds(store: JobStore) -> None:
     """Before anything was vacuumed or analysed; measured far below the 5 ms that are promised."""
-    for _ in range(100):
-        await put(store, *(new_job(random.choice("abcdef")) for _ in range(1000)))
+    for _ in range(400):  # in parts that a busy machine writes within the time that a call may take
+        await put(store, *(new_job(random.choice("abcdef")) for _ in range(250)))
     await keep(store)
     order = await in_order(store)
     took = []

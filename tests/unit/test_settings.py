@@ -52,12 +52,12 @@ def test_schema_beside_the_stack_file_is_current() -> None:
     assert shipped == Stack.model_json_schema(), "run: make schema"
 
 
-def test_every_environment_setting_stands_in_the_example_and_the_readme() -> None:
+def test_every_environment_setting_stands_in_the_example_and_the_docs() -> None:
     example = (REPOSITORY / ".env.example").read_text()
-    readme = (REPOSITORY / "README.md").read_text()
+    table = (REPOSITORY / "docs/settings.md").read_text()
     for name in Environment.model_fields:
         assert re.search(rf"^#? ?{name.upper()}=", example, re.MULTILINE), name.upper()
-        assert f"`{name.upper()}`" in readme, name.upper()
+        assert f"`{name.upper()}`" in table, name.upper()
     for name in re.findall(r"^#? ?([A-Z0-9_]+)=", example, re.MULTILINE):
         is_for_compose = name in COMPOSE_NAMES | START_NAMES
         assert is_for_compose or name.lower() in Environment.model_fields, name
