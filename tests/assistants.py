@@ -54,11 +54,13 @@ class Home:
 
     async def assistant(self, **fields: Any) -> str:
         told = {"model": "fake", "instructions": "Be brief."} | fields
-        return (await self.post("/v1/assistants", told))["id"]
+        made: str = (await self.post("/v1/assistants", told))["id"]
+        return made
 
     async def thread(self, *texts: str) -> str:
         messages = [{"role": "user", "content": text} for text in texts or ("hello",)]
-        return (await self.post("/v1/threads", {"messages": messages}))["id"]
+        made: str = (await self.post("/v1/threads", {"messages": messages}))["id"]
+        return made
 
     async def post(
         self, path: str, body: Mapping[str, Any] | None = None, status: int = 200

@@ -173,7 +173,7 @@ async def test_a_second_run_of_a_thread_is_refused(home: Home) -> None:
     assert {each.json()["error"]["message"] for each in answers if each.status_code == 400} == {
         told
     }
-    with_messages = {"additional_messages": [{"role": "user", "content": "x"}]}
+    with_messages: Any = {"additional_messages": [{"role": "user", "content": "x"}]}
     refused = await home.run(thread, assistant, 400, **with_messages)
     assert refused["error"]["message"] == told
     await home.until(thread, made["id"], "completed")

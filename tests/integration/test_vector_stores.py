@@ -169,7 +169,8 @@ async def test_chunks_that_do_not_count_any_more_are_not_found(gateway: VectorGa
     )
     await gateway.rows(
         "update vector_store_files set status = 'in_progress', job_id = (select id from jobs "
-        "limit 1) where file_id = (select file_id from vector_store_files where generation <> 'newer' "
+        "limit 1) where file_id = "
+        "(select file_id from vector_store_files where generation <> 'newer' "
         "order by file_id limit 1)"
     )
     assert len(await found(gateway, store, "pear", max_num_results=2)) == 2
