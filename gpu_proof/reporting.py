@@ -2,7 +2,7 @@
 
 import json
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,16 +20,17 @@ SCHEMA_VERSION = 1
 
 def write_report(places: Places, records: Records, folder: Path) -> list[str]:
     """report.md, report.json and results.tar.xz; sentences for people. Raises SetupError."""
-    names = [str(name) for name in records.found("plan").get("loads", [])]
-    results = results_of(places, names)
-    done = [name for name in names if name in results and records.found(f"run {name}")]
+    planned: Mapping[str, str] = records.found("plan").get("loads", {})
+    results = results_of(places, planned)
+    # What was measured of another model, or with other slots, is no part of this report.
+    done = [name for name in results if records.is_done(f"run {name}", planned[name])]
     if not done or not records.found("stack"):
         raise SetupError("nothing was run yet: the step `run` comes first")
     rows = [row_of(name, results[name], records.found(f"run {name}")) for name in done]
     verdicts = verdicts_of(rows, load_slo())
     steps = {name: records.found(name) for name in records.steps}
     hardware = results[done[0]]["hardware"]
-    without = [name for name in names if name not in done and name != KNEE]
+    without = [name for name in planned if name not in done and name != KNEE]
     content = {
         "schema_version": SCHEMA_VERSION,
         "steps": records.steps,
@@ -59,7 +60,7 @@ def _batching_said(full: Mapping[str, Any]) -> str:
     return f"batches are {word}: {full['busy_per_decode']} of {full['slots']} slots busy per decode"
 
 
-def results_of(places: Places, loads: list[str]) -> dict[str, Mapping[str, Any]]:
+def results_of(places: Places, loads: Iterable[str]) -> dict[str, Mapping[str, Any]]:
     """The result.json of each load that has one, by name."""
     found = {}
     for name in loads:

@@ -260,6 +260,8 @@ def _found(options: argparse.Namespace, slo: Slo) -> float:
 def _as_promised(options: argparse.Namespace, slo: Slo) -> None:
     """The run is that of a workload, at its rate or at one that was found or named."""
     _, workload = workload_of(slo, options.workload)
+    if options.rate is not None and options.rate <= 0:
+        raise ValueError("a rate must be above 0")
     if options.scenario != DEFAULT_SCENARIOS or options.concurrency or options.requests:
         raise ValueError("a workload has its own scenarios, and requests arrive at a rate")
     options.scenario = ",".join(workload.scenarios)
@@ -267,9 +269,8 @@ def _as_promised(options: argparse.Namespace, slo: Slo) -> None:
         options.rate = options.rate or Plan().first_rate
         options.duration = options.duration or Plan().least_seconds
         return
-    options.rate = options.rate or workload.requests_per_second
-    if options.rate <= 0:
-        raise ValueError("a rate must be above 0")
+    if options.rate is None:
+        options.rate = workload.requests_per_second
     options.duration = options.duration or slo_seconds(workload, options.rate)
 
 

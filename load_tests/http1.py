@@ -21,6 +21,7 @@ class ResponseReader:
         self._buffer = b""
         self._left: int | None = None
         """Bytes that are still to come: of the body, or of a chunk; None: no length is known."""
+        self._is_old = False
         self._is_chunked = False
         self._ends_chunk = False
         self._in_trailers = False
@@ -29,7 +30,8 @@ class ResponseReader:
     def keeps_alive(self) -> bool:
         """Whether the connection may be used again once this response is complete."""
         has_end = self._is_chunked or self._left is not None
-        return has_end and self.headers.get("connection", "").lower() != "close"
+        said = self.headers.get("connection", "").lower()
+        return has_end and (said == "keep-alive" if self._is_old else said != "close")
 
     def feed(self, data: bytes) -> bytes:
         """The part of the body in these bytes. Raises `HttpError`."""
@@ -65,7 +67,7 @@ class ResponseReader:
         version, _, answer = first.partition(" ")
         if version not in ("HTTP/1.1", "HTTP/1.0") or not answer[:3].isdigit():
             raise HttpError("no HTTP")
-        self._buffer = rest
+        self._buffer, self._is_old = rest, version == "HTTP/1.0"
         status = int(answer[:3])
         if status < 200:  # an announcement: the response itself follows
             return bool(rest)

@@ -86,9 +86,9 @@ class Probe:
                 probes=self._probes,
             )
         served.sort(key=lambda name: name == embedding_model)
-        chat, first = self._first_that_chats([model] if model else served)
+        chat, first, was_forced = self._first_that_chats([model] if model else served)
         choice, usage = first["choices"][0], first["usage"]
-        is_forced = choice.get("finish_reason") == "length" and usage["completion_tokens"] == 2
+        is_whole = choice.get("finish_reason") == "length" and usage["completion_tokens"] == 2
         per_word = max(0.5, usage["prompt_tokens"] / SAMPLE_WORDS)
         if context is None:
             context = MANY_TOKENS
@@ -99,7 +99,7 @@ class Probe:
             embedding_model=embedding_model,
             tokens_per_word=round(per_word, 2),
             context_tokens=context,
-            takes_ignore_eos=is_forced,
+            takes_ignore_eos=was_forced and is_whole,
             gateway_version=version,
             engine_version=first.get("system_fingerprint"),
             left_out=left_out,
@@ -123,14 +123,14 @@ class Probe:
                 return name
         return ""
 
-    def _first_that_chats(self, names: list[str]) -> tuple[str, dict[str, Any]]:
-        """Its name and its answer to a text of `SAMPLE_WORDS` words."""
+    def _first_that_chats(self, names: list[str]) -> tuple[str, dict[str, Any], bool]:
+        """Its name, its answer to `SAMPLE_WORDS` words, and whether it took `ignore_eos`."""
         said = []
         for name in names:
             for more in ({"ignore_eos": True}, {}):
                 answer = self._chat(name, SAMPLE_WORDS, 2, **more)
                 if answer.status == 200:
-                    return name, _content(answer)
+                    return name, _content(answer), bool(more)
                 said.append(f"{name}: {error_kind(answer.status, answer.body)}")
         raise ProbeError(f"no model answers a chat ({'; '.join(said)}).")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from load_tests.__main__ import configured, key_of, parser, watching
+from load_tests.__main__ import configured, key_of, main, parser, watching
 from load_tests.configuration import Configuration
 from load_tests.probing import Known
 from load_tests.scenarios import SCENARIOS
@@ -48,6 +48,15 @@ def test_all_is_what_the_gateway_can_do_and_a_name_is_a_name() -> None:
         _configured("--scenario", "jobs", known=known)
     with pytest.raises(ValueError, match="either a rate"):
         _configured("--rate", "1", "--concurrency", "1")
+
+
+@pytest.mark.parametrize("verb", ["--slo", "--find-capacity"])
+@pytest.mark.parametrize("rate", ["0", "-1"])
+def test_a_promise_is_measured_at_a_rate_above_0(
+    verb: str, rate: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([verb, "--rate", rate]) == 2
+    assert capsys.readouterr().err == "error: a rate must be above 0\n"
 
 
 def test_the_key_of_make_local_goes_nowhere_else(tmp_path: Path) -> None:

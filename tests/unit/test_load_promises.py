@@ -12,6 +12,7 @@ from load_tests.configuration import Configuration
 from load_tests.gate import needed_samples
 from load_tests.machine import hardware
 from load_tests.promises import (
+    STEP_TIME_OUT,
     compared,
     found_rate,
     rate_or_found,
@@ -105,6 +106,7 @@ def test_a_search_runs_an_open_loop_anew_for_each_step() -> None:
     assert [each.rate for each in asked] == [step.rate for step in told] == [4, 8, 16, 30]
     assert len({each.salt for each in asked}) == len({each.seed for each in asked}) == 4
     assert all(each.concurrency is None and each.requests is None for each in asked)
+    assert {each.total_seconds for each in asked} == {STEP_TIME_OUT}
     assert (found.host, found.versions, found.hardware) == (HOST, {"gateway": "1"}, hardware())
     assert "30.00/s" in step_line(told[-1])
 

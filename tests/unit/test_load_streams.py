@@ -146,6 +146,18 @@ def test_a_plain_answer_must_be_what_was_asked_for() -> None:
             read_plain(body, "json")
 
 
+def test_a_vector_must_have_numbers() -> None:
+    def read(embedding: list[float]) -> None:
+        body = {"data": [{"embedding": embedding}], "usage": USAGE["usage"]}
+        facts = read_plain(json.dumps(body).encode(), "vector")
+        facts.check("vector")
+        assert facts.prompt_tokens == 9
+
+    read([0.5])
+    with pytest.raises(AnswerError, match="no vector"):
+        read([])
+
+
 def test_a_body_ends_where_its_length_says() -> None:
     raw = HEAD + b"content-length: 5\r\n\r\nhello"
     for split in range(1, len(raw)):
@@ -192,6 +204,10 @@ def test_a_connection_is_used_again_only_where_that_is_allowed() -> None:
     response = ResponseReader()
     response.feed(HEAD + b"connection: close\r\ncontent-length: 1\r\n\r\na")
     assert not response.keeps_alive
+    for said, is_kept in ((b"", False), (b"connection: Keep-Alive\r\n", True)):
+        response = ResponseReader()
+        response.feed(b"HTTP/1.0 200 OK\r\n" + said + b"content-length: 1\r\n\r\na")
+        assert response.keeps_alive is is_kept
     response = ResponseReader()
     assert response.feed(HEAD + b"\r\nabc") == b"abc"
     response.end()
