@@ -54,11 +54,11 @@ class Home:
 
     async def assistant(self, **fields: Any) -> str:
         told = {"model": "fake", "instructions": "Be brief."} | fields
-        return (await self.post("/v1/assistants", told))["id"]
+        return str((await self.post("/v1/assistants", told))["id"])
 
     async def thread(self, *texts: str) -> str:
         messages = [{"role": "user", "content": text} for text in texts or ("hello",)]
-        return (await self.post("/v1/threads", {"messages": messages}))["id"]
+        return str((await self.post("/v1/threads", {"messages": messages}))["id"])
 
     async def post(
         self, path: str, body: Mapping[str, Any] | None = None, status: int = 200
@@ -97,6 +97,15 @@ class Home:
         async with self.http.stream(verb, path, json=body) as answer:
             assert answer.status_code == 200, await answer.aread()
             return [event async for event in events_of(answer)]
+
+    async def see(self, path: str, event: str, count: int = 1) -> None:
+        """Read a stream until it has had so many events of this name; then leave."""
+        async with self.http.stream("GET", path) as answer:
+            async for told in events_of(answer):
+                count -= told.event == event
+                if count <= 0:
+                    return
+        raise AssertionError(f"the stream ended before {event}")
 
     async def messages(self, thread_id: str) -> list[dict[str, Any]]:
         """The oldest first."""
