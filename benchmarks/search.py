@@ -56,8 +56,16 @@ def vector(chance: random.Random, size: int) -> list[float]:
 def point(chance: random.Random, app: str, number: int, pool: list[list[float]]) -> Point:
     base, turn = chance.choice(pool), chance.randrange(len(pool[0]))
     chunk = Chunk(
-        *(app, f"vs_{app}", f"file-{app}-{number // 50}", "generation", number % 50),
-        *(TEXT, 0, len(TEXT), "a.txt", {"year": 2000 + number % 25}),
+        app_id=app,
+        vector_store_id=f"vs_{app}",
+        file_id=f"file-{app}-{number // 50}",
+        generation="generation",
+        n=number % 50,
+        text=TEXT,
+        start=0,
+        end=len(TEXT),
+        filename="a.txt",
+        attributes={"year": 2000 + number % 25},
     )
     id_ = f"{chance.getrandbits(128):032x}"
     return Point(id_, base[turn:] + base[:turn], chunk)

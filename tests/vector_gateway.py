@@ -15,7 +15,7 @@ import openai
 import pytest
 
 from tests.access import ADMIN, Guarded, make_app
-from tests.fake_engine import answers, running_engine
+from tests.fake_engine import FakeEngine, answers, running_engine
 from tests.integration.conftest import running_gateway
 from tests.qdrant import QdrantServer
 from tests.s3 import S3Server
@@ -28,6 +28,7 @@ RETRIEVAL = {"ingests": 2}
 class VectorGateway:
     """Two apps and their clients."""
 
+    engine: FakeEngine
     guarded: Guarded
     keys: tuple[str, str]
     client: openai.AsyncOpenAI
@@ -113,4 +114,4 @@ async def vector_gateway(
             openai.AsyncOpenAI(base_url=f"{url}/v1", api_key=keys[0], max_retries=0) as client,
             openai.AsyncOpenAI(base_url=f"{url}/v1", api_key=keys[1], max_retries=0) as other,
         ):
-            yield VectorGateway(Guarded(url, http), keys, client, other, postgres_url)
+            yield VectorGateway(engine, Guarded(url, http), keys, client, other, postgres_url)
