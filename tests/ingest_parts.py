@@ -62,6 +62,7 @@ class SqlitePoints:
         self._path = path
         self.seconds = 0.0
         self.errors: list[Exception] = []
+        self._sent: set[asyncio.Task[None]] = set()
         with self._open() as database:
             database.execute("pragma journal_mode = wal")
             database.execute(
@@ -70,6 +71,13 @@ class SqlitePoints:
             )
 
     async def upsert(self, points: Sequence[Point]) -> None:
+        """What was sent comes to its end at the server, whether we wait for it or not."""
+        sent = asyncio.create_task(self._upsert(points))
+        self._sent.add(sent)
+        sent.add_done_callback(self._sent.discard)
+        await asyncio.shield(sent)
+
+    async def _upsert(self, points: Sequence[Point]) -> None:
         await asyncio.sleep(self.seconds)
         if self.errors:
             raise self.errors.pop(0)

@@ -219,6 +219,7 @@ async def test_what_is_not_wanted_any_more_stops_and_leaves_nothing(
 ) -> None:
     model = PlayedModel(0.1)
     async with Taking(postgres, tmp_path, model=model) as taking:
+        taking.points.seconds = 0.4
         job_id = await taking.add("file-1", text(20_000).encode(), chunking=SMALL)
         generation = (await taking.row("file-1"))["generation"]
         await until(lambda: len(taking.points.all()) > 4)
