@@ -1,6 +1,8 @@
 """Writes the report of what was run: Markdown, JSON, and the load tester's results as they are."""
 
+import io
 import json
+import os
 import tarfile
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
@@ -16,6 +18,8 @@ from gpu_proof.records import Records
 from monitoring.slo import load_slo
 
 SCHEMA_VERSION = 1
+LOG_END_BYTES = 2 * 2**20
+"""Of a log's beginning and of its end, in the package of results."""
 
 
 def write_report(places: Places, records: Records, folder: Path) -> list[str]:
@@ -46,13 +50,29 @@ def write_report(places: Places, records: Records, folder: Path) -> list[str]:
     text = json.dumps(content, indent=1) + "\n"
     (folder / "report.json").write_text(text, encoding="utf-8")
     with tarfile.open(folder / "results.tar.xz", "w:xz") as packed:
-        for path in (places.work / "runs", places.logs):
-            if path.exists():
-                packed.add(path, path.name)
+        runs = places.work / "runs"
+        if runs.exists():
+            packed.add(runs, runs.name)
+        for path in sorted(places.logs.glob("*")):
+            _pack_log(packed, path, f"{places.logs.name}/{path.name}")
     missing = [f"without a result: {', '.join(without)}"] if without else []
     full = records.found(f"run {FULL}").get("batching")
     batching = [] if full is None else [_batching_said(full)]
     return [f"report: {folder / 'report.md'}", *batching, *missing]
+
+
+def _pack_log(packed: tarfile.TarFile, path: Path, name: str) -> None:
+    """Its beginning and its end: an engine's grows to a gigabyte, which takes minutes to pack."""
+    with path.open("rb") as log:
+        content = log.read(LOG_END_BYTES)
+        rest = path.stat().st_size - len(content)
+        if rest > LOG_END_BYTES:
+            log.seek(-LOG_END_BYTES, os.SEEK_END)
+            content += f"\n\n[{rest - LOG_END_BYTES} bytes are left out]\n\n".encode()
+        content += log.read(LOG_END_BYTES)
+    entry = tarfile.TarInfo(name)
+    entry.size = len(content)
+    packed.addfile(entry, io.BytesIO(content))
 
 
 def _batching_said(full: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 MOST_HEAD_BYTES = 64 * 1024
+MOST_DIGITS = 18
 
 _BEGINS = b"HTTP/1."
 
@@ -65,7 +66,7 @@ class ResponseReader:
             return False
         first, *lines = head.decode("latin-1").split("\r\n")
         version, _, answer = first.partition(" ")
-        if version not in ("HTTP/1.1", "HTTP/1.0") or not answer[:3].isdigit():
+        if version not in ("HTTP/1.1", "HTTP/1.0") or not answer[:3].isdecimal():
             raise HttpError("no HTTP")
         self._buffer, self._is_old = rest, version == "HTTP/1.0"
         status = int(answer[:3])
@@ -76,7 +77,7 @@ class ResponseReader:
         self.status = status
         self._is_chunked = self.headers.get("transfer-encoding", "").lower() == "chunked"
         if not self._is_chunked and (length := self.headers.get("content-length")) is not None:
-            if not length.isdecimal():
+            if not length.isdecimal() or len(length) > MOST_DIGITS:
                 raise HttpError("a length that is no number")
             self._left = int(length)
         elif status in (204, 304):
@@ -121,4 +122,6 @@ class ResponseReader:
                 self._left = int(line.partition(b";")[0], 16)
             except ValueError as exc:
                 raise HttpError("a chunk's size that is no number") from exc
+            if self._left < 0:
+                raise HttpError("a chunk's size that is no number")
             self._in_trailers = self._left == 0

@@ -35,6 +35,8 @@ SILENT_SECONDS = 30.0
 STOP_SECONDS = 10.0
 LOOK_SECONDS = 0.5
 
+WAS_INTERRUPTED = "the run was interrupted"
+
 Watch = Callable[[float, Sequence[dict[str, Any]]], None]
 """Told the second of the run and the latest progress of each process, twice a second."""
 
@@ -148,13 +150,16 @@ def run(
         if failed := [worker for worker in workers if worker.ended is None]:
             raise RunError(f"a process of the load tester ended: {failed[0].failure()}")
         samples = [sample for worker in workers for sample in read_samples(worker.samples)]
+        why_lost = "; ".join({worker.failure().splitlines()[-1] for worker in workers})
         processes = [worker.ended for worker in workers if worker.ended is not None]
     samples.sort(key=lambda sample: (sample.intended, sample.number))
     seconds = max((sample.ended for sample in samples), default=0.0) or 1e-9
     lag = lag_of(samples)
     faults = faults_of(configuration, lag, processes)
     if was_interrupted:
-        faults.append("the run was interrupted")
+        faults.append(WAS_INTERRUPTED)
+    elif lost := sum(process.sent for process in processes) - len(samples):
+        faults.append(f"{lost} requests were not measured, a fault of the load tester: {why_lost}")
     if not samples:
         faults.append("no request was sent")
     result = Result(

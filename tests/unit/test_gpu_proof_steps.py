@@ -14,7 +14,7 @@ from gpu_proof import batching, choosing, engine, figures, gpus, loads, planning
 from gpu_proof.markdown import report
 from gpu_proof.places import Places
 from gpu_proof.records import Records, key_of, read_records, write_records
-from gpu_proof.reporting import write_report
+from gpu_proof.reporting import LOG_END_BYTES, _pack_log, write_report
 from gpu_proof.unpacking import unpack
 from monitoring.slo import Slo
 
@@ -411,3 +411,19 @@ def test_cuda_is_compiled_as_the_cpu_is_and_for_this_gpu_alone() -> None:
     assert set(CMAKE_FLAGS) < set(flags)
     wanted = {"-DGGML_CUDA=ON", "-DCMAKE_CUDA_ARCHITECTURES=90-real"}
     assert wanted | {"-DCMAKE_CUDA_COMPILER=/c/bin/nvcc"} <= set(flags)
+
+
+def test_of_a_long_log_the_package_has_both_ends(tmp_path: Path) -> None:
+    (tmp_path / "long").write_bytes(b"first" + bytes(3 * LOG_END_BYTES) + b"last")
+    (tmp_path / "short").write_bytes(b"all of it")
+    with tarfile.open(tmp_path / "packed", "w") as packed:
+        for name in ("long", "short"):
+            _pack_log(packed, tmp_path / name, name)
+    with tarfile.open(tmp_path / "packed") as packed:
+        found = {name: packed.extractfile(name) for name in ("long", "short")}
+        said = {name: file.read() for name, file in found.items() if file is not None}
+    assert said["short"] == b"all of it"
+    assert said["long"].startswith(b"first")
+    assert said["long"].endswith(b"last")
+    assert b"bytes are left out" in said["long"]
+    assert len(said["long"]) < 2.1 * LOG_END_BYTES

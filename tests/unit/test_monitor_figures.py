@@ -293,6 +293,8 @@ def test_the_documentation_has_every_key_and_shows_what_is_drawn() -> None:
     assert labels <= shown
 
 
-@pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"models": 1}', b"\xff", b'{"models": [1]}'])
+@pytest.mark.parametrize(
+    "body", [b"", b"[]", b"{}", b'{"models": 1}', b"\xff", b'{"models": [1]}', b"[" * 200_000]
+)
 def test_a_health_that_is_none_is_none(body: bytes) -> None:
     assert read_health(body) is None
