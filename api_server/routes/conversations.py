@@ -9,7 +9,7 @@ from starlette.responses import StreamingResponse
 
 from api_server.routes.stored import body_of, caller_of, service_of
 from api_server.services.conversations.service import ConversationService
-from api_server.services.runs.service import Begun
+from api_server.services.runs.queue import Begun
 
 router = APIRouter(tags=["assistants"])
 

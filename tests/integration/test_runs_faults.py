@@ -214,7 +214,8 @@ async def test_the_client_that_leaves_does_not_stop_the_run(home: Home) -> None:
             if told.event == "thread.message.delta":
                 break
     run = (await home.get(f"/v1/threads/{thread}/runs"))["data"][0]
-    assert (await home.until(thread, run["id"]))["status"] == "completed"
+    ended = await home.until(thread, run["id"])
+    assert ended["status"] == "completed", ended["last_error"]
 
 
 async def test_a_stream_goes_on_when_the_worker_is_killed(

@@ -14,8 +14,9 @@ from api_server.services.runs.endings import EXPIRED, Ending, close
 from api_server.services.runs.hearing import Answer, Piece
 from api_server.services.runs.hub import KEPT_EVENTS, Hub
 from api_server.services.runs.objects import text_content, to_json
-from api_server.services.runs.service import check_outputs, wish_from
+from api_server.services.runs.outputs import check_outputs
 from api_server.services.runs.tools import Tools
+from api_server.services.runs.wishes import wish_from
 from api_server.stores.run_rows import Action, Event, Heard, Run, Step
 
 AT = datetime(2026, 11, 21, tzinfo=UTC)

@@ -15,9 +15,12 @@ from api_server.services.runs.doing import RunDoer
 from api_server.services.runs.following import Following
 from api_server.services.runs.hub import Hub
 from api_server.services.runs.keeping import Keeper
-from api_server.services.runs.leg import Bench, Chats
-from api_server.services.runs.service import Admit, RunService
+from api_server.services.runs.outputs import Outputs
+from api_server.services.runs.queue import Admit, Queue
+from api_server.services.runs.reading import RunReader
+from api_server.services.runs.service import RunService
 from api_server.services.runs.tools import Tools
+from api_server.services.runs.under_way import Bench, Chats
 from api_server.services.runs.writing import Scribe
 from api_server.stores.jobs import JobStore
 from api_server.stores.postgres import Postgres
@@ -44,6 +47,8 @@ class Runs:
     """What routes ask."""
 
     service: RunService
+    reader: RunReader
+    outputs: Outputs
     following: Following
     scribe: Scribe
 
@@ -83,15 +88,15 @@ def furnish_runs(
         for worker in workers:
             worker.wake()
 
+    reader, queue = RunReader(store), Queue(store, jobs, lasting, admit, begun=begun)
     service = RunService(
-        *(store, jobs, threads, resources, catalogue, lasting, admit),
-        run_seconds=rules.run_seconds,
-        begun=begun,
+        *(store, queue, reader, threads, resources, catalogue), run_seconds=rules.run_seconds
     )
     keeper = Keeper(store, rules.event_seconds)
     heard = {"cancel": doer.cancel, "events": hub.told}
     besides = Besides(workers, [keeper.run, doer.look], heard)
-    return Runs(service, Following(store, hub), scribe), besides
+    outputs = Outputs(store, reader, queue)
+    return Runs(service, reader, outputs, Following(store, hub), scribe), besides
 
 
 def _observe(_waited_seconds: float, _ran_seconds: float) -> None:
