@@ -1,7 +1,7 @@
 """One message in, its answer out: the conversation endpoint, without any client library.
 
-make local                       # in one terminal
-python examples/conversation.py  # in another
+make local                       # in one terminal, then in another
+python examples/conversation.py
 """
 
 import json
