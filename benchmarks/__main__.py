@@ -18,7 +18,7 @@ from api_server.errors import SetupError
 from api_server.local.stack import engine_binary
 from api_server.local.terminal import TerminalSay
 from api_server.settings import load_environment, load_settings
-from benchmarks import choosing, jobs, ledger, limits, machine, runs
+from benchmarks import choosing, jobs, ledger, limits, machine, runs, threads
 from benchmarks.bench import (
     QUICK,
     BenchError,
@@ -49,6 +49,7 @@ def main() -> int:
     what.add_argument("--affinity", action="store_true", help="real engines and their caches")
     what.add_argument("--jobs", action="store_true", help="jobs accepted, done and polled")
     what.add_argument("--runs", action="store_true", help="the first token of an assistant's run")
+    what.add_argument("--threads", action="store_true", help="a thread of 10,000 messages")
     parser.add_argument(
         "--quick", action="store_true", help="tiny counts; the figures mean nothing"
     )
@@ -67,9 +68,9 @@ def main() -> int:
             return uvloop.run(
                 until_signal(run_affinity(arguments.rounds, is_quick=arguments.quick))
             )
-        if arguments.jobs or arguments.runs:
-            of_state = run_jobs if arguments.jobs else run_runs
-            return uvloop.run(until_signal(of_state(is_quick=arguments.quick)))
+        for name, measure in (("jobs", run_jobs), ("runs", run_runs), ("threads", run_threads)):
+            if getattr(arguments, name):
+                return uvloop.run(until_signal(measure(is_quick=arguments.quick)))
         return uvloop.run(until_signal(run(plan, with_peers=arguments.peers)))
     except asyncio.CancelledError:
         print("stopped", file=sys.stderr)
@@ -147,6 +148,13 @@ async def run_alone(report: Callable[[Place], Coroutine[None, None, str]]) -> in
     if warning := watch.warning():
         print(warning)
     return 0
+
+
+async def run_threads(*, is_quick: bool) -> int:
+    """Measure a long thread and print."""
+    return await run_alone(
+        lambda place: threads.report(place, threads.QUICK if is_quick else threads.Size())
+    )
 
 
 def progress(line: str) -> None:

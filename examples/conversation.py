@@ -42,3 +42,4 @@ def process(content: str, thread_id: str | None = None) -> str:
 
 thread = process("My name is Maria.")
 process("What is my name?", thread)
+print(f"[all of it is kept: GET /v1/threads/{thread}/messages]")

@@ -88,9 +88,15 @@ def play_words(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @asynccontextmanager
 async def vector_gateway(
-    folder: Path, postgres_url: str, s3: S3Server, qdrant: QdrantServer, **sections: Any
+    folder: Path,
+    postgres_url: str,
+    s3: S3Server,
+    qdrant: QdrantServer,
+    *,
+    extra: Mapping[str, str] | None = None,
+    **sections: Any,
 ) -> AsyncIterator[VectorGateway]:
-    """The engine serves a chat model and one for embeddings."""
+    """The engine serves a chat model and one for embeddings; `extra` are more variables."""
     first, second = await make_app(postgres_url), await make_app(postgres_url, "other")
     keys = (first.key or "", second.key or "")
     variables = {
@@ -100,6 +106,7 @@ async def vector_gateway(
         "ADMIN_API_KEY": ADMIN,
         **s3.variables,
         **qdrant.variables,
+        **(extra or {}),
     }
     async with running_engine() as engine:
         replicas = [f"http://127.0.0.1:{engine.port}"]

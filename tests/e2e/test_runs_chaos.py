@@ -18,9 +18,9 @@ import pytest
 
 from api_server.local.process import free_port
 from api_server.stores.postgres import Postgres
-from tests.assistants import CALL, WEATHER, Told, events_of
 from tests.job_programs import Program, programs
 from tests.replicas import Counts, running_replicas
+from tests.run_homes import CALL, WEATHER, Told, events_of
 
 RUNS, KILLS = map(int, os.environ.get("RUNS_CHAOS", "24,4").split(","))
 CLIENTS = 8

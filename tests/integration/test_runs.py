@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.assistants import CALL, WEATHER, Home, assistants_home, names, text_of
+from tests.run_homes import CALL, WEATHER, Home, assistants_home, names, text_of
 from tests.wire import assert_valid
 
 SPOKEN = [

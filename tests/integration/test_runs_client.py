@@ -11,9 +11,9 @@ from openai import AssistantEventHandler
 from openai.types.beta.threads import Text, TextDelta
 from typing_extensions import override
 
-from tests.assistants import CALL, WEATHER, Home, assistants_home
+from tests.run_homes import CALL, WEATHER, Home, assistants_home
 
-pytestmark = pytest.mark.filterwarnings("ignore:The Assistants API is deprecated")
+pytestmark = pytest.mark.filterwarnings("ignore:.*deprecated:DeprecationWarning")
 
 
 @pytest.fixture

@@ -173,7 +173,8 @@ class Leg:
 
     async def _round(self) -> bool:
         """Ask the model once, and do what it asks for; whether the leg is over."""
-        rounds = sum(step.type == "tool_calls" for step in self._steps)
+        completed = [step for step in self._steps if step.status == "completed"]
+        rounds = sum(step.type == "tool_calls" for step in completed)
         if rounds >= self._bench.max_rounds:
             most = self._bench.max_rounds
             why = f"The model called tools {most} times, the most here (assistants.max_rounds)."
@@ -359,7 +360,14 @@ class Leg:
                 resources=self._wish.tool_resources,
                 thread_resources=self._thread_resources,
             )
-            result, status = await _outcome(server_tool.call(context, action.arguments), action)
+            try:
+                work = server_tool.call(context, action.arguments)
+                result, status = await _outcome(work, action)
+            except DependencyDownError as exc:
+                told = resumable(self._pen.run, exc.message)
+                raise FailedError(
+                    Ending("failed", ("server_error", told), can_resume=True)
+                ) from exc
         output = result.output.replace("\0", "")
         done = replace(action, status=status, output=output, ended_at=self._now())  # type: ignore[arg-type]
         self._actions[self._actions.index(action)] = done

@@ -36,7 +36,6 @@ from api_server.services.assistants.rules import (
     check_text_model,
     check_tools,
     read_kept,
-    user_of,
 )
 from api_server.services.assistants.threads import ThreadService
 from api_server.services.jobs.rules import Rules
@@ -168,14 +167,14 @@ class RunService:
         """Raises `NotFoundError`."""
         check_id("thread", thread_id)
         check_id("run", run_id)
-        run = await self._store.find(caller.app.id, user_of(caller), thread_id, run_id)
+        run = await self._store.find(caller.app.id, caller.user, thread_id, run_id)
         if run is None:
             raise NotFoundError.of("run", run_id)
         return run
 
     async def listed(self, caller: Caller, thread_id: str, page: Page) -> Json:
         check_id("thread", thread_id)
-        if not await self._store.sees_thread(caller.app.id, user_of(caller), thread_id):
+        if not await self._store.sees_thread(caller.app.id, caller.user, thread_id):
             raise NotFoundError.of("thread", thread_id)
         runs, has_more = await self._store.listed(caller.app.id, thread_id, page)
         return list_answer([run_object(run) for run in runs], has_more=has_more)
@@ -185,7 +184,7 @@ class RunService:
         await self.find(caller, thread_id, run_id)
         if asked.metadata is not UNSET:
             metadata = to_json(asked.metadata or {})
-            ids = (caller.app.id, user_of(caller), thread_id, run_id)
+            ids = (caller.app.id, caller.user, thread_id, run_id)
             if not await self._store.modify(*ids, metadata):
                 raise NotFoundError.of("run", run_id)
         return await self.retrieve(caller, thread_id, run_id)
