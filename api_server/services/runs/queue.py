@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from api_server.errors import ApiError
 from api_server.schemas.apps import Caller
+from api_server.services.jobs.gathering import Gathering
 from api_server.services.jobs.rules import Rules
 from api_server.services.jobs.waiting import step_of
 from api_server.services.quotas.reservation import Reservation
@@ -54,14 +55,24 @@ class Queue:
         self._rules = rules
         self._admit = admit
         self._begun = begun
+        self._flushing: Gathering[None, None] = Gathering(self._flush)
+
+    async def aclose(self) -> None:
+        """Whoever waits for the disk gets there."""
+        await self._flushing.aclose()
 
     async def begin(
         self, caller: Caller, model: str, work: Callable[[Connection], Awaitable[Begun]]
     ) -> Begun:
-        """Begin a leg that counts as one request of the app."""
+        """Begin a leg that counts as one request of the app.
+
+        A worker may begin with it before it is on the disk: what that writes comes behind it. The
+        client is told after.
+        """
         async with self._admitted(caller, model):
             begun = await self._store.transaction(work)
         self._begun()
+        await self._flushing.put(None)
         return begun
 
     async def put(self, connection: Connection, caller: Caller, run: Run, job_id: str) -> None:
@@ -82,6 +93,10 @@ class Queue:
         await self._jobs.enqueue(connection, [job], timeout_seconds=seconds)
 
     # inside
+
+    async def _flush(self, waiting: Sequence[None]) -> Sequence[None]:
+        await self._store.flush()
+        return waiting
 
     @asynccontextmanager
     async def _admitted(self, caller: Caller, model: str) -> AsyncIterator[None]:

@@ -51,10 +51,12 @@ class Runs:
     outputs: Outputs
     following: Following
     scribe: Scribe
+    queue: Queue
 
     async def aclose(self) -> None:
         """After those who do runs have come to their end."""
         await self.scribe.aclose()
+        await self.queue.aclose()
 
 
 def furnish_runs(
@@ -96,7 +98,7 @@ def furnish_runs(
     heard = {"cancel": doer.cancel, "events": hub.told}
     besides = Besides(workers, [keeper.run, doer.look], heard)
     outputs = Outputs(store, reader, queue)
-    return Runs(service, reader, outputs, Following(store, hub), scribe), besides
+    return Runs(service, reader, outputs, Following(store, hub), scribe, queue), besides
 
 
 def _observe(_waited_seconds: float, _ran_seconds: float) -> None:
