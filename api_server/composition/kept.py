@@ -21,6 +21,7 @@ from api_server.services.retrieval.embedding import embedding_model
 from api_server.services.retrieval.extracting import Limits
 from api_server.services.retrieval.ingesting import Rules as IngestRules
 from api_server.services.retrieval.room import furnish_ingests
+from api_server.services.runs.endings import Ended
 from api_server.services.runs.outside import stop_runs
 from api_server.services.runs.room import RunRules, Runs, furnish_runs
 from api_server.services.runs.tools import ServerTool, Tools
@@ -53,6 +54,7 @@ class Asking:
     admit: Admit
     job_ended: Callable[[RequestRecord], None]
     vectors_ended: Callable[[RequestRecord], None]
+    run_ended: Ended
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,7 @@ def compose_kept(
         *(assistants.threads, assistants.resources, _tools(hosts, found)),
         *(job_rules, _run_rules(settings, slots.runs)),
         ended=asking.job_ended,
+        run_ended=asking.run_ended,
         admit=asking.admit,
     )
     ingests = NOTHING_ELSE

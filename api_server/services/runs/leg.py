@@ -24,6 +24,7 @@ from api_server.services.runs.endings import (
     ended_step,
     not_resumable,
     resumable,
+    tell_ended,
 )
 from api_server.services.runs.objects import run_object, step_object, to_json
 from api_server.services.runs.reply import with_usage
@@ -149,6 +150,7 @@ class Leg:
             self._work.steps += steps
             events += closed.events
             await pen.commit(closed.run, steps=steps, messages=messages, events=events)
+            tell_ended(self._bench.run_ended, closed.run)
             return True
         step, actions = reply.calls(now)
         step = with_usage(step, prompt, completion)
@@ -180,6 +182,7 @@ class Leg:
             )
         except LostError:
             return
+        tell_ended(self._bench.run_ended, closed.run)
 
     def _with_calls(self, step: Step) -> Step:
         """A step whose answer broke off shows the calls as far as they came."""

@@ -12,6 +12,7 @@ from api_server.services.jobs.room import Besides
 from api_server.services.jobs.rules import Rules
 from api_server.services.jobs.worker import Worker
 from api_server.services.runs.doing import RunDoer
+from api_server.services.runs.endings import Ended
 from api_server.services.runs.following import Following
 from api_server.services.runs.hub import Hub
 from api_server.services.runs.keeping import Keeper
@@ -70,12 +71,15 @@ def furnish_runs(
     rules: RunRules,
     *,
     ended: Callable[[RequestRecord], None],
+    run_ended: Ended,
     admit: Admit,
 ) -> tuple[Runs, Besides]:
-    """`ended` gets the record of each request to an engine, `admit` counts legs."""
+    """`ended` gets the record of each request to an engine, `run_ended` each run that ended,
+    `admit` counts legs.
+    """
     store, jobs, hub = RunStore(postgres), JobStore(postgres, "run"), Hub()
     scribe = Scribe(store, hub)
-    bench = Bench(store, chats, tools, ended, rules.max_rounds)
+    bench = Bench(store, chats, tools, ended, run_ended, rules.max_rounds)
     doer = RunDoer(bench, hub, scribe)
     lasting = Rules(
         timeout_seconds=rules.run_seconds + SLACK_SECONDS,
@@ -92,9 +96,11 @@ def furnish_runs(
 
     reader, queue = RunReader(store), Queue(store, jobs, lasting, admit, begun=begun)
     service = RunService(
-        *(store, queue, reader, threads, resources, catalogue), run_seconds=rules.run_seconds
+        *(store, queue, reader, threads, resources, catalogue),
+        run_seconds=rules.run_seconds,
+        ended=run_ended,
     )
-    keeper = Keeper(store, rules.event_seconds)
+    keeper = Keeper(store, rules.event_seconds, run_ended)
     heard = {"cancel": doer.cancel, "events": hub.told}
     besides = Besides(workers, [keeper.run, doer.look], heard)
     outputs = Outputs(store, reader, queue)

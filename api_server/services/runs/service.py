@@ -21,7 +21,7 @@ from api_server.services.assistants.rules import (
     read_kept,
 )
 from api_server.services.assistants.threads import ThreadService
-from api_server.services.runs.endings import CANCELLED
+from api_server.services.runs.endings import CANCELLED, Ended, tell_ended
 from api_server.services.runs.objects import FINAL, Json, run_object, to_json, wish_of
 from api_server.services.runs.outside import GAP, Named, end_run, locked, written
 from api_server.services.runs.queue import Begun, Queue, new_job_id
@@ -61,6 +61,7 @@ class RunService:
         catalogue: Catalogue,
         *,
         run_seconds: float,
+        ended: Ended,
     ) -> None:
         self._store = store
         self._queue = queue
@@ -69,6 +70,7 @@ class RunService:
         self._resources = resources
         self._catalogue = catalogue
         self._run_seconds = run_seconds
+        self._ended = ended
 
     async def create(self, caller: Caller, thread_id: str, body: bytes) -> Begun:
         """A run of a thread. Raises `InvalidRequestError` where the thread has an active one."""
@@ -133,7 +135,10 @@ class RunService:
             gap = GAP if now.status == "in_progress" else 0  # whoever did it may have shown more
             return await end_run(connection, now, CANCELLED, at, gap=gap)
 
-        return run_object(await self._store.transaction(work))
+        stopped = await self._store.transaction(work)
+        if stopped.status == "cancelled":
+            tell_ended(self._ended, stopped)
+        return run_object(stopped)
 
     async def resume(self, caller: Caller, thread_id: str, run_id: str) -> Begun:
         """Begin a run again that failed or took too long; what was completed stays."""

@@ -12,6 +12,7 @@ from api_server.observability.record import RequestRecord
 from api_server.schemas.apps import Caller
 from api_server.schemas.assistants import Function, ToolResources
 from api_server.services.client import Client
+from api_server.services.runs.endings import Ended
 from api_server.services.runs.objects import wish_of
 from api_server.services.runs.reply import Reply
 from api_server.services.runs.tools import Tools
@@ -31,12 +32,14 @@ class Chats(Protocol):
 
 @dataclass(frozen=True)
 class Bench:
-    """What every leg works with. `ended` gets the record of each request to an engine."""
+    """What every leg works with. `ended` gets the record of each request to an engine, `run_ended`
+    each run that ended."""
 
     store: RunStore
     chats: Chats
     tools: Tools
     ended: Callable[[RequestRecord], None]
+    run_ended: Ended
     max_rounds: int
 
 
