@@ -127,7 +127,7 @@ find-capacity: $(VENV)/.load ## the highest rate at which 95 % of requests meet 
 	@$(BIN)/python -m load_tests --find-capacity $(ARGS)
 
 load-test-ui: $(VENV)/.load ## Locust's web page on 127.0.0.1:8089 (HOST_URL=http://127.0.0.1:8000)
-	@$(BIN)/locust -f load_tests/locustfile.py,load_tests/open_loop.py --class-picker --web-host 127.0.0.1 --host "$(or $(HOST_URL),http://127.0.0.1:8000)"
+	@ONLY_HOST="$(or $(HOST_URL),http://127.0.0.1:8000)" $(BIN)/locust -f load_tests/locustfile.py,load_tests/open_loop.py --class-picker --web-host 127.0.0.1 --host "$(or $(HOST_URL),http://127.0.0.1:8000)"
 
 gpu-proof: ## measure the stack on an NVIDIA GPU, without a network (STEP=prepare, build, model, run, report; docs/gpu-proof.md)
 	@$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m gpu_proof $(or $(STEP),all) $(ARGS)

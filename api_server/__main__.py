@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Coroutine
 from typing import Protocol
 
-from api_server.commands import apps, migrate, plan, prepare_stores, usage
+from api_server.commands import apps, import_assistants, migrate, plan, prepare_stores, usage
 from api_server.commands.worker import work
 from api_server.errors import ConfigurationError, SetupError
 from api_server.local.data_dir import reset
@@ -156,6 +156,7 @@ VERBS: dict[str, Verb] = {
     "apps": apps,
     "usage": usage,
     "plan": plan,
+    "import-assistants": import_assistants,
 }
 
 if __name__ == "__main__":

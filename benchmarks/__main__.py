@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +18,7 @@ from api_server.errors import SetupError
 from api_server.local.stack import engine_binary
 from api_server.local.terminal import TerminalSay
 from api_server.settings import load_environment, load_settings
-from benchmarks import choosing, jobs, ledger, limits, machine
+from benchmarks import choosing, jobs, ledger, limits, machine, runs, threads
 from benchmarks.bench import (
     QUICK,
     BenchError,
@@ -31,7 +31,7 @@ from benchmarks.bench import (
 from benchmarks.figures import Row, beside, median_of, table
 from benchmarks.peers import peers
 from benchmarks.processes import TargetError
-from benchmarks.targets import DIRECT, GATEWAY, GATEWAY_OF_FOUR, WITHOUT_STATE, Target
+from benchmarks.targets import DIRECT, GATEWAY, GATEWAY_OF_FOUR, WITHOUT_STATE, Place, Target
 
 INTERRUPTED = 130
 ALONE = {"choosing": choosing.report, "ledger": ledger.report, "limits": limits.report}
@@ -48,6 +48,8 @@ def main() -> int:
     what.add_argument("--limits", action="store_true", help="the limits of apps alone")
     what.add_argument("--affinity", action="store_true", help="real engines and their caches")
     what.add_argument("--jobs", action="store_true", help="jobs accepted, done and polled")
+    what.add_argument("--runs", action="store_true", help="the first token of an assistant's run")
+    what.add_argument("--threads", action="store_true", help="a thread of 10,000 messages")
     parser.add_argument(
         "--quick", action="store_true", help="tiny counts; the figures mean nothing"
     )
@@ -66,8 +68,9 @@ def main() -> int:
             return uvloop.run(
                 until_signal(run_affinity(arguments.rounds, is_quick=arguments.quick))
             )
-        if arguments.jobs:
-            return uvloop.run(until_signal(run_jobs(is_quick=arguments.quick)))
+        for name, measure in (("jobs", run_jobs), ("runs", run_runs), ("threads", run_threads)):
+            if getattr(arguments, name):
+                return uvloop.run(until_signal(measure(is_quick=arguments.quick)))
         return uvloop.run(until_signal(run(plan, with_peers=arguments.peers)))
     except asyncio.CancelledError:
         print("stopped", file=sys.stderr)
@@ -125,12 +128,33 @@ async def run_affinity(rounds: int | None, *, is_quick: bool) -> int:
 
 async def run_jobs(*, is_quick: bool) -> int:
     """Measure jobs and print."""
+    return await run_alone(
+        lambda place: jobs.report(place, jobs.QUICK if is_quick else jobs.Size())
+    )
+
+
+async def run_runs(*, is_quick: bool) -> int:
+    """Measure runs of assistants and print."""
+    return await run_alone(
+        lambda place: runs.report(place, runs.QUICK if is_quick else runs.Size())
+    )
+
+
+async def run_alone(report: Callable[[Place], Coroutine[None, None, str]]) -> int:
+    """Measure one part and print."""
     watch = machine.LoadWatch.begin()
     async with workplace(choose_cores(sorted(os.sched_getaffinity(0)))) as place:
-        print(await jobs.report(place, jobs.QUICK if is_quick else jobs.Size()))
+        print(await report(place))
     if warning := watch.warning():
         print(warning)
     return 0
+
+
+async def run_threads(*, is_quick: bool) -> int:
+    """Measure a long thread and print."""
+    return await run_alone(
+        lambda place: threads.report(place, threads.QUICK if is_quick else threads.Size())
+    )
 
 
 def progress(line: str) -> None:

@@ -81,9 +81,9 @@ async def report(place: Place, size: Size) -> str:
     async with stores(place.harness, place.folder) as variables:
         postgres = Postgres(variables["POSTGRES_URL"])
         try:
-            async with _gateway(place, variables, workers=16) as (port, process):
+            async with gateway(place, variables, workers=16) as (port, process):
                 lines = [await _through(port, process, postgres, size.jobs)]
-            async with _gateway(place, variables, workers=0) as (port, _):
+            async with gateway(place, variables, workers=0) as (port, _):
                 lines += await _polls(port, JobStore(postgres), size)
         finally:
             await postgres.aclose()
@@ -200,9 +200,10 @@ def _new_job() -> NewJob:
 
 
 @asynccontextmanager
-async def _gateway(
+async def gateway(
     place: Place, variables: dict[str, str], workers: int
 ) -> AsyncIterator[tuple[int, Running]]:
+    """One that does so many jobs at once; its port and its process."""
     config = place.folder / f"jobs-{workers}.yaml"
     document = yaml.safe_load(stack_file(place.engine_port, 1))
     document["jobs"] = {"workers": workers, "queue_size": 500_000, "timeout_seconds": 3600}

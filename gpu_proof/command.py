@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -70,6 +71,9 @@ def main(arguments: Sequence[str]) -> int:
 
 def _wanted(options: argparse.Namespace, began: float) -> Wanted:
     rates = tuple(float(each) for each in options.rates.split(","))
+    times = (options.seconds, options.knee_seconds, options.within or 0.0)
+    if not all(map(math.isfinite, (*rates, *times))):
+        raise ValueError("rates and seconds must be numbers")
     if min(rates) <= 0 or options.seconds <= 0 or options.slots < 1:
         raise ValueError("rates, seconds and slots must be more than 0")
     settings = load_environment()

@@ -31,8 +31,6 @@ from gpu_proof.shapes import Shape
 LOAD_TESTER_SPOKE = (0, 1, 3)
 """Its exit codes after a run: all well, errors among the requests, a run that does not count."""
 
-
-HELP_SECONDS = 60.0
 SAID_LINES = 30
 """Of the load tester's own words are kept."""
 
@@ -129,7 +127,8 @@ class Proof:
             loads.append(knee_of(wanted.knee_seconds))
         run_key = key_of(engine.made_of, asdict(wanted.shape), wanted.slots, wanted.device)
         left = [load for load in loads if not self._is_done(load, run_key)]
-        self._note("plan", run_key, time.monotonic(), {"loads": [load.name for load in loads]})
+        keys = {load.name: self._load_key(load, run_key) for load in loads}
+        self._note("plan", run_key, time.monotonic(), {"loads": keys})
         if not left:
             return
         wanted.places.logs.mkdir(parents=True, exist_ok=True)

@@ -3,16 +3,18 @@
 import argparse
 import os
 import secrets
+import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from load_tests.arrivals import KINDS
 from load_tests.capacity import Plan
 from load_tests.configuration import Configuration
+from load_tests.key import key_of
 from load_tests.machine import versions
 from load_tests.probing import Known, Probe, ProbeError, scenarios_of
 from load_tests.promises import (
@@ -21,6 +23,7 @@ from load_tests.promises import (
     Runs,
     compared,
     found_rate,
+    number_above,
     rate_or_found,
     search,
     slo_seconds,
@@ -44,8 +47,6 @@ errors, 2 wrong options, 3 not valid: the load tester was late or was interrupte
 of --slo: 0 it holds, 1 it does not or nobody can tell, 2 the run says nothing; of --compare: 0 no
 figure is worse, 1 one is, 2 the runs cannot be compared"""
 
-DATA_DIR = ".local"
-KEY_FILE = "development.key"
 RESULTS = Path("load-results")
 DEFAULT_SCENARIOS = "short,medium"
 DEFAULT_SECONDS = {"soak": 3600.0}
@@ -64,7 +65,7 @@ def parser() -> argparse.ArgumentParser:
     add("--model", help="the first of /v1/models that chats")
     add("--scenario", default=DEFAULT_SCENARIOS, metavar="NAME[=WEIGHT],...", help="or all")
     add("--requests", type=int, metavar="N")
-    add("--duration", type=float, metavar="SECONDS")
+    add("--duration", type=number_above(0), metavar="SECONDS")
     add("--concurrency", type=int, metavar="USERS", help="closed loop: each waits for its answer")
     add(
         "--rate",
@@ -78,22 +79,33 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--cache", choices=("cold", "warm"), default="cold", help="prompts begin anew, or as before"
     )
-    add("--scale", type=float, default=1.0, help="a factor for all lengths")
+    add("--scale", type=number_above(0), default=1.0, help="a factor for all lengths")
     add(
         "--context", type=int, metavar="TOKENS", help="of one request, where it cannot be found out"
     )
     add("--retries", type=int, default=0, metavar="N", help="of a refused request, when it may")
     add("--processes", type=int, default=1, metavar="N", help="that make the load")
     add("--max-in-flight", type=int, default=1000, metavar="N", help="of an open loop")
-    add("--max-lag-ms", type=float, default=50, metavar="MS", help="of the load tester itself")
-    add("--timeout", type=float, default=120, metavar="SECONDS", help="of one request")
+    add(
+        "--max-lag-ms",
+        type=number_above(0),
+        default=50,
+        metavar="MS",
+        help="of the load tester itself",
+    )
+    add("--timeout", type=number_above(0), default=120, metavar="SECONDS", help="of one request")
     add("--out", type=Path, metavar="DIR", help="of the report; load-results/TIME")
     verbs = options.add_mutually_exclusive_group()
     verbs.add_argument("--slo", action="store_true", help="does configs/slo.yaml hold? See below")
     verbs.add_argument("--find-capacity", action="store_true", help="the highest rate that is fast")
     verbs.add_argument("--compare", nargs=2, type=Path, metavar="RESULT", help="two runs: old, new")
     add("--workload", metavar="NAME", help="of configs/slo.yaml; the first")
-    add("--search-seconds", type=float, default=Plan().total_seconds, metavar="SECONDS")
+    add(
+        "--search-seconds",
+        type=number_above(0),
+        default=Plan().total_seconds,
+        metavar="SECONDS",
+    )
     add("--force", action="store_true", help="compare what is not the same")
     return options
 
@@ -136,19 +148,6 @@ def configured(options: argparse.Namespace, known: Known, salt: str) -> Configur
     )
 
 
-def key_of(environment: Mapping[str, str], host: str) -> str | None:
-    """OPENAI_API_KEY; for this machine else the key that `make local` keeps; else none."""
-    if key := environment.get("OPENAI_API_KEY"):
-        return key
-    if urlsplit(host).hostname not in ("127.0.0.1", "localhost", "::1"):
-        return None
-    folder = Path(environment.get("DATA_DIR") or DATA_DIR)
-    try:
-        return (folder / KEY_FILE).read_text(encoding="utf-8").strip() or None
-    except OSError:
-        return None
-
-
 def watching(configuration: Configuration, write: Callable[[str], Any], *, is_tty: bool) -> Watch:
     """Shows progress: a line that is written over, or on no terminal one every ten seconds."""
     planned = (
@@ -184,12 +183,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         slo, known, configuration = _prepared(options, key)
         return _find_or_run(options, slo, configuration, known, key)
-    except (UsageError, ProbeError, RunError) as exc:
+    except (UsageError, ProbeError, RunError, OSError) as exc:
         print(f"error: {exc}", file=sys.stderr)
         if options.slo or isinstance(exc, UsageError):
             return SAYS_NOTHING
         return UNREACHABLE if isinstance(exc, ProbeError) else INVALID
     except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
         return INTERRUPTED
 
 
@@ -221,6 +221,7 @@ def _find_or_run(
 ) -> int:
     now = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     folder = options.out or RESULTS / now
+    _check_folder(folder)
     is_tty = sys.stderr.isatty()
 
     def write(text: str) -> None:
@@ -250,6 +251,16 @@ def _find_or_run(
     return verdict.exit_code
 
 
+def _check_folder(folder: Path) -> None:
+    """Before minutes are spent on what then cannot be written. Raises `UsageError`."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as exc:
+        raise UsageError(f"results cannot be written to {folder}: {exc.strerror}") from exc
+
+
 def _found(options: argparse.Namespace, slo: Slo) -> float:
     name, _ = workload_of(slo, options.workload)
     rate, where = found_rate(RESULTS, options.host, name)
@@ -260,16 +271,16 @@ def _found(options: argparse.Namespace, slo: Slo) -> float:
 def _as_promised(options: argparse.Namespace, slo: Slo) -> None:
     """The run is that of a workload, at its rate or at one that was found or named."""
     _, workload = workload_of(slo, options.workload)
-    if options.scenario != DEFAULT_SCENARIOS or options.concurrency or options.requests:
+    is_counted = options.concurrency is not None or options.requests is not None
+    if options.scenario != DEFAULT_SCENARIOS or is_counted:
         raise ValueError("a workload has its own scenarios, and requests arrive at a rate")
     options.scenario = ",".join(workload.scenarios)
     if options.find_capacity:
         options.rate = options.rate or Plan().first_rate
         options.duration = options.duration or Plan().least_seconds
         return
-    options.rate = options.rate or workload.requests_per_second
-    if options.rate <= 0:
-        raise ValueError("a rate must be above 0")
+    if options.rate is None:
+        options.rate = workload.requests_per_second
     options.duration = options.duration or slo_seconds(workload, options.rate)
 
 
@@ -295,4 +306,5 @@ def _find_capacity(
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: it leaves nothing behind
     sys.exit(main())

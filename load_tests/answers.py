@@ -1,6 +1,7 @@
 """Understands answers: tokens, usage, the engine's timings, and what is wrong with one. Pure."""
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +10,20 @@ from load_tests.scenarios.ask import Expected
 
 DONE = b"[DONE]"
 
-_STAGE = re.compile(r"([\w-]+)\s*;[^,]*?\bdur=([0-9.]+)")
+_STAGE = re.compile(r"([\w-]+)\s*;[^,]*?\bdur=([0-9]{1,12}(?:\.[0-9]{1,12})?)")
+_MOST_TOKENS = 2**40
+_MOST_KIND = 80
+"""Letters of a kind: it stands in a line of a terminal."""
+
+NOT_OF_THE_FORMAT = (
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    RecursionError,
+)
+"""What reading JSON raises whose shape, numbers or depth are not what they should be."""
 
 
 class AnswerError(Exception):
@@ -35,23 +49,23 @@ class Facts:
         usage = content.get("usage")
         if usage:
             self.has_usage = True
-            self.prompt_tokens = int(usage.get("prompt_tokens") or 0)
-            self.completion_tokens = int(usage.get("completion_tokens") or 0)
+            self.prompt_tokens = _tokens(usage.get("prompt_tokens"))
+            self.completion_tokens = _tokens(usage.get("completion_tokens"))
             details = usage.get("prompt_tokens_details") or {}
-            self.cached_tokens = int(details.get("cached_tokens") or 0)
+            self.cached_tokens = _tokens(details.get("cached_tokens"))
         timings = content.get("timings")
         if timings:
-            self.prompt_seconds = timings.get("prompt_ms", 0) / 1000
-            self.decode_seconds = timings.get("predicted_ms", 0) / 1000
+            self.prompt_seconds = _seconds(timings.get("prompt_ms", 0))
+            self.decode_seconds = _seconds(timings.get("predicted_ms", 0))
 
     def add(self, piece: Mapping[str, Any]) -> bool:
         """A delta or a message; whether it had a part of the answer."""
         text = piece.get("content")
         if text:
-            self._text.append(text)
+            self._text.append(_text(text))
         calls = piece.get("tool_calls")
         for call in calls or ():
-            self._arguments.append((call.get("function") or {}).get("arguments") or "")
+            self._arguments.append(_text((call.get("function") or {}).get("arguments") or ""))
         return bool(text or calls or piece.get("reasoning_content"))
 
     def check(self, expected: Expected) -> None:
@@ -68,7 +82,7 @@ class Facts:
         content = "".join(self._text if expected == "json" else self._arguments)
         try:
             json.loads(content)
-        except ValueError as exc:
+        except (ValueError, RecursionError) as exc:
             raise AnswerError("answer is no JSON") from exc
 
 
@@ -107,7 +121,7 @@ class StreamReading:
                     self.facts.finish_reason = choice["finish_reason"]
                 if self.facts.add(choice.get("delta") or {}):
                     self._piece(now)
-        except (ValueError, KeyError, TypeError, AttributeError) as exc:
+        except NOT_OF_THE_FORMAT as exc:
             raise AnswerError("bad event") from exc
 
     def end(self) -> None:
@@ -141,7 +155,7 @@ def read_plain(body: bytes, expected: Expected) -> Facts:
         choice = content["choices"][0]
         facts.finish_reason = choice.get("finish_reason")
         has_answer = facts.add(choice["message"])
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as exc:
+    except NOT_OF_THE_FORMAT as exc:
         raise AnswerError("bad answer") from exc
     if not has_answer:
         raise AnswerError("no token")
@@ -152,24 +166,50 @@ def error_kind(status: int, body: bytes) -> str:
     """The status and the code of an error of the stack: "503 engine_unavailable"."""
     try:
         return f"{status} {_code(json.loads(body))}"
-    except (ValueError, AttributeError):
+    except NOT_OF_THE_FORMAT:
         return f"{status} no error of the stack"
+
+
+def plain(text: str, most: int = _MOST_KIND) -> str:
+    """What a gateway sent, harmless for a terminal and for a file."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text[:most])
 
 
 def _code(content: Mapping[str, Any]) -> str:
     error = content.get("error")
     if isinstance(error, Mapping):
-        return str(error.get("code") or error.get("type") or "unknown")
-    return str(content.get("error_code") or "unknown")
+        return plain(str(error.get("code") or error.get("type") or "unknown"))
+    return plain(str(content.get("error_code") or "unknown"))
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError("no text")
+    return value
+
+
+def _tokens(value: Any) -> int:
+    count = int(value or 0)
+    if not 0 <= count <= _MOST_TOKENS:
+        raise ValueError("no number of tokens")
+    return count
+
+
+def _seconds(milliseconds: float) -> float | None:
+    """None for what no clock can measure."""
+    seconds = milliseconds / 1000
+    return seconds if math.isfinite(seconds) and seconds >= 0 else None
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that a refusal asks for; None where it does not, or in no number."""
+    """Seconds that a refusal asks for; None where it does not, or in no number of them."""
     for name, unit in (("retry-after-ms", 1000), ("retry-after", 1)):
         try:
-            return float(headers[name]) / unit
+            seconds = float(headers[name]) / unit
         except (KeyError, ValueError):
             continue
+        if math.isfinite(seconds) and seconds >= 0:
+            return seconds
     return None
 
 

@@ -6,7 +6,8 @@ rate comes next and for how long is decided by pure functions of the steps so fa
 
 A server that is asked a little too much falls behind slowly: at 5 % too much its queue grows by
 50 ms a second. So a step lasts the longer the smaller the gap is, or short runs would all seem to
-hold. Near 10 requests per second even the longest steps have so few requests that chance is 10 %.
+hold. Below 10 requests per second even the longest steps have so few requests that one search in
+ten is wrong by more than 10 %.
 """
 
 import math

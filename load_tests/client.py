@@ -11,7 +11,14 @@ from typing import Any
 
 import gevent
 
-from load_tests.answers import AnswerError, Facts, StreamReading, error_kind, read_plain
+from load_tests.answers import (
+    NOT_OF_THE_FORMAT,
+    AnswerError,
+    Facts,
+    StreamReading,
+    error_kind,
+    read_plain,
+)
 from load_tests.answers import retry_after as retry_after_of
 from load_tests.answers import stages as stages_of
 from load_tests.connections import Address, Connections
@@ -233,15 +240,16 @@ class Client:
             if answer.status != 200 or state["status"] != "completed":
                 kind = error_kind(answer.status, answer.body)
                 return replace(sample, outcome="error", error=kind)
-            used = state["response"]["token_usage"]
+            facts = Facts()
+            facts.note({"usage": state["response"]["token_usage"]})
             return replace(
                 sample,
-                prompt_tokens=used["prompt_tokens"],
-                completion_tokens=used["completion_tokens"],
+                prompt_tokens=facts.prompt_tokens,
+                completion_tokens=facts.completion_tokens,
             )
         except TransferError as exc:
             return replace(sample, ended=self._clock(), outcome="error", error=str(exc))
-        except (ValueError, KeyError, TypeError):
+        except NOT_OF_THE_FORMAT:
             return replace(sample, ended=self._clock(), outcome="error", error="bad answer")
 
 

@@ -13,6 +13,7 @@ from typing import Literal
 
 from msgspec import Struct, structs
 
+from load_tests.answers import plain
 from load_tests.certainty import share_range
 from load_tests.configuration import Configuration
 from load_tests.figures import percentile
@@ -26,6 +27,9 @@ BLOCKS = 40
 
 LEAST_RELATIVE = 0.03
 """Smaller changes are no news, however sure they are."""
+
+MOST_DIFFERENCE = 200
+"""Letters of what a terminal shows of one."""
 
 FREE = frozenset({"host", "salt", "processes", "most_in_flight", "most_lag_seconds"})
 """What two runs may differ in, and say the same. What was found out of the gateway
@@ -93,7 +97,7 @@ def differences(old: Configuration, new: Configuration) -> list[str]:
     """In what the configurations differ that makes the figures differ."""
     one, other = structs.asdict(old), structs.asdict(new)
     return [
-        f"{name}: {one[name]} and {other[name]}"
+        plain(f"{name}: {one[name]} and {other[name]}", MOST_DIFFERENCE)
         for name in one
         if name not in FREE and one[name] != other[name]
     ]

@@ -52,6 +52,8 @@ class Configuration(Struct, frozen=True, kw_only=True):
             raise ValueError("each scenario needs a weight above 0")
         if self.processes < 1 or self.most_in_flight < 1 or self.retries < 0:
             raise ValueError("at least one process, one request in flight, no fewer retries than 0")
+        if self.context_tokens < 1:
+            raise ValueError("a context has at least one token")
         if self.processes > (self.concurrency or self.processes):
             raise ValueError("more processes than users")
         self.level()

@@ -47,11 +47,9 @@ class Check(Struct, frozen=True, kw_only=True):
 
     @property
     def is_sure(self) -> bool:
-        if self.measured is None or self.state not in ("holds", "fails"):
-            return False
         if self.state == "holds":
             return self.upper is not None and self.upper <= self.target
-        return self.lower is not None and self.lower > self.target
+        return self.state == "fails" and self.lower is not None and self.lower > self.target
 
 
 class Verdict(Struct, frozen=True, kw_only=True):

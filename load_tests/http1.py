@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 MOST_HEAD_BYTES = 64 * 1024
+MOST_DIGITS = 18
 
 _BEGINS = b"HTTP/1."
 
@@ -21,6 +22,7 @@ class ResponseReader:
         self._buffer = b""
         self._left: int | None = None
         """Bytes that are still to come: of the body, or of a chunk; None: no length is known."""
+        self._is_old = False
         self._is_chunked = False
         self._ends_chunk = False
         self._in_trailers = False
@@ -29,7 +31,8 @@ class ResponseReader:
     def keeps_alive(self) -> bool:
         """Whether the connection may be used again once this response is complete."""
         has_end = self._is_chunked or self._left is not None
-        return has_end and self.headers.get("connection", "").lower() != "close"
+        said = self.headers.get("connection", "").lower()
+        return has_end and (said == "keep-alive" if self._is_old else said != "close")
 
     def feed(self, data: bytes) -> bytes:
         """The part of the body in these bytes. Raises `HttpError`."""
@@ -63,9 +66,9 @@ class ResponseReader:
             return False
         first, *lines = head.decode("latin-1").split("\r\n")
         version, _, answer = first.partition(" ")
-        if version not in ("HTTP/1.1", "HTTP/1.0") or not answer[:3].isdigit():
+        if version not in ("HTTP/1.1", "HTTP/1.0") or not answer[:3].isdecimal():
             raise HttpError("no HTTP")
-        self._buffer = rest
+        self._buffer, self._is_old = rest, version == "HTTP/1.0"
         status = int(answer[:3])
         if status < 200:  # an announcement: the response itself follows
             return bool(rest)
@@ -74,7 +77,7 @@ class ResponseReader:
         self.status = status
         self._is_chunked = self.headers.get("transfer-encoding", "").lower() == "chunked"
         if not self._is_chunked and (length := self.headers.get("content-length")) is not None:
-            if not length.isdecimal():
+            if not length.isdecimal() or len(length) > MOST_DIGITS:
                 raise HttpError("a length that is no number")
             self._left = int(length)
         elif status in (204, 304):
@@ -119,4 +122,6 @@ class ResponseReader:
                 self._left = int(line.partition(b";")[0], 16)
             except ValueError as exc:
                 raise HttpError("a chunk's size that is no number") from exc
+            if self._left < 0:
+                raise HttpError("a chunk's size that is no number")
             self._in_trailers = self._left == 0

@@ -1,6 +1,7 @@
 """Asks a gateway what the load tests must know of it: models, tokens a word, context, version."""
 
 import json
+import math
 import re
 import time
 from collections.abc import Collection
@@ -8,7 +9,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-from load_tests.answers import error_kind
+from load_tests.answers import NOT_OF_THE_FORMAT, error_kind, plain
 from load_tests.client import Client, Response, TimeOuts, TransferError
 from load_tests.scenarios import SCENARIOS
 from load_tests.scenarios.ask import CHAT
@@ -52,6 +53,7 @@ class Probe:
     def __init__(self, host: str, key: str | None, seconds: float = 60) -> None:
         """Raises `ValueError` for what is no URL."""
         self._host = host
+        self._has_key = key is not None
         self._probes = 0
         self._client = Client(host, key, time.monotonic, TimeOuts(seconds, seconds))
 
@@ -65,6 +67,11 @@ class Probe:
             raise ProbeError(
                 f"{self._host} gives no answer ({exc}). Start the stack, or name another --host."
             ) from exc
+        except NOT_OF_THE_FORMAT as exc:
+            raise ProbeError(
+                f"that is no gateway of this stack: its answers are of another form "
+                f"({type(exc).__name__}). Name another --host."
+            ) from exc
         finally:
             self._client.close()
 
@@ -77,7 +84,7 @@ class Probe:
         embedding_model = self._embedding_model(served) if "embeddings" in wanted else ""
         if "embeddings" in wanted and not embedding_model:
             left_out["embeddings"] = "no model of the gateway makes vectors"
-        version = health.get("version")
+        version = _name(health.get("version"))
         if not CHATS & set(wanted):
             return Known(
                 embedding_model=embedding_model,
@@ -86,10 +93,10 @@ class Probe:
                 probes=self._probes,
             )
         served.sort(key=lambda name: name == embedding_model)
-        chat, first = self._first_that_chats([model] if model else served)
+        chat, first, was_forced = self._first_that_chats([model] if model else served)
         choice, usage = first["choices"][0], first["usage"]
-        is_forced = choice.get("finish_reason") == "length" and usage["completion_tokens"] == 2
-        per_word = max(0.5, usage["prompt_tokens"] / SAMPLE_WORDS)
+        is_whole = choice.get("finish_reason") == "length" and usage["completion_tokens"] == 2
+        per_word = max(0.5, int(usage["prompt_tokens"]) / SAMPLE_WORDS)
         if context is None:
             context = MANY_TOKENS
             if LONG_SCENARIOS & set(wanted):
@@ -99,9 +106,9 @@ class Probe:
             embedding_model=embedding_model,
             tokens_per_word=round(per_word, 2),
             context_tokens=context,
-            takes_ignore_eos=is_forced,
+            takes_ignore_eos=was_forced and is_whole,
             gateway_version=version,
-            engine_version=first.get("system_fingerprint"),
+            engine_version=_name(first.get("system_fingerprint")),
             left_out=left_out,
             probes=self._probes,
         )
@@ -109,8 +116,11 @@ class Probe:
     def _models(self) -> list[str]:
         answer = self._client.fetch("GET", "/v1/models")
         if answer.status == 401:
+            if self._has_key:
+                raise ProbeError("the gateway does not take this key: set another OPENAI_API_KEY.")
             raise ProbeError("the gateway asks for a key: set OPENAI_API_KEY.")
-        served = [str(entry["id"]) for entry in _content(answer).get("data", ())]
+        named = [_name(entry["id"]) for entry in _content(answer).get("data", ())]
+        served = [name for name in named if name]
         if not served:
             kind = error_kind(answer.status, answer.body)
             raise ProbeError(f"{self._host} serves no model ({kind}).")
@@ -123,15 +133,15 @@ class Probe:
                 return name
         return ""
 
-    def _first_that_chats(self, names: list[str]) -> tuple[str, dict[str, Any]]:
-        """Its name and its answer to a text of `SAMPLE_WORDS` words."""
+    def _first_that_chats(self, names: list[str]) -> tuple[str, dict[str, Any], bool]:
+        """Its name, its answer to `SAMPLE_WORDS` words, and whether it took `ignore_eos`."""
         said = []
         for name in names:
             for more in ({"ignore_eos": True}, {}):
                 answer = self._chat(name, SAMPLE_WORDS, 2, **more)
                 if answer.status == 200:
-                    return name, _content(answer)
-                said.append(f"{name}: {error_kind(answer.status, answer.body)}")
+                    return name, _content(answer), bool(more)
+                said.append(f"{plain(name)}: {error_kind(answer.status, answer.body)}")
         raise ProbeError(f"no model answers a chat ({'; '.join(said)}).")
 
     def _context(self, model: str, per_word: float) -> int:
@@ -142,7 +152,9 @@ class Probe:
         found = _CONTEXT.search(answer.body.decode(errors="replace"))
         if found is None:
             kind = error_kind(answer.status, answer.body)
-            raise ProbeError(f"the context of {model} is unknown ({kind}): name it by --context.")
+            raise ProbeError(
+                f"the context of {plain(model)} is unknown ({kind}): name it by --context."
+            )
         return min(MANY_TOKENS, int(found[1]))
 
     def _chat(self, model: str, count: int, answer: int, **more: Any) -> Response:
@@ -159,11 +171,19 @@ class Probe:
 def _content(answer: Response) -> dict[str, Any]:
     try:
         content = json.loads(answer.body)
-    except ValueError:
+    except (ValueError, RecursionError):
         content = None
     if not isinstance(content, dict):
         raise ProbeError(f"that is no gateway of this stack (status {answer.status}).")
     return content
+
+
+def _name(value: object) -> str | None:
+    """Raises `ValueError` for what cannot be written into a file."""
+    if value is None:
+        return None
+    str(value).encode()
+    return str(value)
 
 
 def scenarios_of(text: str) -> dict[str, float]:
@@ -176,4 +196,6 @@ def scenarios_of(text: str) -> dict[str, float]:
         if name not in SCENARIOS:
             raise ValueError(f"unknown scenario {name!r}; known: {', '.join(SCENARIOS)}, all")
         found[name] = float(weight or 1)
+        if not math.isfinite(found[name]):
+            raise ValueError(f"the weight of {name} must be a number above 0")
     return found

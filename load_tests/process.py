@@ -162,8 +162,10 @@ class Load:
             self._counts.in_flight += 1
             sample = self._arrive(SCENARIOS[scenario](self._world, which), None, number)
             if sample.outcome == "refused" or sample.error is not None:
-                pause = sample.retry_after or ERROR_PAUSE_SECONDS
-                self.stopped.wait(min(pause, MOST_RETRY_SECONDS))
+                pause = min(sample.retry_after or ERROR_PAUSE_SECONDS, MOST_RETRY_SECONDS)
+                if level.seconds is not None:  # nobody comes again after the end
+                    pause = min(pause, max(0.0, level.seconds - self._now()))
+                self.stopped.wait(pause)
 
     def _arrive(self, ask: Ask, intended: float | None, number: int) -> Sample:
         """Its last attempt. It counts as in flight already, and not while it waits to come again.

@@ -1,5 +1,7 @@
 """The command's verbs beyond one run: `--slo`, `--find-capacity`, `--compare`, and their words."""
 
+import argparse
+import math
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -16,6 +18,7 @@ from load_tests.machine import hardware
 from load_tests.report import words
 from load_tests.report.writing import CAPACITY, CapacityError, read_capacity
 from load_tests.results import Result, ResultError, read_result, read_samples
+from load_tests.running import WAS_INTERRUPTED
 from load_tests.samples import Sample
 from monitoring.slo import Slo, Workload
 
@@ -29,13 +32,30 @@ STEP_TIME_OUT = 30.0
 """Of a request in a search: one that takes longer has missed its target long before."""
 
 FOUND = "found"
+MOST_RATE = 100_000.0
 
 Runs = Callable[[Configuration], tuple[Result, list[Sample]]]
 
 
+def number_above(least: float, most: float = math.inf) -> Callable[[str], float]:
+    """What an option may be: a number above `least`. It raises `ArgumentTypeError`."""
+
+    def number(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not (least < value <= most and math.isfinite(value)):
+            bound = f" and at most {most:,.0f}" if most < math.inf else ""
+            raise argparse.ArgumentTypeError(f"{text!r} is no number above {least:g}{bound}")
+        return value
+
+    return number
+
+
 def rate_or_found(text: str) -> float | str:
-    """What `--rate` may be. Raises `ValueError`."""
-    return FOUND if text == FOUND else float(text)
+    """What `--rate` may be. Raises `ArgumentTypeError`."""
+    return FOUND if text == FOUND else number_above(0, MOST_RATE)(text)
 
 
 def workload_of(slo: Slo, name: str | None) -> tuple[str, Workload]:
@@ -83,7 +103,10 @@ def search(
     told: Callable[[Step], object],
     versions: dict[str, str],
 ) -> Capacity:
-    """Find the knee of the gateway that the configuration names. Raises what `runs` raises."""
+    """Find the knee of the gateway that the configuration names. Raises what `runs` raises.
+
+    Raises `KeyboardInterrupt` when a step was interrupted: it would be asked again.
+    """
     started_at = datetime.now(UTC).isoformat(timespec="milliseconds")
 
     def measure(rate: float, seconds: float, seed: int) -> Measured:
@@ -98,6 +121,8 @@ def search(
             total_seconds=min(configuration.total_seconds, STEP_TIME_OUT),
         )
         result, samples = runs(step)
+        if WAS_INTERRUPTED in result.invalid_because:
+            raise KeyboardInterrupt
         return samples, result.invalid_because
 
     capacity = find(
@@ -152,6 +177,8 @@ def compared(paths: Sequence[Path], *, is_forced: bool) -> tuple[str, int]:
     if (comparison.differences or comparison.invalid) and not is_forced:
         why = "\n".join(f"  {each}" for each in (*comparison.differences, *comparison.invalid))
         return f"error: these runs cannot be compared (--force does it):\n{why}", SAYS_NOTHING
+    if not comparison.rows:
+        return "error: these runs have no scenario in common", SAYS_NOTHING
     return table(comparison), FAILS if comparison.is_worse else HOLDS
 
 

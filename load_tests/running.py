@@ -35,6 +35,8 @@ SILENT_SECONDS = 30.0
 STOP_SECONDS = 10.0
 LOOK_SECONDS = 0.5
 
+WAS_INTERRUPTED = "the run was interrupted"
+
 Watch = Callable[[float, Sequence[dict[str, Any]]], None]
 """Told the second of the run and the latest progress of each process, twice a second."""
 
@@ -144,18 +146,20 @@ def run(
         for worker in workers:
             worker.tell({"zero": zero})
         was_interrupted = not _wait(workers, zero, watch)
-        for worker in workers:
-            worker.end()
+        _end(workers)
         if failed := [worker for worker in workers if worker.ended is None]:
             raise RunError(f"a process of the load tester ended: {failed[0].failure()}")
         samples = [sample for worker in workers for sample in read_samples(worker.samples)]
+        why_lost = "; ".join({worker.failure().splitlines()[-1] for worker in workers})
         processes = [worker.ended for worker in workers if worker.ended is not None]
     samples.sort(key=lambda sample: (sample.intended, sample.number))
     seconds = max((sample.ended for sample in samples), default=0.0) or 1e-9
     lag = lag_of(samples)
     faults = faults_of(configuration, lag, processes)
     if was_interrupted:
-        faults.append("the run was interrupted")
+        faults.append(WAS_INTERRUPTED)
+    elif lost := sum(process.sent for process in processes) - len(samples):
+        faults.append(f"{lost} requests were not measured, a fault of the load tester: {why_lost}")
     if not samples:
         faults.append("no request was sent")
     result = Result(
@@ -188,10 +192,21 @@ def _workers(
             workers.append(_Worker(configuration, key, number, folder))  # noqa: PERF401 - one may fail
         yield workers
     finally:
-        for worker in workers:
-            worker.stop()
-        for worker in workers:
-            worker.end()
+        _end(workers)
+
+
+def _end(workers: Sequence[_Worker]) -> None:
+    """All stop at the same time, then each is waited for."""
+    for worker in workers:
+        worker.stop()
+    for worker in workers:
+        worker.end()
+
+
+def _are_done(workers: Sequence[_Worker], seconds: float) -> bool:
+    """Whether all are done at the latest after so long."""
+    ends = time.monotonic() + seconds
+    return all(worker.is_done.wait(max(0.0, ends - time.monotonic())) for worker in workers)
 
 
 def _wait(workers: Sequence[_Worker], zero: float, watch: Watch | None) -> bool:
@@ -200,7 +215,7 @@ def _wait(workers: Sequence[_Worker], zero: float, watch: Watch | None) -> bool:
     One that died is done: what it had measured is not enough. Raises `RunError`.
     """
     try:
-        while not all(worker.is_done.wait(LOOK_SECONDS / len(workers)) for worker in workers):
+        while not _are_done(workers, LOOK_SECONDS):
             if any(worker.is_done.is_set() and worker.ended is None for worker in workers):
                 return True
             if any(

@@ -21,6 +21,7 @@ from gevent.pool import Group
 from locust import User, between, constant, task
 
 from load_tests.client import Client
+from load_tests.key import key_of
 from load_tests.locust_entries import enter
 from load_tests.probing import Known, Probe
 from load_tests.scenarios import SCENARIOS
@@ -42,9 +43,9 @@ class Stage:
         self._known: Known | None = None
         self._numbers: dict[str, Iterator[int]] = defaultdict(itertools.count)
         self._salt = f"{secrets.randbelow(10**6):06}"
-        self.key = os.environ.get("OPENAI_API_KEY") or None
         self.only_host = os.environ.get("ONLY_HOST") or None
         """Whoever reaches the page can name another host there, to which the key would go."""
+        self.key = key_of(os.environ, self.only_host or "")
 
     def known(self, host: str) -> Known:
         """Asked once. Raises `ProbeError`."""

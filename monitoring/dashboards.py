@@ -5,13 +5,13 @@ Grafana reads them where they are (monitoring/grafana is mounted). The targets i
 """
 
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from monitoring.boards import overview, tenants, time_spent
+from monitoring.generating import generate
 from monitoring.panels import Board, document
-from monitoring.slo import Slo, SloError, load_slo
+from monitoring.slo import Slo
 
 FOLDER = Path(__file__).resolve().parent / "grafana" / "dashboards"
 
@@ -35,18 +35,5 @@ def dashboard_files(slo: Slo) -> Mapping[str, str]:
     }
 
 
-def write(folder: Path, slo: Slo) -> None:
-    """Write all of them; what is left over from before goes."""
-    files = dashboard_files(slo)
-    for old in folder.glob("*.json"):
-        if old.name not in files:
-            old.unlink()
-    for name, text in files.items():
-        (folder / name).write_text(text, encoding="utf-8")
-
-
 if __name__ == "__main__":
-    try:
-        write(FOLDER, load_slo())
-    except SloError as exc:
-        sys.exit(f"error: {exc}")
+    generate(FOLDER, dashboard_files)

@@ -73,7 +73,15 @@ def budget(percentile: str) -> float:
 
 
 def edge(milliseconds: int) -> str:
-    """What matches the bucket that ends at a target: Prometheus 3 writes 1.0 for our 1."""
+    """What matches the bucket that ends at a target: Prometheus 3 writes 1.0 for our 1.
+
+    Raises `SloError` where none does: a rule would be silent for ever.
+    """
+    if milliseconds / 1000 not in metrics.DURATION.buckets:
+        known = ", ".join(f"{1000 * each:g}" for each in metrics.DURATION.buckets)
+        raise SloError(
+            f"latency_ms: {milliseconds} is not where a bucket of {DURATION} ends: {known}"
+        )
     text = f"{milliseconds / 1000:g}"
     escaped = text.replace(".", "\\\\.")
     return f'le="{text}"' if "." in text else f'le=~"{escaped}(\\\\.0)?"'

@@ -4,15 +4,15 @@ Prometheus reads them where they are (monitoring/prometheus is mounted), so that
 this program.
 """
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
 
 from monitoring.alerts import alert_groups
+from monitoring.generating import generate
 from monitoring.recording import recording_groups
-from monitoring.slo import Slo, SloError, load_slo
+from monitoring.slo import Slo
 
 FOLDER = Path(__file__).resolve().parent / "prometheus" / "rules"
 
@@ -44,19 +44,5 @@ def rule_files(slo: Slo) -> Mapping[str, str]:
     }
 
 
-def write(folder: Path, slo: Slo) -> None:
-    """Write all of them; what is left over from before goes."""
-    files = rule_files(slo)
-    folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("*.yml"):
-        if old.name not in files:
-            old.unlink()
-    for name, text in files.items():
-        (folder / name).write_text(text, encoding="utf-8")
-
-
 if __name__ == "__main__":
-    try:
-        write(FOLDER, load_slo())
-    except SloError as exc:
-        sys.exit(f"error: {exc}")
+    generate(FOLDER, rule_files)

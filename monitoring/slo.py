@@ -20,7 +20,7 @@ class SloError(ValueError):
 class Strict(BaseModel):
     """An unknown key is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Workload(Strict):

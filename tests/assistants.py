@@ -1,176 +1,133 @@
-"""Assistants, threads and runs for tests: a gateway with PostgreSQL, OpenAI's own client."""
+"""Clients of OpenAI's for tests of what is kept, each answer validated against the reference."""
 
-import json
+import re
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
-import httpx
+import asyncpg
+import jwt
 import openai
 
-from tests.fake_engine import FakeEngine, running_engine
-from tests.integration.conftest import running_gateway
+from api_server.services.access.managing import Issued
+from tests.access import Guarded, make_app, until
 from tests.wire import assert_valid
 
-WEATHER: Any = {
-    "type": "function",
-    "function": {
-        "name": "get_weather",
-        "description": "How the weather is.",
-        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
-    },
-}
-CALL = {"name": "get_weather", "arguments": '{"city": "Berlin"}'}
+SECRET = "a-secret-that-is-long-enough-for-it"
 
-OBJECTS = {
-    "thread.created": "ThreadObject",
-    "thread.run.step.delta": "RunStepDeltaObject",
-    "thread.message.delta": "MessageDeltaObject",
-}
+_ANSWERS = (
+    (r"POST /v1/assistants(/[^/]+)?", "AssistantObject"),
+    (r"GET /v1/assistants", "ListAssistantsResponse"),
+    (r"GET /v1/assistants/[^/]+", "AssistantObject"),
+    (r"DELETE /v1/assistants/[^/]+", "DeleteAssistantResponse"),
+    (r"POST /v1/threads(/[^/]+)?", "ThreadObject"),
+    (r"GET /v1/threads/[^/]+", "ThreadObject"),
+    (r"DELETE /v1/threads/[^/]+", "DeleteThreadResponse"),
+    (r"POST /v1/threads/[^/]+/messages(/[^/]+)?", "MessageObject"),
+    (r"GET /v1/threads/[^/]+/messages", "ListMessagesResponse"),
+    (r"GET /v1/threads/[^/]+/messages/[^/]+", "MessageObject"),
+    (r"DELETE /v1/threads/[^/]+/messages/[^/]+", "DeleteMessageResponse"),
+)
+
+
+def answer_schema(method: str, path: str) -> str:
+    """The name of what the reference says that this is answered with."""
+    names = [name for pattern, name in _ANSWERS if re.fullmatch(pattern, f"{method} {path}")]
+    assert len(names) == 1, f"{method} {path} has no schema here"
+    return names[0]
+
+
+async def _validate(response: Any) -> None:
+    await response.aread()
+    request = response.request
+    is_error = response.is_error
+    schema = "ErrorResponse" if is_error else answer_schema(request.method, request.url.path)
+    assert_valid(schema, response.json())
 
 
 @dataclass(frozen=True)
-class Told:
-    """An event of a stream."""
+class Kept:
+    """A client, its HTTP connection, and the app it speaks for."""
 
-    id: int | None
-    event: str
-    data: Any
-
-
-@dataclass
-class Home:
-    """The pair under test, and clients for it."""
-
-    engine: FakeEngine
-    url: str
-    http: httpx.AsyncClient
     client: openai.AsyncOpenAI
-    plain: openai.OpenAI
-    assistants: list[str] = field(default_factory=list)
+    http: Any
+    app: Issued
 
-    async def assistant(self, **fields: Any) -> str:
-        told = {"model": "fake", "instructions": "Be brief."} | fields
-        made: str = (await self.post("/v1/assistants", told))["id"]
-        return made
+    @property
+    def assistants(self) -> Any:
+        return self.client.beta.assistants
 
-    async def thread(self, *texts: str) -> str:
-        messages = [{"role": "user", "content": text} for text in texts or ("hello",)]
-        made: str = (await self.post("/v1/threads", {"messages": messages}))["id"]
-        return made
+    @property
+    def threads(self) -> Any:
+        return self.client.beta.threads
 
-    async def post(
-        self, path: str, body: Mapping[str, Any] | None = None, status: int = 200
-    ) -> Any:
-        answer = await self.http.post(path, json=body or {})
-        assert answer.status_code == status, answer.text
-        return answer.json()
-
-    async def get(self, path: str, status: int = 200, **params: Any) -> Any:
-        answer = await self.http.get(path, params=params)
-        assert answer.status_code == status, answer.text
-        return answer.json()
-
-    async def run(self, thread_id: str, assistant_id: str, status: int = 200, **body: Any) -> Any:
-        told = {"assistant_id": assistant_id} | body
-        made = await self.post(f"/v1/threads/{thread_id}/runs", told, status)
-        if status == 200:
-            assert_valid("RunObject", made)
-        return made
-
-    async def until(
-        self, thread_id: str, run_id: str, *states: str, seconds: float = 8
-    ) -> dict[str, Any]:
-        wanted = states or ("completed", "failed", "cancelled", "expired", "incomplete")
-        deadline = time.monotonic() + seconds
-        while True:
-            run: dict[str, Any] = await self.get(f"/v1/threads/{thread_id}/runs/{run_id}")
-            assert_valid("RunObject", run)
-            if run["status"] in wanted:
-                return run
-            assert time.monotonic() < deadline, run
-
-    async def stream(self, path: str, body: Mapping[str, Any] | None = None) -> list[Told]:
-        """A whole stream, each event valid; a GET where there is no body."""
-        verb = "GET" if body is None else "POST"
-        async with self.http.stream(verb, path, json=body) as answer:
-            assert answer.status_code == 200, await answer.aread()
-            return [event async for event in events_of(answer)]
-
-    async def messages(self, thread_id: str) -> list[dict[str, Any]]:
-        """The oldest first."""
-        listed = await self.get(f"/v1/threads/{thread_id}/messages", order="asc", limit=100)
-        for message in listed["data"]:
-            assert_valid("MessageObject", message)
-        found: list[dict[str, Any]] = listed["data"]
-        return found
-
-    async def steps(self, thread_id: str, run_id: str) -> list[dict[str, Any]]:
-        path = f"/v1/threads/{thread_id}/runs/{run_id}/steps"
-        listed = await self.get(path, order="asc", limit=100)
-        assert_valid("ListRunStepsResponse", listed)
-        found: list[dict[str, Any]] = listed["data"]
-        return found
-
-
-async def events_of(answer: httpx.Response) -> AsyncIterator[Told]:
-    """Each event as it comes, valid by the reference."""
-    told: dict[str, str] = {}
-    async for line in answer.aiter_lines():
-        if line.startswith(":"):
-            continue
-        if line:
-            name, _, value = line.partition(": ")
-            told[name] = value
-            continue
-        if not told:
-            continue
-        event = told["event"]
-        if event == "done":
-            assert told["data"] == "[DONE]"
-            yield Told(None, event, None)
+    async def refusal(self, method: str, path: str, content: Any = None) -> tuple[int, str]:
+        """The status and the sentence of a request that must fail."""
+        if isinstance(content, bytes):
+            answer = await self.http.request(method, path, content=content)
         else:
-            data = json.loads(told["data"])
-            assert_valid("AssistantStreamEvent", {"event": event, "data": data})
-            yield Told(int(told["id"]) if "id" in told else None, event, data)
-        told = {}
-
-
-def names(events: Sequence[Told]) -> list[str]:
-    """Of events; those of deltas in a row are one."""
-    found = [each.event for each in events]
-    return [name for number, name in enumerate(found) if number == 0 or name != found[number - 1]]
-
-
-def text_of(events: Sequence[Told]) -> str:
-    """The pieces of text joined."""
-    return "".join(
-        part["text"].get("value", "")
-        for each in events
-        if each.event == "thread.message.delta"
-        for part in each.data["delta"]["content"]
-    )
+            answer = await self.http.request(method, path, json=content)
+        assert answer.status_code >= 400, answer.text
+        return answer.status_code, answer.json()["error"]["message"]
 
 
 @asynccontextmanager
-async def assistants_home(
-    folder: Path,
-    postgres_url: str,
-    variables: Mapping[str, str] | None = None,
-    **sections: Any,
-) -> AsyncIterator[Home]:
-    told = {"POSTGRES_URL": postgres_url, "AUTH": "off", "ENVIRONMENT": "development"}
-    async with (
-        running_engine() as engine,
-        running_gateway(folder, engine, variables=told | dict(variables or {}), **sections) as (
-            _,
-            url,
-        ),
-        httpx.AsyncClient(base_url=url, timeout=10) as http,
-        openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client,
-    ):
-        with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as plain:
-            yield Home(engine, url, http, client, plain)
+async def client_of(
+    guarded: Guarded, postgres_url: str, name: str = "shop", **policy: Any
+) -> AsyncIterator[Kept]:
+    """For a new app, which the gateway knows by now."""
+    app = await make_app(postgres_url, name, **policy)
+    headers = {"authorization": f"Bearer {app.key}"}
+
+    async def is_known() -> bool:
+        return (await guarded.http.get("/v1/models", headers=headers)).status_code == 200
+
+    await until(is_known, 5)
+    async with _client(guarded, app.key or "", app) as client:
+        yield client
+
+
+@asynccontextmanager
+async def user_of(guarded: Guarded, app: Issued, user: str) -> AsyncIterator[Kept]:
+    """An end user of an app, with a token."""
+    claims = {"sub": user, "app": app.app.name, "exp": int(time.time()) + 300}
+    async with _client(guarded, jwt.encode(claims, SECRET, "HS256"), app) as client:
+        yield client
+
+
+@asynccontextmanager
+async def _client(guarded: Guarded, key: str, app: Issued) -> AsyncIterator[Kept]:
+    async with openai.DefaultAsyncHttpxClient(
+        base_url=guarded.url,
+        headers={"authorization": f"Bearer {key}"},
+        event_hooks={"response": [_validate]},
+        timeout=10,
+    ) as http:
+        yield Kept(
+            openai.AsyncOpenAI(
+                base_url=f"{guarded.url}/v1", api_key=key, max_retries=0, http_client=http
+            ),
+            http,
+            app,
+        )
+
+
+async def command(postgres_url: str, sql: str, *values: Any) -> list[Any]:
+    """Ask PostgreSQL itself."""
+    connection = await asyncpg.connect(postgres_url)
+    try:
+        return await connection.fetch(sql, *values)
+    finally:
+        await connection.close()
+
+
+async def begin_run(postgres_url: str, app_id: str, thread_id: str, run_id: str = "run_1") -> None:
+    """An active run, as whoever creates one would leave it."""
+    await command(
+        postgres_url,
+        "insert into runs (id, thread_id, app_id, assistant_id, body, job_id) "
+        "values ($1, $2, $3, 'asst_1', '{}', 'job_1')",
+        *(run_id, thread_id, app_id),
+    )

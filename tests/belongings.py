@@ -11,8 +11,8 @@ from typing import Any
 import asyncpg
 import httpx
 
-from tests.assistants import CALL, WEATHER
 from tests.fake_engine import FakeEngine
+from tests.run_homes import CALL, WEATHER
 
 Json = dict[str, Any]
 Ids = Mapping[str, str]
@@ -237,9 +237,9 @@ def _all_of(table: str) -> str:
 async def ids_of(postgres_url: str, app_id: str, user: str | None = None) -> set[str]:
     """Of everything that an app has; with `user` of that user's threads and what is in them."""
     connection = await asyncpg.connect(postgres_url)
-    tables = ["threads", "messages", "runs", "run_steps", "actions"]
+    tables: tuple[str, ...] = ("threads", "messages", "runs", "run_steps", "actions")
     if user is None:
-        tables += ["assistants", "files", "uploads", "vector_stores", "vector_store_batches"]
+        tables += ("assistants", "files", "uploads", "vector_stores", "vector_store_batches")
     try:
         found: set[str] = set()
         for table in tables:

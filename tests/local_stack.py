@@ -110,6 +110,9 @@ class LocalStack:
     def embedding_engine_pid(self) -> int:
         return self._pid_with("--embeddings")
 
+    def vectors_pid(self) -> int:
+        return self._pid_with("api_server.vector_server")
+
     def _pid_with(self, word: str) -> int:
         return next(pid for pid, line in self.children() if word in line)
 
@@ -136,7 +139,12 @@ class LocalStack:
         PostgreSQL and Redis write over their environment; they work in folders of it.
         """
         marks = (str(self.data_dir), f"PORT={self.port}\0")
-        named = {pid: line for pid, line, env in processes() if any(m in env for m in marks)}
+        folder = str(self.data_dir / "vectors.json")
+        named = {
+            pid: line
+            for pid, line, env in processes()
+            if any(m in env for m in marks) or folder in line
+        }
         for pid in processes_in(self.data_dir / "postgres"):
             named.setdefault(pid, "postgres")
         for pid in processes_in(self.data_dir):

@@ -10,7 +10,8 @@ from typing import Any
 import yaml
 
 from monitoring.expressions import promise
-from monitoring.rules import write
+from monitoring.generating import write
+from monitoring.rules import rule_files
 from monitoring.slo import Slo
 
 PROGRAM = shutil.which("promtool")
@@ -120,8 +121,8 @@ def document(case: Case, slo: Slo, rules: Path) -> Any:
     series = {
         name: values for name, values in in_order(slo).items() if not name.startswith(case.gone)
     } | dict(case.series)
-    is_long = case.at.endswith("d")
-    steps = "4400" if is_long else "500" if case.at == "8h" else "130"
+    steps = {"8h": "500", "3d": "4400"}.get(case.at, "130")
+    is_long = case.at in ("8h", "3d")
     samples = []
     for each in sorted(case.fires):
         name, _, rest = each.partition(":")
@@ -153,7 +154,7 @@ def document(case: Case, slo: Slo, rules: Path) -> Any:
 def run(folder: Path, slo: Slo, document_: Any) -> subprocess.CompletedProcess[str]:
     """Of one document, with the rules of this promise, which are in `folder`/rules then."""
     assert PROGRAM is not None
-    write(folder / "rules", slo)
+    write(folder / "rules", rule_files(slo))
     path = folder / "case.yml"
     path.write_text(yaml.safe_dump(document_))
     return subprocess.run(

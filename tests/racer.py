@@ -1,11 +1,13 @@
 """A process with racing clients of one app: `python -m tests.racer JSON`, for the tests of limits.
 
-Prints a line for each thing that happened: its kind, when (the machine's monotonic clock, which
-all processes share), how long it took in seconds, what a refusal told.
+Ends after its time, or at a SIGTERM. Prints a line for each thing that happened: its kind, when
+(the machine's monotonic clock, which all processes share), how long it took in seconds, what a
+refusal told.
 """
 
 import asyncio
 import json
+import signal
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -40,16 +42,26 @@ class Race:
         return json.dumps(asdict(self))
 
 
-async def client(quotas: Quotas, caller: Caller, race: Race, until: float) -> None:
+@dataclass
+class End:
+    """When the race is over."""
+
+    at: float
+
+    def now(self) -> None:
+        self.at = 0.0
+
+
+async def client(quotas: Quotas, caller: Caller, race: Race, end: End) -> None:
     """Ask, hold, ask again; one that obeys comes back when it was told to."""
-    while time.monotonic() < until:
+    while time.monotonic() < end.at:
         began = time.monotonic()
         try:
             reservation = await quotas.reserve(caller, "m", 1)
         except RateLimitedError as exc:
             told = exc.retry_after_seconds or 0.0
             print("refused", began, time.monotonic() - began, told, flush=True)
-            await asyncio.sleep(min(told, until - began) if race.obeys else 0.02)
+            await asyncio.sleep(min(told, end.at - began) if race.obeys else 0.02)
             continue
         now = time.monotonic()
         print("admitted", now, now - began, int(quotas.is_degraded), flush=True)
@@ -76,10 +88,11 @@ async def run(race: Race) -> None:
     caller = Caller(App("app_race", "race", Policy()))
     print("ready", time.monotonic(), 0, 0, flush=True)
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
-    until = time.monotonic() + race.lasts_seconds
+    end = End(time.monotonic() + race.lasts_seconds)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, end.now)
     async with asyncio.TaskGroup() as group:
         for _ in range(race.clients):
-            group.create_task(client(quotas, caller, race, until))
+            group.create_task(client(quotas, caller, race, end))
     await quotas.aclose()
     await redis.aclose()
 

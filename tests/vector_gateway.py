@@ -28,12 +28,12 @@ RETRIEVAL = {"ingests": 2}
 class VectorGateway:
     """Two apps and their clients."""
 
+    engine: FakeEngine
     guarded: Guarded
     keys: tuple[str, str]
     client: openai.AsyncOpenAI
     other: openai.AsyncOpenAI
     postgres_url: str
-    engine: FakeEngine
 
     async def ask(self, method: str, path: str, *, app: int = 0, **options: Any) -> httpx.Response:
         headers = {"authorization": f"Bearer {self.keys[app]}"}
@@ -121,4 +121,4 @@ async def vector_gateway(
             openai.AsyncOpenAI(base_url=f"{url}/v1", api_key=keys[0], max_retries=0) as client,
             openai.AsyncOpenAI(base_url=f"{url}/v1", api_key=keys[1], max_retries=0) as other,
         ):
-            yield VectorGateway(Guarded(url, http), keys, client, other, postgres_url, engine)
+            yield VectorGateway(engine, Guarded(url, http), keys, client, other, postgres_url)

@@ -9,7 +9,7 @@ from api_server.errors import InvalidRequestError
 
 T = TypeVar("T")
 
-_PATH = re.compile(r"^(?P<what>.*?) - at `\$\.?(?P<path>.*)`$", re.DOTALL)
+_PATH = re.compile(r"^(?P<what>.*?) - at (?:`key` in )?`\$\.?(?P<path>.*)`$", re.DOTALL)
 
 
 def read_json(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:

@@ -55,10 +55,7 @@ async def let_read(url: str, password: str) -> bool:
     try:
         connection = await asyncpg.connect(url, timeout=CONNECT_SECONDS, command_timeout=60)
     except postgres.FAULTS as exc:
-        raise StoreAwayError(
-            f"PostgreSQL does not answer at POSTGRES_URL ({type(exc).__name__}). Start it, or "
-            "correct the address."
-        ) from exc
+        raise _away(exc) from exc
     try:
         async with connection.transaction():
             await connection.execute("select pg_advisory_xact_lock($1)", LOCK)
@@ -67,6 +64,8 @@ async def let_read(url: str, password: str) -> bool:
             kept = verifier(password, os.urandom(16))
             for statement in _statements(database, kept, is_new=not is_there):
                 await connection.execute(statement)
+    except postgres.FAULTS as exc:
+        raise _away(exc) from exc
     except asyncpg.PostgresError as exc:
         raise SetupError(
             f"The role {ROLE}, which reads for panels, could not be made: {type(exc).__name__}. "
@@ -78,10 +77,16 @@ async def let_read(url: str, password: str) -> bool:
     return not is_there
 
 
+def _away(fault: BaseException) -> StoreAwayError:
+    return StoreAwayError(
+        f"PostgreSQL does not answer at POSTGRES_URL ({type(fault).__name__}). Start it, or "
+        "correct the address."
+    )
+
+
 def verifier(password: str, salt: bytes) -> str:
     """What PostgreSQL keeps of a password (RFC 5802), so that it never sees the password itself,
-    nor writes it into its log. ASCII only: other
-    characters would have to be prepared. Pure.
+    nor writes it into its log. ASCII only: other characters would have to be prepared. Pure.
     """
     salted = hashlib.pbkdf2_hmac("sha256", password.encode(), salt, ROUNDS)
     client = hmac.digest(salted, b"Client Key", "sha256")

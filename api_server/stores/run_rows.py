@@ -43,21 +43,21 @@ class Run:
     status: RunStatus
     body: str
     metadata: str
-    leg: int
     job_id: str
-    last_event: int
-    required_action: str | None
-    last_error: str | None
-    can_resume: bool
-    incomplete_details: str | None
-    prompt_tokens: int
-    completion_tokens: int
-    started_at: datetime | None
     expires_at: datetime | None
-    cancelled_at: datetime | None
-    failed_at: datetime | None
-    completed_at: datetime | None
-    ended_at: datetime | None
+    leg: int = 1
+    last_event: int = 0
+    required_action: str | None = None
+    last_error: str | None = None
+    can_resume: bool = False
+    incomplete_details: str | None = None
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    started_at: datetime | None = None
+    cancelled_at: datetime | None = None
+    failed_at: datetime | None = None
+    completed_at: datetime | None = None
+    ended_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +132,9 @@ class Heard:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """All that a leg begins with; `at` is PostgreSQL's clock."""
+    """All that a leg begins with; `at` is PostgreSQL's clock. `heard` is the conversation so far,
+    of a run that is new.
+    """
 
     run: Run
     steps: Sequence[Step]
@@ -140,6 +142,7 @@ class Loaded:
     half_messages: Sequence[str]
     thread_resources: str | None
     at: datetime
+    heard: Sequence[Heard] | None = None
 
 
 @dataclass(slots=True)

@@ -7,7 +7,7 @@ order job, run, thread; whoever adds a run locks its thread first, and that alon
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import asyncpg
 import msgspec
@@ -40,25 +40,20 @@ _OF_RUN = (
     *("failed_at", "completed_at", "ended_at", "job_id"),
 )
 
+
+class _Heard(msgspec.Struct):
+    id: str
+    role: Literal["user", "assistant"]
+    content: msgspec.Raw
+
+
+_HEARD = msgspec.json.Decoder(list[_Heard])
+
 T = TypeVar("T")
 
 
 class TakenError(Exception):
     """The thread has an active run."""
-
-
-@dataclass(frozen=True, slots=True)
-class NewRun:
-    """One to write down; `body` and `metadata` are JSON."""
-
-    id: str
-    thread_id: str
-    app_id: str
-    assistant_id: str
-    body: str
-    metadata: str
-    job_id: str
-    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +92,10 @@ class RunStore:
 
     # reading
 
-    async def assistant(self, app_id: str, assistant_id: str) -> str | None:
-        """The body of an assistant, as JSON."""
+    async def assistant(self, app_id: str, assistant_id: str) -> tuple[str, datetime] | None:
+        """The body of an assistant, as JSON, and PostgreSQL's clock."""
         row = await self._postgres.fetchrow(_SQL["assistant"], assistant_id, app_id)
-        return None if row is None else row["body"]
+        return None if row is None else (row["body"], row["at"])
 
     async def sees_thread(self, app_id: str, user: str | None, thread_id: str) -> bool:
         """Whether a thread is there for them."""
@@ -134,23 +129,25 @@ class RunStore:
         row = await self._postgres.fetchrow(_SQL["step"], app_id, run_id, step_id)
         return None if row is None else read_row(Step, row)
 
-    async def load(self, run_id: str) -> Loaded | None:
+    async def load(self, run_id: str, most_messages: int) -> Loaded | None:
         """All that a leg begins with; None where the run is gone."""
 
         async def work(connection: Connection) -> Loaded | None:
-            row = await connection.fetchrow(_SQL["load"], run_id)
+            row = await connection.fetchrow(_SQL["load"], run_id, most_messages)
             if row is None:
                 return None
             run = read_row(Run, row)
-            is_new = run.last_event <= 3 and run.leg == 1 and run.started_at is None
-            of_run: tuple[list[Step], list[Action], list[str]] = ([], [], [])
-            if not is_new:
-                of_run = (
-                    await all_steps(connection, run_id),
-                    await all_actions(connection, run_id),
-                    await half_messages(connection, run_id),
-                )
-            return Loaded(run, *of_run, row["thread_resources"], row["at"])
+            resources, at = row["thread_resources"], row["at"]
+            if run.leg == 1 and run.started_at is None:  # nobody has done anything for it
+                heard = _HEARD.decode(row["heard"] or "[]")
+                told = [
+                    Heard(each.id, each.role, None, bytes(each.content).decode()) for each in heard
+                ]
+                return Loaded(run, (), (), (), resources, at, told)
+            return Loaded(
+                *(run, await all_steps(connection, run_id), await all_actions(connection, run_id)),
+                *(await half_messages(connection, run_id), resources, at),
+            )
 
         return await self._postgres.use(work)
 
@@ -228,15 +225,14 @@ async def forget_events(connection: Connection, seconds: float) -> None:
     await connection.execute(_SQL["forget_events"], seconds)
 
 
-async def add_run(connection: Connection, new: NewRun) -> Run:
-    """Write a run down, in a thread that is locked."""
-    row = await connection.fetchrow(
+async def add_run(connection: Connection, run: Run, events: Sequence[Event]) -> None:
+    """Write a new run down, in a thread that is locked, with the first events of its stream."""
+    await connection.execute(
         _SQL["add"],
-        *(new.id, new.thread_id, new.app_id, new.assistant_id, new.body, new.metadata),
-        *(new.job_id, new.seconds),
+        *(run.id, run.thread_id, run.app_id, run.user_name, run.assistant_id, run.body),
+        *(run.metadata, run.job_id, run.created_at, run.expires_at),
+        *([each.event for each in events], [each.data for each in events]),
     )
-    assert row is not None, "whoever adds a run has locked its thread"
-    return read_row(Run, row)
 
 
 async def lock_job(connection: Connection, job_id: str) -> str | None:

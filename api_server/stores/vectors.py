@@ -141,7 +141,7 @@ class Vectors:
             chunks += [each.payload for each in page.points]
             offset = page.next_page_offset
             if offset is None:
-                return sorted(chunks, key=lambda chunk: chunk.n)
+                return sorted(chunks, key=lambda chunk: (chunk.n, chunk.start))
 
     async def set_attributes(
         self, app_id: str, vector_store_id: str, file_id: str, attributes: Attributes

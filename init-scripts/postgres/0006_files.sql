@@ -96,6 +96,7 @@ create table vector_store_batches (
 );
 
 -- `generation` is new with each time that a file is taken in: chunks of an older one do not count.
+-- While it is in progress, `chunks` is how many of them are kept, from the first on.
 create table vector_store_files (
     vector_store_id text not null references vector_stores (id) on delete cascade,
     file_id text not null references files (id) on delete cascade,
@@ -120,6 +121,8 @@ create index vector_store_files_in_order
 create index vector_store_files_by_batch on vector_store_files (batch_id, created_at, seq)
     where batch_id is not null;
 create index vector_store_files_by_job on vector_store_files (job_id);
+create index vector_store_files_under_way on vector_store_files (job_id)
+    where status = 'in_progress';
 
 -- Chunks in Qdrant that no vector store has any more: they are to be removed there.
 create table stale_chunks (

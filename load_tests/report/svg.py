@@ -9,8 +9,6 @@ from html import escape
 CHARACTER = 6.6
 """Of a label, in pixels; rather too wide."""
 
-LINE = 14.0
-
 
 def tag(name: str, *children: str, **attributes: str | float) -> str:
     """An element; children are markup. `class_` and `stroke_width` become names with dashes."""

@@ -1,7 +1,5 @@
 """Numbers with their units, and verdicts in words. Pure."""
 
-from collections.abc import Sequence
-
 from load_tests.capacity import Capacity
 from load_tests.gate import Check, Verdict
 
@@ -81,12 +79,6 @@ def reasons(verdict: Verdict) -> list[str]:
         elif check.state == "not asked":
             found.append(f"{check.name}: {target} was not asked{note}")
     return found
-
-
-def exit_of(verdicts: Sequence[Verdict]) -> int:
-    """Of all together: a run that says nothing comes before one that says no."""
-    codes = [verdict.exit_code for verdict in verdicts]
-    return 2 if 2 in codes or not codes else max(codes)
 
 
 def knee(capacity: Capacity) -> str:

@@ -211,11 +211,15 @@ def _of(model: str | None) -> Where:
     return lambda told: any(told.get(label) == model for label in _MODEL_LABELS)
 
 
+NO_FIGURE = 2.0**63
+"""Nothing here grows so large: whoever tells it, or what is no number, tells nothing."""
+
+
 def _samples(series: Series, name: str, where: Where) -> Iterator[tuple[dict[str, str], float]]:
     values: Mapping[Labels, float] = series.get(name, {})
     for labels, value in values.items():
         told = dict(labels)
-        if math.isfinite(value) and where(told):
+        if abs(value) < NO_FIGURE and where(told):
             yield told, value
 
 

@@ -44,6 +44,8 @@ class GatewayClient:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"{url!r} is no address such as http://127.0.0.1:8000")
+        if parts.username is not None or parts.password is not None:
+            raise ValueError("no password belongs into the address, which reports show")
         self.url = url.rstrip("/")
         self._is_secret = parts.scheme == "https"
         self._host, self._port = parts.hostname, parts.port  # raises for a port that is none

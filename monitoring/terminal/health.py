@@ -27,5 +27,5 @@ def read_health(body: bytes) -> Health | None:
             models=tuple(sorted(ready)),
             unready=tuple(sorted(name for name, is_ready in ready.items() if not is_ready)),
         )
-    except (ValueError, TypeError, LookupError):
+    except (ValueError, TypeError, LookupError, RecursionError):
         return None

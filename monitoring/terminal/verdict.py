@@ -20,7 +20,7 @@ class Verdict:
 
     @property
     def is_met(self) -> bool | None:
-        return None if self.value is None else self.value < self.target
+        return None if self.value is None else self.value <= self.target
 
 
 def verdicts(lately: Lately, promised: Workload) -> list[Verdict]:

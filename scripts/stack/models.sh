@@ -18,27 +18,6 @@ model_source() {
     printf '%s' "${source:-llama-3.3-8b-instruct}"
 }
 
-# Its file, or folder, in models/.
-model_file() {
-    local file
-    file=$(setting_of_user MODEL_FILE)
-    [[ -n $file ]] || file=$(./download_model.sh --print-file "$(model_source)") ||
-        fail "MODEL_SOURCE=$(model_source) names no model." "./download_model.sh --list shows names; owner/repo:file is the other form."
-    printf '%s' "$file"
-}
-
-# What clients call it: what the user says, otherwise the name of its source or of its file.
-model_name() {
-    local name
-    name=$(setting_of_user MODEL_NAME)
-    if [[ -z $name ]]; then
-        name=$(model_source)
-        [[ -z $(setting_of_user MODEL_FILE) && $name != */* ]] || name=$(basename "$(model_file)" .gguf)
-        name=$(tr '[:upper:]' '[:lower:]' <<<"${name%%-bf16*}")
-    fi
-    printf '%s' "$name"
-}
-
 embeddings_source() {
     local source
     source=$(setting_of_user EMBEDDINGS_SOURCE)
@@ -50,25 +29,36 @@ has_own_embeddings() {
     [[ $(embeddings_source) != none && ! -v EMBEDDINGS_URL ]] && ! is_set_by_user EMBEDDINGS_URL
 }
 
-embeddings_file() {
-    local file
-    file=$(setting_of_user EMBEDDINGS_FILE)
-    [[ -n $file ]] || file=$(./download_model.sh --print-file "$(embeddings_source)") ||
-        fail "EMBEDDINGS_SOURCE=$(embeddings_source) names no model." "./download_model.sh --list shows names; none is one as well."
+# Of MODEL or EMBEDDINGS ($1): its file, or folder, in models/. $2: what else a source may be.
+file_of() {
+    local file source
+    file=$(setting_of_user "$1_FILE")
+    source=$("${1,,}_source")
+    [[ -n $file ]] || file=$(./download_model.sh --print-file "$source") ||
+        fail "$1_SOURCE=$source names no model." "./download_model.sh --list shows names; $2."
     printf '%s' "$file"
 }
 
-# What clients call it.
-embeddings_name() {
+# What clients call it: what the user says, otherwise the name of its source or of its file.
+name_of() {
     local name
-    name=$(setting_of_user EMBEDDINGS_NAME)
+    name=$(setting_of_user "$1_NAME")
     if [[ -z $name ]]; then
-        name=$(embeddings_source)
-        [[ -z $(setting_of_user EMBEDDINGS_FILE) && $name != */* ]] || name=$(basename "$(embeddings_file)" .gguf)
+        name=$("${1,,}_source")
+        [[ -z $(setting_of_user "$1_FILE") && $name != */* ]] || name=$(basename "$("${1,,}_file")" .gguf)
+        name=${name%%-bf16*}
         name=${name,,}
     fi
     printf '%s' "$name"
 }
+
+model_file() { file_of MODEL "owner/repo:file is the other form"; }
+
+model_name() { name_of MODEL; }
+
+embeddings_file() { file_of EMBEDDINGS "none is one as well"; }
+
+embeddings_name() { name_of EMBEDDINGS; }
 
 fetch_models() {
     mkdir -p models

@@ -22,7 +22,7 @@ from tests.stores import PostgresServer, running_postgres
 
 REQUESTS = 2000
 CLIENTS = 24
-PACE_SECONDS = 0.33
+PACE_SECONDS = 0.26
 """Between two requests of one client, so that they last for the whole of the trouble."""
 
 LIVES_SECONDS = (6.0, 6.0, 6.0)

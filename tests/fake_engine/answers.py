@@ -78,6 +78,12 @@ def usage_piece(play: Play, tokens: int | None = None) -> str:
     return json.dumps({"id": "c", "choices": [], "usage": usage(play, tokens)})
 
 
+def most_tokens(body: Mapping[str, Any], play: Play) -> int:
+    """How long an answer may be."""
+    most = body.get("max_completion_tokens") or body.get("max_tokens")
+    return int(most) if play.heeds_max and most else play.tokens
+
+
 def calls_tools(body: Mapping[str, Any], play: Play) -> bool:
     """Whether a chat is answered by calls."""
     messages = body.get("messages") or [{}]

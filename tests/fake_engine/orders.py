@@ -54,8 +54,9 @@ class Play:
 
     `tokens` events of `size` letters each; `first_pause` seconds before the first, `pause` after
     each; `retry_after` seconds where a 429 or a 503 says so; of the prompt, `cached` tokens were
-    known. A chat that has tools, and whose last message is no output of one, is answered by `calls`
-    (`name` and `arguments` of each).
+    known. With `heeds_max` no answer is longer than the request wants it. A chat that has tools,
+    and whose last message is no output of one, is answered by `calls` (`name` and `arguments` of
+    each).
     """
 
     fault: str = ""
@@ -65,6 +66,7 @@ class Play:
     pause: float = 0.0
     retry_after: int | None = None
     cached: int = 0
+    heeds_max: bool = False
     calls: Sequence[Mapping[str, str]] = ()
 
     def changed(self, told: Mapping[str, Any]) -> "Play":

@@ -109,7 +109,8 @@ class Exchange:
         if answers.calls_tools(self._body, self._play):
             await self._calls()
             return
-        for number in range(self._play.tokens):
+        most = answers.most_tokens(self._body, self._play)
+        for number in range(min(most, self._play.tokens)):
             if fault and number == EVENTS_BEFORE_A_BREAK and await self._breaks_off(fault):
                 return
             text = "data: [DONE]" if fault == "done_in_content" else "x" * self._play.size
@@ -117,8 +118,9 @@ class Exchange:
             self.predicted_tokens += 1
             await self._writer.drain()
             await asyncio.sleep(self._play.pause)
-        wire.event(self._writer, answers.piece(self._path, self._model, "", "stop"))
-        wire.event(self._writer, answers.usage_piece(self._play))
+        reason = "stop" if self._play.tokens <= most else "length"
+        wire.event(self._writer, answers.piece(self._path, self._model, "", reason))
+        wire.event(self._writer, answers.usage_piece(self._play, min(most, self._play.tokens)))
         if fault != "end_without_done":
             wire.event(self._writer, "[DONE]")
         if fault != "close_after_done":

@@ -12,7 +12,7 @@ import pytest
 
 from api_server.library import open_stored_inference
 from tests.access import Guarded, guarded_gateway, make_app
-from tests.assistants import CALL, WEATHER, Home, assistants_home
+from tests.run_homes import CALL, WEATHER, Home, assistants_home
 
 SECRET = "a-secret-that-nobody-would-ever-guess"
 FUNCTIONS = {"functions": {"get_weather": {"call": "tests.functions:get_weather"}}}

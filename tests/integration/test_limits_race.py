@@ -62,6 +62,12 @@ class Racers:
             process.stdin.close()
         return time.monotonic()
 
+    def stop(self) -> list[Event]:
+        """Before their time is over."""
+        for process in self.processes:
+            process.terminate()
+        return self.end()
+
     def end(self) -> list[Event]:
         for process in self.processes:
             assert process.wait(60) in (0, -signal.SIGKILL)
@@ -141,10 +147,10 @@ def in_use(events: list[Event]) -> int:
 
 
 def test_places_are_shared_and_those_of_a_killed_process_come_back(redis_url: str) -> None:
-    race = Race(redis_url, concurrent=8, lasts_seconds=16, holds_seconds=0.05, obeys=False)
+    race = Race(redis_url, concurrent=8, lasts_seconds=14, holds_seconds=0.05, obeys=False)
     with racing(race) as racers:
         racers.go()
-        time.sleep(3)
+        time.sleep(2)
         before = racers.events()
         racers.processes[0].kill()
         killed = time.monotonic()
@@ -164,14 +170,16 @@ def test_places_of_a_killed_process_that_held_all_are_free_within_ten_seconds(
         first.go()
         while len(admitted(first.events())) < 8:
             time.sleep(0.02)
-        patient = replace(greedy, processes=1, lasts_seconds=11, holds_seconds=0.1, obeys=False)
+        patient = replace(greedy, processes=1, lasts_seconds=13, holds_seconds=0.1, obeys=False)
         with racing(patient) as second:
             second.go()
             time.sleep(0.5)
             assert not admitted(second.events())
             first.processes[0].kill()
             killed = time.monotonic()
-            events = second.end()
+            while len(admitted(second.events())) < 8 and time.monotonic() < killed + 11:
+                time.sleep(0.05)
+            events = second.stop()
     assert admitted(events)[0] < killed + 10
     assert in_use(events) == 8
 
@@ -182,16 +190,25 @@ def own_redis() -> Iterator[RedisServer]:
         yield server
 
 
+def is_degraded(events: list[Event]) -> bool:
+    """Whether the last that was admitted was counted by one process alone."""
+    return bool([event for event in events if event.kind == "admitted"][-1].told)
+
+
 def test_while_redis_hangs_nobody_waits_and_nobody_gets_more(own_redis: RedisServer) -> None:
-    # Long enough for the breakers, which try again after 4 s, or 5.
-    race = Race(own_redis.url, 300, 3, lasts_seconds=19, obeys=False)
+    race = Race(own_redis.url, 300, 3, lasts_seconds=40, obeys=False)
     with racing(race) as racers:
         began = racers.go()
         time.sleep(4)
         own_redis.pause()
         time.sleep(5)
         own_redis.resume()
-        events = racers.end()
+        deadline = time.monotonic() + 12  # the breakers try again after 4 s, or 5
+        while is_degraded(racers.events()):
+            assert time.monotonic() < deadline, "not shared again"
+            time.sleep(0.3)
+        time.sleep(3)  # what was admitted before and after must be no more than the limit
+        events = racers.stop()
     paused = [event for event in events if began + 5 < event.at < began + 8.9]
     waits = sorted(event.took for event in paused)
     assert waits[int(len(waits) * 0.99)] < 0.001
@@ -199,15 +216,14 @@ def test_while_redis_hangs_nobody_waits_and_nobody_gets_more(own_redis: RedisSer
     alone = [event for event in paused if event.kind == "admitted"]
     assert len(alone) >= 250, "the shares of all processes are used"
     assert all(event.told for event in alone)
-    last = [event for event in events if event.kind == "admitted"][-1]
-    assert not last.told, "shared again"
+    assert not is_degraded(events)
 
 
 def test_a_redis_that_comes_and_goes_gives_nobody_more(own_redis: RedisServer) -> None:
-    race = Race(own_redis.url, 300, 3, lasts_seconds=14, obeys=False)
+    race = Race(own_redis.url, 300, 3, lasts_seconds=10, obeys=False)
     with racing(race) as racers:
         began = racers.go()
-        while time.monotonic() < began + 12:
+        while time.monotonic() < began + 9:
             time.sleep(0.7)
             own_redis.pause()
             time.sleep(0.4)
@@ -215,14 +231,14 @@ def test_a_redis_that_comes_and_goes_gives_nobody_more(own_redis: RedisServer) -
         events = racers.end()
     times = admitted(events)
     assert busiest(times, 3) <= 300
-    assert len(times) > 600
+    assert len(times) > 400
 
 
 def test_a_redis_that_loses_everything_is_told_what_was_used(own_redis: RedisServer) -> None:
-    race = Race(own_redis.url, 300, 20, lasts_seconds=8, obeys=False)
+    race = Race(own_redis.url, 300, 20, lasts_seconds=6, obeys=False)
     with racing(race) as racers:
         racers.go()
-        time.sleep(3)
+        time.sleep(2.5)
         own_redis.kill()
         own_redis.start()
         events = racers.end()

@@ -14,7 +14,7 @@ import pytest
 from api_server.errors import SetupError, StoreAwayError
 from api_server.local.process import free_port
 from api_server.settings import load_settings
-from api_server.stores.readers import READABLE, ROLE, let_read
+from api_server.stores.readers import LOCK, READABLE, ROLE, let_read
 from tests.stores import PostgresServer
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
@@ -141,6 +141,20 @@ async def test_the_password_is_not_in_the_log(
 async def test_a_server_that_is_away() -> None:
     with pytest.raises(StoreAwayError, match="does not answer"):
         await let_read(f"postgresql://stack:x@127.0.0.1:{free_port()}/stack", "secret")
+
+
+async def test_a_server_that_goes_away_in_the_middle(postgres_url: str) -> None:
+    """Its error says nothing of rights."""
+    waits = "select pid from pg_locks where locktype = 'advisory' and not granted"
+    async with connected(postgres_url) as other, other.transaction():
+        await other.execute("select pg_advisory_xact_lock($1)", LOCK)
+        making = asyncio.create_task(let_read(postgres_url, "x"))
+        async with asyncio.timeout(10):
+            while (pid := await other.fetchval(waits)) is None:
+                await asyncio.sleep(0.05)
+        await other.fetchval("select pg_terminate_backend($1)", pid)
+        with pytest.raises(StoreAwayError, match="does not answer"):
+            await making
 
 
 def test_the_password_is_not_shown(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.assistants import CALL, WEATHER, Home, assistants_home, names, text_of
+from tests.run_homes import CALL, WEATHER, Home, assistants_home, names, text_of
 from tests.wire import assert_valid
 
 SPOKEN = [
@@ -173,7 +173,7 @@ async def test_a_second_run_of_a_thread_is_refused(home: Home) -> None:
     assert {each.json()["error"]["message"] for each in answers if each.status_code == 400} == {
         told
     }
-    with_messages: Any = {"additional_messages": [{"role": "user", "content": "x"}]}
+    with_messages: dict[str, Any] = {"additional_messages": [{"role": "user", "content": "x"}]}
     refused = await home.run(thread, assistant, 400, **with_messages)
     assert refused["error"]["message"] == told
     await home.until(thread, made["id"], "completed")
@@ -186,9 +186,8 @@ async def test_cancelling_stops_the_engine_at_once(home: Home) -> None:
     home.engine.obey(pause=0.1, tokens=50)
     assistant, thread = await home.assistant(), await home.thread()
     run = await home.run(thread, assistant)
-    while home.engine.predicted_tokens < 3:
-        await asyncio.sleep(0.01)
     path = f"/v1/threads/{thread}/runs/{run['id']}"
+    await home.see(f"{path}/events", "thread.message.delta", 3)
     began = time.monotonic()
     said = await home.post(f"{path}/cancel")
     assert said["status"] == "cancelling"

@@ -1,5 +1,6 @@
 """The pure parts of the GPU proof's steps: bookkeeping, choosing, finding, counting, judging."""
 
+import json
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ from api_server.errors import SetupError
 from api_server.local.engine_recipe import CMAKE_FLAGS
 from gpu_proof import batching, choosing, engine, figures, gpus, loads, planning, preparing, toolkit
 from gpu_proof.markdown import report
+from gpu_proof.places import Places
 from gpu_proof.records import Records, key_of, read_records, write_records
+from gpu_proof.reporting import LOG_END_BYTES, _pack_log, write_report
 from gpu_proof.unpacking import unpack
 from monitoring.slo import Slo
 
@@ -240,6 +243,18 @@ def test_a_load_is_not_begun_that_would_outlast_the_call() -> None:
     assert loads.is_worth_starting(load, None)
     assert loads.is_worth_starting(load, load.usual_seconds)
     assert not loads.is_worth_starting(load, load.usual_seconds - 1)
+    for each in (*loads.loads_of((20,), 20, 32), loads.knee_of(120)):
+        assert 5 + loads.USUAL_SECONDS <= each.usual_seconds < each.most_seconds
+
+
+def test_the_planner_is_told_of_the_memory_there_is() -> None:
+    config, model = Path("/c.yaml"), Path("/models/m.gguf")
+    on_gpu = " ".join(planning.plan_command("python", config, model, 81559, 131072))
+    assert "--device gpu --gpu-memory-mib 81559 --host-memory-mib 131072" in on_gpu
+    assert "--models-dir /models --model-file m.gguf" in on_gpu
+    on_cpu = " ".join(planning.plan_command("python", config, model, None, 8192))
+    assert "--device cpu --host-memory-mib 8192" in on_cpu
+    assert "--gpu-memory-mib" not in on_cpu
 
 
 def spread(value: float) -> dict[str, Any]:
@@ -287,6 +302,11 @@ def test_the_rest_is_what_no_stage_explains() -> None:
     assert row.gateway_share == pytest.approx(0.01)
     assert row.most_gateway_share == pytest.approx(0.2)
     assert row.most_memory_mib == 40_000
+    two = FOUND | {"gpus": [{"used_mib": 40_000}, {"used_mib": 50_000}]}
+    assert figures.row_of("short-20", a_result(0.2), two).most_memory_mib == 50_000
+    untold = a_result(0.2)
+    untold["total"]["stages"] = {"engine": spread(0.05)}
+    assert figures.row_of("short-20", untold, FOUND).stages["rest"] == pytest.approx(150)
 
 
 def test_nothing_good_has_no_share() -> None:
@@ -314,6 +334,20 @@ def test_the_promise_is_judged(result: dict[str, Any], broken: tuple[str, ...]) 
 
 def test_a_load_below_the_promised_rate_is_no_proof() -> None:
     assert figures.verdicts_of([figures.row_of("a", a_result(0.1, rate=10), FOUND)], SLO) == []
+
+
+def test_a_refused_request_breaks_the_promise_too() -> None:
+    result = a_result(0.4, errors=1)
+    result["total"]["refused"] = 3
+    result["configuration"]["scenarios"] = {"short": 1.0, "medium": 1.0}
+    (verdict,) = figures.verdicts_of([figures.row_of("both-20", result, FOUND)], SLO)
+    assert verdict.broken == ("1.00% errors, promised 0.10%",)
+
+
+def test_a_load_of_another_scenario_is_not_judged() -> None:
+    result = a_result(9.0)
+    result["configuration"]["scenarios"] = {"short": 1.0, "long": 1.0}
+    assert figures.verdicts_of([figures.row_of("long-20", result, FOUND)], SLO) == []
 
 
 def test_the_report_names_what_does_not_count() -> None:
@@ -347,9 +381,49 @@ def test_the_report_names_what_does_not_count() -> None:
     assert "Not a proof" in report(steps, rows, [], hardware, [])
 
 
+def test_a_run_with_other_slots_is_no_part_of_a_report(tmp_path: Path) -> None:
+    places = Places(tmp_path / "inputs", tmp_path)
+    result = a_result(0.2) | {"versions": {}}
+    result["hardware"] = {"cpu": "x", "cores": 16, "memory_bytes": 128 * 1024**3}
+    for name in ("short-20", "short-25"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        (tmp_path / "runs" / name / "result.json").write_text(json.dumps(result))
+    stack: dict[str, Any] = {"device": "cpu", "gpus": [], "offloaded": None, "slots": 8}
+    records = Records({})
+    for name, key, found in (
+        ("build", "a", {"llama-cpp-python": "0.3.36"}),
+        ("model", "a", {"file": "a.gguf", "bytes": 1}),
+        ("stack", "a", stack | {"plan": {"LLAMA_CPP_FLAGS": "-ngl all"}}),
+        ("run short-20", "of 8 slots", FOUND),
+        ("run short-25", "of 4 slots", FOUND),
+        ("plan", "a", {"loads": {"short-20": "of 8 slots", "short-25": "of 8 slots"}}),
+    ):
+        records = records.having(name, key, 1.0, found)
+    said = write_report(places, records, tmp_path / "report")
+    assert said[-1] == "without a result: short-25"
+    content = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert [row["name"] for row in content["loads"]] == ["short-20"]
+
+
 def test_cuda_is_compiled_as_the_cpu_is_and_for_this_gpu_alone() -> None:
     found = toolkit.Toolkit(Path("/c/bin/nvcc"), "13.0", (), {})
     flags = engine.cuda_flags(found, "90-real")
     assert set(CMAKE_FLAGS) < set(flags)
     wanted = {"-DGGML_CUDA=ON", "-DCMAKE_CUDA_ARCHITECTURES=90-real"}
     assert wanted | {"-DCMAKE_CUDA_COMPILER=/c/bin/nvcc"} <= set(flags)
+
+
+def test_of_a_long_log_the_package_has_both_ends(tmp_path: Path) -> None:
+    (tmp_path / "long").write_bytes(b"first" + bytes(3 * LOG_END_BYTES) + b"last")
+    (tmp_path / "short").write_bytes(b"all of it")
+    with tarfile.open(tmp_path / "packed", "w") as packed:
+        for name in ("long", "short"):
+            _pack_log(packed, tmp_path / name, name)
+    with tarfile.open(tmp_path / "packed") as packed:
+        found = {name: packed.extractfile(name) for name in ("long", "short")}
+        said = {name: file.read() for name, file in found.items() if file is not None}
+    assert said["short"] == b"all of it"
+    assert said["long"].startswith(b"first")
+    assert said["long"].endswith(b"last")
+    assert b"bytes are left out" in said["long"]
+    assert len(said["long"]) < 2.1 * LOG_END_BYTES

@@ -193,8 +193,26 @@ def test_errors_and_what_is_shed_do_not_meet_a_target() -> None:
     assert found.meets == [0.9, 0.9]
 
 
+def test_a_step_has_the_figures_of_its_answers() -> None:
+    good = [sample(n / 10, (n + 1) / 100) for n in range(100)]
+    found = step_of(Next(10, 5, "climb"), good[::-1], TARGETS, ["it was late"])
+    assert (found.p50, found.p95, found.p99) == pytest.approx((0.5, 0.95, 0.99))
+    assert found.meets == [0.5, 1.0]
+    ended = sum(each.ended <= 5 for each in good)
+    assert (found.throughput, found.goodput) == (ended / 5, ended / 5)
+    assert found.invalid_because == ["it was late"]
+    assert [target.name for target in TARGETS] == ["p50 in 500 ms", "p95 in 1,000 ms"]
+
+
 def test_targets_are_those_a_short_run_can_tell_about() -> None:
     assert targets_of(load_slo().workloads["typical"]) == list(TARGETS)
+    mixed = Workload(
+        scenarios=["short"],
+        latency_ms={"p99": 1500, "p95": 1000, "p50": 500},
+        requests_per_second=1,
+        error_rate=0.01,
+    )
+    assert targets_of(mixed) == list(TARGETS)
     only_p99 = Workload(
         scenarios=["long"], latency_ms={"p99": 2000}, requests_per_second=1, error_rate=0.01
     )

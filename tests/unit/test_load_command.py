@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from load_tests.__main__ import configured, key_of, parser, watching
+from load_tests.__main__ import configured, main, parser, watching
 from load_tests.configuration import Configuration
+from load_tests.key import key_of
 from load_tests.probing import Known
 from load_tests.scenarios import SCENARIOS
 
@@ -50,6 +51,17 @@ def test_all_is_what_the_gateway_can_do_and_a_name_is_a_name() -> None:
         _configured("--rate", "1", "--concurrency", "1")
 
 
+@pytest.mark.parametrize("verb", ["--slo", "--find-capacity"])
+@pytest.mark.parametrize("rate", ["0", "-1"])
+def test_a_promise_is_measured_at_a_rate_above_0(
+    verb: str, rate: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([verb, "--rate", rate])
+    assert ended.value.code == 2
+    assert f"'{rate}' is no number above 0" in capsys.readouterr().err
+
+
 def test_the_key_of_make_local_goes_nowhere_else(tmp_path: Path) -> None:
     (tmp_path / "development.key").write_text("sk-dev-1\n")
     environment = {"DATA_DIR": str(tmp_path)}
@@ -58,6 +70,7 @@ def test_the_key_of_make_local_goes_nowhere_else(tmp_path: Path) -> None:
     assert key_of(environment, "https://api.example.com") is None
     assert key_of(environment | {"OPENAI_API_KEY": "sk-2"}, "https://api.example.com") == "sk-2"
     assert key_of({"DATA_DIR": str(tmp_path / "none")}, LOCAL) is None
+    assert key_of(environment, "http://[::1") is None
 
 
 def test_progress_is_one_line_on_a_terminal_and_rare_elsewhere() -> None:

@@ -65,9 +65,16 @@ def test_more_errors_are_worse() -> None:
     result, samples = run(1)
     bad = [sample(1, 0.1, "error", error="connect") for _ in range(30)]
     new = samples + bad
-    assert verdicts(compare((result, samples), (result_of(new, seconds=60), new)))[
-        "error rate"
-    ] == ("worse")
+    comparison = compare((result, samples), (result_of(new, seconds=60), new))
+    (row,) = [row for row in comparison.rows if row.figure == "error rate"]
+    assert row.verdict == "worse"
+    assert (row.old, row.new) == (0.0, 30 / 1530)
+    assert row.change == row.new
+    back = compare((result_of(new, seconds=60), new), (result, samples))
+    assert verdicts(back)["error rate"] == "better"
+    one = [*samples, bad[0]]
+    chance = compare((result, samples), (result_of(one, seconds=60), one))
+    assert verdicts(chance)["error rate"] == "same"
 
 
 def test_different_configurations_and_invalid_runs_are_told() -> None:

@@ -90,6 +90,30 @@ def test_the_timeline_has_every_second_and_every_sample_once() -> None:
     assert (seconds[5].p50, seconds[-1].in_flight) == (None, 0)
 
 
+def test_what_is_in_flight_is_counted_at_the_end_of_a_second() -> None:
+    sent_and_ended = [(0.1, 0.9), (0.2, 1.5), (0.9, 2.1), (1.4, 1.6), (2.05, 2.2)]
+    samples = [Sample("short", sent, sent, ended, "ok") for sent, ended in sent_and_ended]
+    assert [each.in_flight for each in timeline(samples)] == [2, 1, 0]
+
+
+def test_a_second_has_the_latencies_of_its_good_answers() -> None:
+    good = [Sample("short", 0.0, 0.0, latency, "ok") for latency in (0.2, 0.3, 0.4)]
+    bad = Sample("short", 0.0, 0.0, 0.9, "error", error="connect")
+    (second,) = timeline([*good, bad])
+    assert (second.p50, second.p95, second.p99) == (0.3, 0.4, 0.4)
+    assert (second.ok, second.errors) == (3, 1)
+
+
+def test_stages_are_those_of_answers_that_went_well() -> None:
+    told = {"prompt_seconds": 0.2, "decode_seconds": 0.4}
+    good = [_sample(n, stages={"queue": 0.1 * n, "engine": 0.3}, **told) for n in (1, 2, 3)]
+    bad = _sample(4, outcome="error", error="truncated", stages={"queue": 9.0})
+    stages = row("short", [*good, bad, _sample(5)], 1.0).stages
+    medians = {name: found.p50 for name, found in stages.items()}
+    assert medians == {"queue": 0.2, "engine": 0.3, "prompt": 0.2, "decode": 0.4}
+    assert {found.count for found in stages.values()} == {3}
+
+
 def _process(**told: object) -> LoadProcess:
     given: dict[str, Any] = {"sent": 1, "unsent": 0, "cpu_share": 0.2, "locust": {}}
     return LoadProcess(**(given | {"loop_delay": spread([0.001])} | told))

@@ -55,6 +55,15 @@ def test_each_percentile_is_held_against_its_target(
     assert verdict.exit_code == (1 if failing else 0)
 
 
+def test_a_percentile_may_be_as_large_as_its_target() -> None:
+    verdict = verdict_of(
+        [sample(0, (0.5, 1.0, 1.5)[(n % 100 > 50) + (n % 100 > 95)]) for n in range(4000)]
+    )
+    measured = [each.measured for each in verdict.checks if each.unit == "ms"]
+    assert measured == [500, 1000, 1500]
+    assert verdict.state == "holds"
+
+
 def test_too_few_requests_cannot_tell_and_do_not_pass() -> None:
     verdict = verdict_of(evenly(200, 25, lambda _: 0.2))
     assert check(verdict, "latency p95").state == "holds"
@@ -165,3 +174,5 @@ def test_shares_and_chances_are_those_of_the_textbook() -> None:
     assert low == pytest.approx(0.00823, abs=1e-5)
     assert high == pytest.approx(0.07571, abs=1e-5)
     assert share_range(5, 5)[1] == 1.0
+    assert share_range(0, 5)[0] == 0.0
+    assert share_range(0, 0) == (0.0, 1.0)

@@ -84,6 +84,22 @@ def test_lengths_of_answers_are_set_where_the_engine_can_and_nothing_shapes_them
     assert not any(b"ignore_eos" in SCENARIOS[name](WORLD, 0).body for name in SCENARIOS)
 
 
+@pytest.mark.parametrize(("scale", "words"), [(1.0, 64), (0.5, 32), (3.0, 192)])
+def test_prompts_are_as_long_as_asked_for_times_the_scale(scale: float, words: int) -> None:
+    world = replace(WORLD, tokens_per_word=2.0, scale=scale)
+    content = _contents(SCENARIOS["medium"](world, 0).body)[0]
+    text = content.removeprefix(world.first_line("medium", 0)).partition(". Now say")[0]
+    assert len(text.split()) == words
+    assert json.loads(SCENARIOS["medium"](world, 0).body)["max_tokens"] == 48 * scale
+
+
+def test_streams_ask_for_their_usage_and_nothing_else_does() -> None:
+    for name in SCENARIOS:
+        asked = SCENARIOS[name](WORLD, 0)
+        wanted = {"include_usage": True} if asked.way == "stream" else None
+        assert json.loads(asked.body).get("stream_options") == wanted
+
+
 def test_cancellers_leave_in_the_middle() -> None:
     leaves = [SCENARIOS["cancellers"](WORLD, number).leave_after for number in range(50)]
     assert all(leave is not None and 1 <= leave <= 64 for leave in leaves)

@@ -1,5 +1,6 @@
 """`--slo`, `--find-capacity` and `--compare`: which run follows, and which exit code."""
 
+import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from load_tests.configuration import Configuration
 from load_tests.gate import needed_samples
 from load_tests.machine import hardware
 from load_tests.promises import (
+    STEP_TIME_OUT,
     compared,
     found_rate,
     rate_or_found,
@@ -23,6 +25,7 @@ from load_tests.promises import (
 )
 from load_tests.report.writing import CAPACITY, verdicts_of, write_report
 from load_tests.results import Result, write_result
+from load_tests.running import WAS_INTERRUPTED
 from load_tests.samples import Sample
 from monitoring.slo import load_slo
 from tests.load_reports import answers, knee
@@ -35,8 +38,9 @@ SLO = load_slo()
 def test_a_rate_is_a_number_or_found() -> None:
     assert rate_or_found("25") == 25
     assert rate_or_found("found") == "found"
-    with pytest.raises(ValueError, match="could not convert"):
-        rate_or_found("fast")
+    for text in ("fast", "nan", "inf", "0", "-1", "1e308"):
+        with pytest.raises(argparse.ArgumentTypeError, match="is no number above 0"):
+            rate_or_found(text)
 
 
 def test_a_workload_that_is_not_promised_is_an_error() -> None:
@@ -105,6 +109,7 @@ def test_a_search_runs_an_open_loop_anew_for_each_step() -> None:
     assert [each.rate for each in asked] == [step.rate for step in told] == [4, 8, 16, 30]
     assert len({each.salt for each in asked}) == len({each.seed for each in asked}) == 4
     assert all(each.concurrency is None and each.requests is None for each in asked)
+    assert {each.total_seconds for each in asked} == {STEP_TIME_OUT}
     assert (found.host, found.versions, found.hardware) == (HOST, {"gateway": "1"}, hardware())
     assert "30.00/s" in step_line(told[-1])
 
@@ -144,3 +149,22 @@ def test_a_verdict_is_told_line_by_line() -> None:
     assert "fails (sure)" in text
     assert "cannot tell" in text
     assert "NOT VALID: late" in text
+
+
+def test_a_search_that_is_interrupted_ends() -> None:
+    asked: list[float | None] = []
+
+    def interrupted(wanted: Configuration) -> tuple[Result, list[Sample]]:
+        asked.append(wanted.rate)
+        return result_of([], seconds=5, faults=[WAS_INTERRUPTED]), []
+
+    with pytest.raises(KeyboardInterrupt):
+        search(
+            interrupted,
+            Configuration(host="http://x", scenarios={"short": 1}, rate=4, seconds=5),
+            workload_of(SLO, None),
+            Plan(),
+            told=print,
+            versions={},
+        )
+    assert len(asked) == 1

@@ -146,6 +146,18 @@ def test_a_plain_answer_must_be_what_was_asked_for() -> None:
             read_plain(body, "json")
 
 
+def test_a_vector_must_have_numbers() -> None:
+    def read(embedding: list[float]) -> None:
+        body = {"data": [{"embedding": embedding}], "usage": USAGE["usage"]}
+        facts = read_plain(json.dumps(body).encode(), "vector")
+        facts.check("vector")
+        assert facts.prompt_tokens == 9
+
+    read([0.5])
+    with pytest.raises(AnswerError, match="no vector"):
+        read([])
+
+
 def test_a_body_ends_where_its_length_says() -> None:
     raw = HEAD + b"content-length: 5\r\n\r\nhello"
     for split in range(1, len(raw)):
@@ -192,6 +204,10 @@ def test_a_connection_is_used_again_only_where_that_is_allowed() -> None:
     response = ResponseReader()
     response.feed(HEAD + b"connection: close\r\ncontent-length: 1\r\n\r\na")
     assert not response.keeps_alive
+    for said, is_kept in ((b"", False), (b"connection: Keep-Alive\r\n", True)):
+        response = ResponseReader()
+        response.feed(b"HTTP/1.0 200 OK\r\n" + said + b"content-length: 1\r\n\r\na")
+        assert response.keeps_alive is is_kept
     response = ResponseReader()
     assert response.feed(HEAD + b"\r\nabc") == b"abc"
     response.end()
@@ -206,3 +222,67 @@ def test_errors_and_refusals_are_named() -> None:
     assert retry_after_of({"retry-after": "2", "retry-after-ms": "1500"}) == 1.5
     assert retry_after_of({"retry-after": "soon"}) is None
     assert retry_after_of({}) is None
+
+
+DEEP = b"[" * 200_000
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        DEEP,
+        b"[1]",
+        b'{"choices": [], "usage": {"prompt_tokens": Infinity}}',
+        b'{"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 1e300}}',
+        b'{"choices": [], "usage": {"prompt_tokens": -1}}',
+        b'{"choices": [{"delta": {"content": 5}}]}',
+        b'{"choices": [{"delta": {"tool_calls": [{"function": {"arguments": 5}}]}}]}',
+    ],
+)
+def test_what_is_no_event_is_an_error_of_the_answer_and_not_of_the_load_tester(
+    event: bytes,
+) -> None:
+    with pytest.raises(AnswerError, match="bad event"):
+        StreamReading().event(event, 1.0)
+
+
+def test_a_body_of_any_depth_is_an_answer() -> None:
+    assert error_kind(500, DEEP) == "500 no error of the stack"
+    with pytest.raises(AnswerError, match="bad answer"):
+        read_plain(DEEP, "text")
+
+
+def test_times_that_no_clock_measures_are_left_out() -> None:
+    reading = StreamReading()
+    reading.event(b'{"choices": [], "timings": {"prompt_ms": NaN, "predicted_ms": -4}}', 1.0)
+    assert (reading.facts.prompt_seconds, reading.facts.decode_seconds) == (None, None)
+    assert stages({"server-timing": "a;dur=1.2.3, b;dur=..., c;dur=-5"}) == {"a": 0.0012}
+
+
+@pytest.mark.parametrize("said", ["nan", "inf", "-5", "1e999"])
+def test_a_retry_after_that_nobody_can_wait_for_is_none(said: str) -> None:
+    assert retry_after_of({"retry-after": said}) is None
+    assert retry_after_of({"retry-after": "3", "retry-after-ms": said}) == 3
+
+
+def test_a_kind_of_error_does_nothing_to_a_terminal_and_can_be_written() -> None:
+    body = json.dumps({"error": {"code": "\x1b[31m\x07\ud800" + 1000 * "y"}}).encode()
+    kind = error_kind(500, body)
+    assert kind.isprintable()
+    assert len(kind) < 100
+    kind.encode()
+
+
+@pytest.mark.parametrize(
+    "head",
+    [b"HTTP/1.1 200 OK\r\ncontent-length: " + b"9" * 5000, "HTTP/1.1 ²²² OK".encode("latin-1")],
+)
+def test_numbers_of_http_are_numbers(head: bytes) -> None:
+    with pytest.raises(HttpError):
+        ResponseReader().feed(head + b"\r\n\r\n")
+
+
+def test_a_chunk_has_no_negative_size() -> None:
+    head = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+    with pytest.raises(HttpError, match="no number"):
+        ResponseReader().feed(head + b"-5\r\nabc\r\n")

@@ -384,3 +384,18 @@ def test_buckets_have_an_edge_at_every_target() -> None:
         for milliseconds in workload.latency_ms.values():
             assert milliseconds / 1000 in DURATION.buckets
             assert milliseconds / 1000 in FIRST_TOKEN.buckets
+
+
+def test_accepting_a_job_reaches_no_model_and_doing_it_does() -> None:
+    """Else a burst of accepted jobs would look like as many fast chats."""
+    _, (metrics,) = workers(1)
+    metrics.request_ended(record(route="/ai_request", status=202, model=None))
+    name = "gen_ai_server_request_duration_seconds_count"
+
+    def counted() -> float:
+        return sum(value for key, value in samples(metrics.render()).items() if key[0] == name)
+
+    assert counted() == 0
+    metrics.request_ended(record(route="/ai_request"))
+    metrics.request_ended(record(model=None, status=400, outcome="error"))
+    assert counted() == 2

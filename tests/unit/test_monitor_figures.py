@@ -19,6 +19,7 @@ from monitoring.terminal.figures import models_in, now_of
 from monitoring.terminal.gateway import NoGatewayError, Seen, UnreachableError
 from monitoring.terminal.health import Health, read_health
 from monitoring.terminal.report import document, exit_code
+from monitoring.terminal.verdict import Verdict
 from monitoring.terminal.watch import Watch
 
 PROMISED = Workload(
@@ -86,6 +87,7 @@ def test_a_fresh_gateway_is_well_and_has_no_figures_that_are_none() -> None:
     assert told["figures"]["latency_seconds"] == {"count": 0, **dict.fromkeys(figures.PERCENTILES)}
     assert told["figures"]["error_rate"] is None
     assert [target["is_met"] for target in told["targets"]] == [None] * 4
+    assert [target["target"] for target in told["targets"]] == [0.5, 1.0, 1.5, 0.001]
 
 
 def test_what_happened_before_the_first_look_is_not_counted() -> None:
@@ -93,11 +95,14 @@ def test_what_happened_before_the_first_look_is_not_counted() -> None:
     gateway.chat(7)
     gateway.look()
     gateway.chat(3, completion_tokens=10, prompt_tokens=4, first_token_ms=20.0)
+    gateway.moment += 1.0
     gateway.look()
     view = gateway.watch.view
     assert view.lately is not None
     assert (view.requests_ever, view.lately.requests) == (10, 3)
     assert (view.lately.output_tokens, view.lately.input_tokens) == (30, 12)
+    told = document(view, AT)["figures"]
+    assert (told["output_tokens_per_second"], told["input_tokens_per_second"]) == (15, 6)
     assert (view.lately.latency.count, view.lately.first_token.count) == (3, 3)
     assert view.lately.latency.seconds["p50"] == pytest.approx(0.15, abs=0.051)
 
@@ -175,6 +180,11 @@ def test_the_exit_code_says_whether_targets_hold(
     assert [each["name"] for each in told["targets"] if each["is_met"] is False] == missed
     assert exit_code(gateway.watch.view) == code
     assert told["is_well"] is (code == 0)
+
+
+def test_a_figure_may_be_as_large_as_its_target() -> None:
+    """As the gate and the rules have it, whose buckets end at the target and include it."""
+    assert [Verdict("p95", 1.0, value).is_met for value in (1.0, 1.1, None)] == [True, False, None]
 
 
 def test_errors_are_counted_by_kind() -> None:
@@ -283,6 +293,8 @@ def test_the_documentation_has_every_key_and_shows_what_is_drawn() -> None:
     assert labels <= shown
 
 
-@pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"models": 1}', b"\xff", b'{"models": [1]}'])
+@pytest.mark.parametrize(
+    "body", [b"", b"[]", b"{}", b'{"models": 1}', b"\xff", b'{"models": [1]}', b"[" * 200_000]
+)
 def test_a_health_that_is_none_is_none(body: bytes) -> None:
     assert read_health(body) is None

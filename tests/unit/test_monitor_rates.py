@@ -121,6 +121,10 @@ def test_a_window_keeps_the_last_step_however_long_it_was() -> None:
     grown = window.growth()
     assert grown is not None
     assert (grown.began, grown.series["c"]) == (0.0, {X: 2})
+    window.add(200.0, exposition(x=7))
+    grown = window.growth()
+    assert grown is not None
+    assert (grown.began, grown.series["c"]) == (100.0, {X: 4})
 
 
 INF = math.inf

@@ -10,7 +10,8 @@ import yaml
 from api_server.observability.metrics import FAMILIES
 from api_server.settings import REPOSITORY
 from monitoring.alerts import BURNS, RUNBOOKS, alert_groups
-from monitoring.rules import FOLDER, rule_files, write
+from monitoring.generating import write
+from monitoring.rules import FOLDER, rule_files
 from monitoring.slo import Slo, SloError, load_slo
 from tests.dashboards import MONITORING, metrics_in
 from tests.real_metrics import real, recorded
@@ -48,9 +49,12 @@ def test_the_files_are_what_the_generator_writes() -> None:
 
 
 def test_what_is_left_over_goes(tmp_path: Path) -> None:
-    (tmp_path / "old.yml").write_text("groups: []")
-    write(tmp_path, load_slo())
-    assert {path.name for path in tmp_path.iterdir()} == set(rule_files(load_slo()))
+    for old in ("old.yml", "README.md"):
+        (tmp_path / old).touch()
+    files = rule_files(load_slo())
+    write(tmp_path, files)
+    assert {path.name for path in tmp_path.iterdir()} == {*files, "README.md"}
+    assert {name: (tmp_path / name).read_text() for name in files} == files
 
 
 def test_prometheus_reads_them() -> None:
@@ -147,3 +151,9 @@ def test_a_file_without_the_promise_is_an_error() -> None:
     document["workloads"] = {"other": document["workloads"]["typical"]}
     with pytest.raises(SloError, match="typical"):
         rule_files(Slo.model_validate(document))
+
+
+def test_a_target_that_no_bucket_ends_at_is_an_error() -> None:
+    """A rule that matches no bucket gives nothing: no alert, whatever happens."""
+    with pytest.raises(SloError, match=r"latency_ms: 800 is not where a bucket .*: .* 750, 900"):
+        rule_files(changed(latency_ms={"p95": 800}))

@@ -19,14 +19,18 @@ NO_SANDBOX = (
     "code_interpreter is not served here: no sandbox is configured; this stack runs no code in the "
     "gateway. Leave the tool out."
 )
+MOST_DEPTH = 100
+"""Of lists and objects in each other."""
+
 _ANY = msgspec.json.Decoder()
 
 
 def read_kept(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
     """A body whose texts are to be kept. Raises `InvalidRequestError` that names the field."""
     found = read_json(body, decoder)
-    if b"\\u0000" in body:  # JSON has no other way to say it
-        _check_texts(_ANY.decode(body), "")
+    may_be_deep = body.count(b"[") + body.count(b"{") > MOST_DEPTH
+    if may_be_deep or b"\\u0000" in body:  # JSON has no other way to say it
+        _check_values(_ANY.decode(body))
     return found
 
 
@@ -35,11 +39,6 @@ def check_id(what: str, id_: str) -> str:
     if not (id_.isascii() and id_.isprintable() and len(id_) <= 128):
         raise NotFoundError.of(what, id_)
     return id_
-
-
-def user_of(caller: Caller) -> str | None:
-    """The end user, by a name that can be kept. Raises `InvalidRequestError`."""
-    return None if caller.user is None else check_storable(caller.user, "user")
 
 
 def check_text_model(catalogue: Catalogue, caller: Caller, name: str) -> str:
@@ -92,14 +91,21 @@ def check_messages(bodies: Sequence[MessageBody]) -> None:
                 raise InvalidRequestError(NO_SANDBOX, param=f"attachments[{number}].tools")
 
 
-def _check_texts(value: object, path: str) -> None:
-    if isinstance(value, str):
-        check_storable(value, path or "The body")
-    elif isinstance(value, list):
-        for number, each in enumerate(value):
-            _check_texts(each, f"{path}[{number}]")
-    elif isinstance(value, dict):
-        for key, each in value.items():
-            inside = f"{path}.{key[:100]}".lstrip(".")
-            check_storable(key, path or "The body")
-            _check_texts(each, inside)
+def _check_values(body: object) -> None:
+    """Without recursion: how deep that may go depends on who calls."""
+    left: list[tuple[object, str, int]] = [(body, "", 0)]
+    while left:
+        value, path, depth = left.pop()
+        if depth > MOST_DEPTH:
+            param = path.split(".")[0].split("[")[0]
+            raise InvalidRequestError(
+                f"{param}: is nested more than {MOST_DEPTH} levels deep.", param=param
+            )
+        if isinstance(value, str):
+            check_storable(value, path or "The body")
+        elif isinstance(value, list):
+            left += [(each, f"{path}[]", depth + 1) for each in value]
+        elif isinstance(value, dict):
+            for key, each in value.items():
+                check_storable(key, path or "The body")
+                left.append((each, f"{path}.{key[:100]}".lstrip("."), depth + 1))

@@ -28,7 +28,6 @@ from api_server.services.assistants.rules import (
     check_messages,
     check_resources,
     read_kept,
-    user_of,
 )
 from api_server.services.assistants.seams import THREAD_STORE_DAYS, StopRuns
 from api_server.stores.postgres import Connection
@@ -78,7 +77,7 @@ class ThreadService:
         resources = await self._resources.settle(
             connection, caller, asked.tool_resources, expires_after_days=THREAD_STORE_DAYS
         )
-        app_id, user = caller.app.id, user_of(caller)
+        app_id, user = caller.app.id, caller.user
         thread_id = new_id("thread")
         kept = to_json(resources)
         await insert_thread(
@@ -210,7 +209,7 @@ class ThreadService:
     async def lock(self, connection: Connection, caller: Caller, thread_id: str) -> Thread:
         """A thread that the caller sees, locked. Raises `NotFoundError`."""
         check_id("thread", thread_id)
-        thread = await lock_thread(connection, caller.app.id, user_of(caller), thread_id)
+        thread = await lock_thread(connection, caller.app.id, caller.user, thread_id)
         if thread is None:
             raise NotFoundError.of("thread", thread_id)
         return thread
@@ -219,7 +218,7 @@ class ThreadService:
 
     async def _find(self, caller: Caller, thread_id: str) -> Thread:
         check_id("thread", thread_id)
-        thread = await self._store.find(caller.app.id, user_of(caller), thread_id)
+        thread = await self._store.find(caller.app.id, caller.user, thread_id)
         if thread is None:
             raise NotFoundError.of("thread", thread_id)
         return thread

@@ -10,7 +10,7 @@ import signal
 import sys
 from asyncio.subprocess import PIPE, Process
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import msgspec
 
@@ -22,6 +22,7 @@ ENVIRONMENT = {"LANG": "C.UTF-8", "PYTHONDONTWRITEBYTECODE": "1"}
 BLOCK = 256 * 1024
 MOST_ERROR_BYTES = 64 * 1024
 END_SECONDS = 5.0
+MOST_OF_A_NAME = 100
 
 
 @dataclass(frozen=True)
@@ -91,12 +92,13 @@ def fault_of(code: int, complaint: bytes, limits: Limits) -> UnreadableFileError
 
 
 async def _started(path: Path, name: str, content_type: str, limits: Limits) -> Process:
+    ending = PurePosixPath(name).suffix[:MOST_OF_A_NAME]  # the rest is nobody's business in `ps`
     try:
         return await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "api_server.extraction"),
-            *(f"--content-type={content_type}", f"--mib={limits.mib}"),
+            *(f"--content-type={content_type[:MOST_OF_A_NAME]}", f"--mib={limits.mib}"),
             *(f"--seconds={limits.seconds}", f"--max-bytes={limits.text_bytes}"),
-            *("--", str(path), name),
+            *("--", str(path), f"file{ending}"),
             cwd=ROOT,
             env=ENVIRONMENT,
             stdin=PIPE,  # never written to: it ends when we do

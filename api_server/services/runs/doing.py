@@ -10,6 +10,7 @@ from api_server.errors import DependencyDownError
 from api_server.observability.metrics import RUN_ROUTE
 from api_server.observability.record import RequestRecord
 from api_server.services.jobs.asking import caller_of
+from api_server.services.runs.context import MOST_MESSAGES
 from api_server.services.runs.hub import Hub
 from api_server.services.runs.leg import Bench, Leg
 from api_server.services.runs.outside import GAP
@@ -46,7 +47,7 @@ class RunDoer:
 
     async def do(self, job: Taken, record: RequestRecord) -> None:  # noqa: ARG002
         """One leg. Raises `ApiError` where it is to be tried again later."""
-        loaded = await self._bench.store.load(_JOB.decode(job.chat).run_id)
+        loaded = await self._bench.store.load(_JOB.decode(job.chat).run_id, MOST_MESSAGES)
         if loaded is None:
             return
         run = loaded.run

@@ -97,6 +97,7 @@ class Leg:
         self._steps = list(loaded.steps)
         self._actions = list(loaded.actions)
         self._half_messages = loaded.half_messages
+        self._heard = list(loaded.heard) if loaded.heard is not None else None
         self._thread_resources = _RESOURCES.decode(loaded.thread_resources or "{}")
         self._clock = (loaded.at, time.monotonic())
         self._reply: Reply | None = None
@@ -147,7 +148,8 @@ class Leg:
             begun = replace(
                 pen.run, status="in_progress", started_at=pen.run.started_at or self._now()
             )
-            pen.note(begun, events=[("thread.run.in_progress", run_object(begun))])
+            events = [("thread.run.in_progress", run_object(begun))]
+            pen.note(begun, events=events, is_lazy=True)
         if self._is_revoked:
             raise NotAllowedError("The app was revoked before this run was done.")
         await self._call_tools()
@@ -171,7 +173,8 @@ class Leg:
 
     async def _round(self) -> bool:
         """Ask the model once, and do what it asks for; whether the leg is over."""
-        rounds = sum(step.type == "tool_calls" for step in self._steps)
+        completed = [step for step in self._steps if step.status == "completed"]
+        rounds = sum(step.type == "tool_calls" for step in completed)
         if rounds >= self._bench.max_rounds:
             most = self._bench.max_rounds
             why = f"The model called tools {most} times, the most here (assistants.max_rounds)."
@@ -279,9 +282,11 @@ class Leg:
         most = last if is_bounded and last is not None else MOST_MESSAGES
         own = sum(step.type == "message_creation" for step in self._steps)
         run = self._pen.run
-        if own:
-            await self._pen.flush()  # its own messages are read as rows too
-        heard = await self._bench.store.conversation(run, most + own)
+        heard, self._heard = self._heard, None
+        if heard is None:
+            if own:
+                await self._pen.flush()  # its own messages are read as rows too
+            heard = await self._bench.store.conversation(run, most + own)
         others = [each for each in heard if each.run_id != run.id]
         for each in others[: max(0, len(others) - most)]:
             heard.remove(each)
@@ -355,7 +360,14 @@ class Leg:
                 resources=self._wish.tool_resources,
                 thread_resources=self._thread_resources,
             )
-            result, status = await _outcome(server_tool.call(context, action.arguments), action)
+            try:
+                work = server_tool.call(context, action.arguments)
+                result, status = await _outcome(work, action)
+            except DependencyDownError as exc:
+                told = resumable(self._pen.run, exc.message)
+                raise FailedError(
+                    Ending("failed", ("server_error", told), can_resume=True)
+                ) from exc
         output = result.output.replace("\0", "")
         done = replace(action, status=status, output=output, ended_at=self._now())  # type: ignore[arg-type]
         self._actions[self._actions.index(action)] = done

@@ -4,6 +4,7 @@ import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 
 import msgspec
 from msgspec import UNSET
@@ -35,7 +36,6 @@ from api_server.services.assistants.rules import (
     check_text_model,
     check_tools,
     read_kept,
-    user_of,
 )
 from api_server.services.assistants.threads import ThreadService
 from api_server.services.jobs.rules import Rules
@@ -56,7 +56,6 @@ from api_server.stores.jobs import JobStore, NewJob
 from api_server.stores.postgres import Connection
 from api_server.stores.run_rows import Action, Change, Event, Run, Step
 from api_server.stores.runs import (
-    NewRun,
     RunStore,
     TakenError,
     add_run,
@@ -127,7 +126,7 @@ class RunService:
         asked = read_kept(body, _RUN)
         check_id("thread", thread_id)
         check_messages(asked.additional_messages or ())
-        wish, metadata = await self._wish(caller, asked)
+        wish, metadata, at = await self._wish(caller, asked)
 
         async def work(connection: Connection) -> Begun:
             thread = await self._threads.lock(connection, caller, thread_id)
@@ -136,7 +135,7 @@ class RunService:
                 if active is not None:
                     raise _busy(thread.id, active)
                 await self._threads.add_in(connection, caller, thread, asked.additional_messages)
-            return await self._add(connection, caller, thread, asked, wish, metadata, [])
+            return await self._add(connection, caller, thread, asked, wish, metadata, at, [])
 
         try:
             return await self._counted(caller, wish.model, work)
@@ -146,7 +145,7 @@ class RunService:
     async def create_with_thread(self, caller: Caller, body: bytes) -> Begun:
         """A thread and its first run, both or neither."""
         asked = read_kept(body, _THREAD_AND_RUN)
-        wish, metadata = await self._wish(caller, asked)
+        wish, metadata, at = await self._wish(caller, asked)
 
         async def work(connection: Connection) -> Begun:
             if asked.thread is None:
@@ -157,7 +156,7 @@ class RunService:
                 settled = msgspec.structs.replace(wish, tool_resources=resources)
             thread = await self._threads.create_in(connection, caller, asked.thread)
             made: Named = ("thread.created", thread_object(thread))
-            return await self._add(connection, caller, thread, asked, settled, metadata, [made])
+            return await self._add(connection, caller, thread, asked, settled, metadata, at, [made])
 
         return await self._counted(caller, wish.model, work)
 
@@ -168,14 +167,14 @@ class RunService:
         """Raises `NotFoundError`."""
         check_id("thread", thread_id)
         check_id("run", run_id)
-        run = await self._store.find(caller.app.id, user_of(caller), thread_id, run_id)
+        run = await self._store.find(caller.app.id, caller.user, thread_id, run_id)
         if run is None:
             raise NotFoundError.of("run", run_id)
         return run
 
     async def listed(self, caller: Caller, thread_id: str, page: Page) -> Json:
         check_id("thread", thread_id)
-        if not await self._store.sees_thread(caller.app.id, user_of(caller), thread_id):
+        if not await self._store.sees_thread(caller.app.id, caller.user, thread_id):
             raise NotFoundError.of("thread", thread_id)
         runs, has_more = await self._store.listed(caller.app.id, thread_id, page)
         return list_answer([run_object(run) for run in runs], has_more=has_more)
@@ -185,7 +184,7 @@ class RunService:
         await self.find(caller, thread_id, run_id)
         if asked.metadata is not UNSET:
             metadata = to_json(asked.metadata or {})
-            ids = (caller.app.id, user_of(caller), thread_id, run_id)
+            ids = (caller.app.id, caller.user, thread_id, run_id)
             if not await self._store.modify(*ids, metadata):
                 raise NotFoundError.of("run", run_id)
         return await self.retrieve(caller, thread_id, run_id)
@@ -277,15 +276,18 @@ class RunService:
 
     # inside
 
-    async def _wish(self, caller: Caller, asked: RunBody) -> tuple[Wish, str]:
-        """What the run is asked for, with what the assistant says where the request does not."""
+    async def _wish(self, caller: Caller, asked: RunBody) -> tuple[Wish, str, datetime]:
+        """What the run is asked for, with what the assistant says where the request does not; its
+        metadata; the time.
+        """
         check_id("assistant", asked.assistant_id)
-        kept = await self._store.assistant(caller.app.id, asked.assistant_id)
-        if kept is None:
+        found = await self._store.assistant(caller.app.id, asked.assistant_id)
+        if found is None:
             raise NotFoundError.of("assistant", asked.assistant_id)
+        kept, at = found
         wish = wish_from(_KEPT.decode(kept), asked)
         model = check_text_model(self._catalogue, caller, wish.model)
-        return msgspec.structs.replace(wish, model=model), to_json(asked.metadata or {})
+        return msgspec.structs.replace(wish, model=model), to_json(asked.metadata or {}), at
 
     async def _add(
         self,
@@ -295,26 +297,19 @@ class RunService:
         asked: RunBody,
         wish: Wish,
         metadata: str,
+        at: datetime,
         before: Sequence[Named],
     ) -> Begun:
-        job_id = _new_job_id()
-        new = NewRun(
-            id=new_id("run"),
-            thread_id=thread.id,
-            app_id=thread.app_id,
-            assistant_id=asked.assistant_id,
-            body=to_json(wish),
-            metadata=metadata,
-            job_id=job_id,
-            seconds=self._run_seconds,
-        )
-        run = await add_run(connection, new)
+        until = at + timedelta(seconds=self._run_seconds)
+        run = new_run(thread, asked.assistant_id, wish, metadata, _new_job_id(), at, until)
         shown = run_object(run)
-        change = Change(run)
-        told: list[Named] = [("thread.run.created", shown), ("thread.run.queued", shown)]
-        run = await written(connection, change, [], [], [*before, *told])
-        await self._enqueue(connection, caller, run, job_id)
-        return Begun(run, 0, change.events, bool(asked.stream))
+        told = [*before, ("thread.run.created", shown), ("thread.run.queued", shown)]
+        events = [
+            Event(number, name, to_json(content)) for number, (name, content) in enumerate(told, 1)
+        ]
+        await add_run(connection, run, events)
+        await self._enqueue(connection, caller, run, run.job_id)
+        return Begun(run, 0, events, bool(asked.stream))
 
     async def _submit(
         self, connection: Connection, caller: Caller, run: Run, asked: ToolOutputs
@@ -442,6 +437,31 @@ def wish_from(kept: KeptAssistant, asked: RunBody) -> Wish:
         response_format=asked.response_format or kept.response_format,
         reasoning_effort=asked.reasoning_effort or kept.reasoning_effort,
         tool_resources=kept.tool_resources,
+    )
+
+
+def new_run(
+    thread: Thread,
+    assistant_id: str,
+    wish: Wish,
+    metadata: str,
+    job_id: str,
+    at: datetime,
+    until: datetime,
+) -> Run:
+    """A run that waits for its turn. Pure, but for its id."""
+    return Run(
+        id=new_id("run"),
+        thread_id=thread.id,
+        app_id=thread.app_id,
+        user_name=thread.user,
+        assistant_id=assistant_id,
+        created_at=at,
+        status="queued",
+        body=to_json(wish),
+        metadata=metadata,
+        job_id=job_id,
+        expires_at=until,
     )
 
 

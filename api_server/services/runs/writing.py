@@ -6,6 +6,7 @@ Whoever lost its run learns it here and writes nothing more.
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -18,6 +19,8 @@ from api_server.stores.runs import RunStore
 
 INTERVAL_SECONDS = 0.025
 """Between two writes of a process, while nobody waits."""
+
+LAZILY, SOON, AT_ONCE = range(3)
 
 AGAIN_SECONDS = 0.25
 MOST_UNWRITTEN = 2000
@@ -70,9 +73,11 @@ class Pen:
         actions: Sequence[Action] = (),
         gone_messages: Sequence[str] = (),
         events: Sequence[Named] = (),
+        is_lazy: bool = False,
     ) -> None:
-        """Show events at once, and write all of it soon."""
+        """Show events at once, and write all of it soon; a lazy note waits for what comes next."""
         told = self._add(run, steps, messages, actions, gone_messages, events)
+        self._scribe.wake(self, LAZILY if is_lazy else SOON)
         self._show(told)
 
     async def commit(
@@ -99,7 +104,7 @@ class Pen:
             raise self.error
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(done)
-        self._scribe.wake(self, is_urgent=True)
+        self._scribe.wake(self, AT_ONCE)
         await done
 
     async def keep_pace(self) -> None:
@@ -178,7 +183,6 @@ class Pen:
             self._pending = change
         else:
             self._pending.add(change)
-        self._scribe.wake(self, is_urgent=False)
         return told
 
     def _show(self, told: Sequence[Event]) -> None:
@@ -194,15 +198,21 @@ class Scribe:
         self.hub = hub
         self._store = store
         self._dirty: dict[Pen, None] = {}
-        self._urgent = asyncio.Event()
+        self._due = math.inf
+        self._sooner = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._began = 0.0
 
-    def wake(self, pen: Pen, *, is_urgent: bool) -> None:
+    def wake(self, pen: Pen, haste: int) -> None:
         """A pen has something to write, or waits for what it had."""
         self._dirty[pen] = None
-        if is_urgent:
-            self._urgent.set()
+        due = 0.0
+        if haste < AT_ONCE:
+            began = time.monotonic() if haste == LAZILY else self._began
+            due = began + INTERVAL_SECONDS
+        if due < self._due:
+            self._due = due
+            self._sooner.set()
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._write_all())
 
@@ -226,7 +236,7 @@ class Scribe:
             except DependencyDownError:
                 for pen, each in taken.items():
                     pen.put_back(*each)
-                    self._dirty[pen] = None
+                    self.wake(pen, SOON)
                 await asyncio.sleep(AGAIN_SECONDS)
             except Exception as exc:  # noqa: BLE001 - one of them may have spoilt it for others
                 if len(taken) == 1:
@@ -237,14 +247,14 @@ class Scribe:
 
     async def _pause(self) -> None:
         """Give others the time to come along, unless somebody waits."""
-        left = self._began + INTERVAL_SECONDS - time.monotonic()
-        if left > 0 and not self._urgent.is_set():
-            waiting = asyncio.create_task(self._urgent.wait())
+        while (left := self._due - time.monotonic()) > 0:
+            self._sooner.clear()
+            waiting = asyncio.create_task(self._sooner.wait())
             try:
-                await asyncio.wait({waiting}, timeout=left)
+                await asyncio.wait({waiting}, timeout=min(left, INTERVAL_SECONDS))
             finally:
                 waiting.cancel()
-        self._urgent.clear()
+        self._due = math.inf
 
     async def _write_alone(
         self, pen: Pen, each: "tuple[Change, list[asyncio.Future[None]]]"
@@ -253,7 +263,7 @@ class Scribe:
             await self._write({pen: each})
         except DependencyDownError:
             pen.put_back(*each)
-            self._dirty[pen] = None
+            self.wake(pen, SOON)
         except Exception as exc:  # noqa: BLE001 - whoever wrote it gets it
             _give_up({pen: each}, exc)
 

@@ -1,19 +1,23 @@
 -- name: assistant
-select body from assistants where id = $1 and app_id = $2
+select body, clock_timestamp() as at from assistants where id = $1 and app_id = $2
 
 -- name: sees_thread
 select true from threads
 where id = $1 and app_id = $2 and ($3::text is null or user_name = $3)
 
 -- name: add
-insert into runs (
-    id, thread_id, app_id, user_name, assistant_id, body, metadata, job_id, expires_at
+with added as (
+    insert into runs (
+        id, thread_id, app_id, user_name, assistant_id, body, metadata, job_id, created_at,
+        expires_at, last_event
+    )
+    values (
+        $1, $2, $3, $4, $5, $6::json, $7::json, $8, $9, $10, cardinality($11::text[])
+    )
 )
-select
-    $1, threads.id, threads.app_id, threads.user_name, $4, $5::json, $6::json, $7,
-    now() + $8::double precision * interval '1 second'
-from threads where threads.id = $2 and threads.app_id = $3
-returning *
+insert into run_events (run_id, n, event, data)
+select $1, w.n, w.event, w.data
+from unnest($11::text[], $12::text[]) with ordinality as w (event, data, n)
 
 -- name: find
 select * from runs
@@ -94,7 +98,21 @@ select id, role, run_id, content from (
 order by created_at, seq
 
 -- name: load
-select runs.*, threads.tool_resources as thread_resources, clock_timestamp() as at
+-- The conversation only for those that nobody has begun.
+select
+    runs.*, threads.tool_resources as thread_resources, clock_timestamp() as at,
+    case when runs.leg = 1 and runs.started_at is null then (
+        select json_agg(
+            json_build_object('id', newest.id, 'role', newest.role, 'content', newest.content)
+            order by newest.created_at, newest.seq
+        )
+        from (
+            select id, role, content, created_at, seq from messages
+            where thread_id = runs.thread_id and status <> 'in_progress'
+            order by created_at desc, seq desc
+            limit $2
+        ) as newest
+    ) end as heard
 from runs join threads on threads.id = runs.thread_id
 where runs.id = $1
 

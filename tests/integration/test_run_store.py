@@ -1,0 +1,111 @@
+"""Runs in PostgreSQL: who may write, and what a writer learns."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from api_server.schemas.runs import Wish
+from api_server.services.runs.doing import chat_of
+from api_server.services.runs.hub import Hub
+from api_server.services.runs.objects import run_object, to_json
+from api_server.services.runs.writing import LostError, Pen, Scribe, WantedCancelledError
+from api_server.stores.jobs import JobStore, Taken
+from api_server.stores.postgres import Connection, Postgres
+from api_server.stores.run_rows import Change, Event, Run
+from api_server.stores.runs import RunStore, TakenError, add_run
+from api_server.stores.threads import NewThread, insert_thread
+from tests.job_rows import new_job
+
+
+@pytest.fixture
+async def postgres(postgres_url: str) -> AsyncIterator[Postgres]:
+    async with contextlib.aclosing(Postgres(postgres_url)) as postgres:
+        yield postgres
+
+
+async def begun(postgres: Postgres, thread: str = "thread_1", number: int = 1) -> Run:
+    job = replace(new_job(), id=f"job_{number}", chat=chat_of(f"run_{number}"))
+    now = datetime.now(UTC)
+    run = Run(
+        *(f"run_{number}", thread, "app_a", None, "asst_1", now, "queued"),
+        *(to_json(Wish("m")), "{}", job.id, now + timedelta(hours=1)),
+    )
+
+    async def work(connection: Connection) -> None:
+        if number == 1:
+            await insert_thread(connection, NewThread(thread, "app_a", None, None, "{}"))
+        await add_run(connection, run, [Event(1, "thread.run.created", "{}")])
+        await JobStore(postgres, "run").enqueue(connection, [job], timeout_seconds=60)
+
+    await RunStore(postgres).transaction(work)
+    return replace(run, last_event=1)
+
+
+async def claimed(postgres: Postgres, lease_seconds: float = 30) -> Taken:
+    (taken,) = await JobStore(postgres, "run").claim(
+        "w", 1, lease_seconds=lease_seconds, timeout_seconds=60, max_attempts=9
+    )
+    return taken
+
+
+async def test_a_thread_has_one_active_run(postgres: Postgres) -> None:
+    await begun(postgres)
+    with pytest.raises(TakenError):
+        await begun(postgres, number=2)
+
+
+async def test_who_lost_the_job_writes_nothing(postgres: Postgres) -> None:
+    run, store = await begun(postgres), RunStore(postgres)
+    first = await claimed(postgres, lease_seconds=0.01)
+    doing = replace(run, status="in_progress", last_event=2)
+    told = Event(2, "thread.run.in_progress", "{}")
+    assert await store.write([Change(doing, first.fence, events=[told])]) == {
+        "run_1": "in_progress"
+    }
+    again = [Change(doing, first.fence, events=[told])]
+    assert await store.write(again) == {"run_1": "in_progress"}, "the same may come twice"
+    await asyncio.sleep(0.05)
+    second = await claimed(postgres)
+    assert second.fence > first.fence
+    late = Change(replace(doing, status="completed"), first.fence, events=[Event(9, "x", "{}")])
+    assert await store.write([late]) == {}
+    assert await store.still_ours([late]) == {}
+    assert [event.n for event in await store.events("run_1", 0)] == [1, 2]
+    found = await store.find("app_a", None, "thread_1", "run_1")
+    assert found is not None
+    assert found.status == "in_progress"
+
+
+async def test_a_pen_learns_what_became_of_its_run(postgres: Postgres) -> None:
+    run, store, hub = await begun(postgres), RunStore(postgres), Hub()
+    scribe = Scribe(store, hub)
+    job = await claimed(postgres)
+    heard: list[str] = []
+    channel = hub.open(run.id, run.last_event)
+    pen = Pen(scribe, channel, run, job.fence, lambda: heard.append("cancel"))
+    for number in range(600):
+        pen.note(events=[("thread.message.delta", {"n": number})])
+    newest = channel.after(1)
+    assert newest is not None
+    assert len(newest) == 600, "what is not written stays, however much it is"
+    await pen.flush()
+    assert channel.after(1) is None, "rows can tell of it now"
+    assert [event.n for event in await store.events(run.id, 599)] == [600, 601]
+    await postgres.execute("update runs set status = 'cancelling'")
+    waiting = replace(pen.run, status="requires_action")
+    with pytest.raises(WantedCancelledError):
+        await pen.commit(waiting, events=[("thread.run.requires_action", run_object(waiting))])
+    pen.note(replace(pen.run, status="in_progress"))
+    await pen.flush()
+    assert heard == ["cancel"]
+    await postgres.execute("update jobs set fence = fence + 1")
+    pen.note(events=[("x", {})])
+    with pytest.raises(LostError):
+        await pen.flush()
+    with pytest.raises(LostError):
+        await pen.keep_pace()
+    await scribe.aclose()
