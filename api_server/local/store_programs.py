@@ -1,4 +1,4 @@
-"""Chooses the PostgreSQL and the Redis that `make local` and the tests run.
+"""Chooses the PostgreSQL, the Redis and the rclone that `make local` and the tests run.
 
 Order: those of the machine where they are new enough, else those that store_build installs.
 """
@@ -15,6 +15,7 @@ from api_server.local.programs import run_program
 from api_server.local.store_build import (
     POSTGRES,
     POSTGRES_MAJOR,
+    RCLONE,
     REDIS,
     VECTORS,
     build_store,
@@ -32,6 +33,8 @@ from api_server.local.unprivileged import (
 CHECK_TIMEOUT_SECONDS = 10.0
 OLDEST_POSTGRES = 14
 OLDEST_REDIS = (6, 2)
+OLDEST_RCLONE = (1, 65)
+"""The first that serves S3."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,18 @@ async def find_vector_engine(*, cache_home: Path, say: Say) -> Path:
     return (await build_store(VECTORS, cache=cache_of(cache_home), say=say)).parent
 
 
+async def find_rclone(*, cache_home: Path, say: Say, places: Places | None = None) -> Path:
+    """The rclone on PATH where it is new enough, else the installed one."""
+    on_path = shutil.which("rclone", path=(places or Places()).path)
+    if on_path:
+        version = rclone_version(await _said_version(Path(on_path)))
+        if version is not None and version >= OLDEST_RCLONE:
+            return Path(on_path)
+        say.line(f"not using {on_path} from PATH: {version_fault(version, OLDEST_RCLONE)}")
+    folder = await build_store(RCLONE, cache=cache_of(cache_home), say=say)
+    return folder / "rclone"
+
+
 def postgres_major(said: str) -> int | None:
     """15 of `postgres (PostgreSQL) 15.18 (Debian 15.18-0)`; None where it says no version."""
     match = re.search(r"\(PostgreSQL\) (\d+)", said)
@@ -125,6 +140,12 @@ def postgres_major(said: str) -> int | None:
 def redis_version(said: str) -> tuple[int, int] | None:
     """(7, 0) of `Redis server v=7.0.15 sha=...`; None where it says no version."""
     match = re.search(r"server v=(\d+)\.(\d+)", said)
+    return (int(match[1]), int(match[2])) if match else None
+
+
+def rclone_version(said: str) -> tuple[int, int] | None:
+    """(1, 75) of `rclone v1.75.2`; None where it says no version."""
+    match = re.search(r"rclone v(\d+)\.(\d+)", said)
     return (int(match[1]), int(match[2])) if match else None
 
 

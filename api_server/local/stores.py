@@ -1,7 +1,7 @@
-"""PostgreSQL, Redis and, where there are embeddings, the vector database of one `make local`:
-prepared, supervised, and their addresses told.
+"""PostgreSQL, Redis, the object store and, where there are embeddings, the vector database of one
+`make local`: prepared, supervised, and their addresses told.
 
-What the operator has elsewhere (POSTGRES_URL, REDIS_URL, QDRANT_URL) is not started here.
+What the operator has elsewhere (POSTGRES_URL, REDIS_URL, S3_URL, QDRANT_URL) is not started here.
 """
 
 import secrets
@@ -11,9 +11,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from api_server.errors import SetupError
-from api_server.local import postgres_cluster, redis_server, vector_database
+from api_server.local import object_server, postgres_cluster, redis_server, vector_database
 from api_server.local.data_dir import (
     LOG_FOLDER,
+    OBJECTS_FOLDER,
     POSTGRES_FOLDER,
     POSTGRES_URL_FILE,
     REDIS_FILE,
@@ -24,7 +25,12 @@ from api_server.local.data_dir import (
 )
 from api_server.local.postgres_cluster import Cluster
 from api_server.local.process import Command, free_port
-from api_server.local.store_programs import find_postgres, find_redis, find_vector_engine
+from api_server.local.store_programs import (
+    find_postgres,
+    find_rclone,
+    find_redis,
+    find_vector_engine,
+)
 from api_server.local.supervisor import Supervisor, Watch
 from api_server.local.terminal import Say
 from api_server.local.unprivileged import User, can_reach, owner_of, unprivileged_user
@@ -40,6 +46,8 @@ VECTORS_START_SECONDS = 60.0
 """After a crash it reads its log first."""
 
 VECTORS_STOP_SECONDS = 5.0
+OBJECTS_START_SECONDS = 10.0
+OBJECTS_STOP_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -62,6 +70,10 @@ async def prepare_stores(settings: Settings, say: Say) -> LocalStores:
     if settings.environment.redis_url is None:
         supervisor, variables["REDIS_URL"] = await _redis(settings, say)
         supervisors.append(supervisor)
+    if settings.environment.s3_url is None:
+        supervisor, told = await _objects(settings, say)
+        supervisors.append(supervisor)
+        variables |= told
     if settings.environment.qdrant_url is None and settings.serves_embeddings:
         supervisor, told = await _vectors(settings, say)
         supervisors.append(supervisor)
@@ -166,7 +178,7 @@ async def _redis(settings: Settings, say: Say) -> tuple[Supervisor, str]:
     return Supervisor(command, watch, say), url
 
 
-async def _vectors(settings: Settings, say: Say) -> tuple[Supervisor, Mapping[str, str]]:
+async def _vectors(settings: Settings, say: Say) -> tuple[Supervisor, dict[str, str]]:
     environment = settings.environment
     data_dir = environment.data_dir.resolve()
     engine = await find_vector_engine(cache_home=environment.cache_home, say=say)
@@ -190,6 +202,35 @@ async def _vectors(settings: Settings, say: Say) -> tuple[Supervisor, Mapping[st
         stop_seconds=VECTORS_STOP_SECONDS,
     )
     told = {"QDRANT_URL": vector_database.url(port), "QDRANT_API_KEY": key}
+    return Supervisor(command, watch, say), told
+
+
+async def _objects(settings: Settings, say: Say) -> tuple[Supervisor, dict[str, str]]:
+    """The gateway makes its buckets. Keys are new at each start."""
+    environment = settings.environment
+    data_dir = environment.data_dir.resolve()
+    program = await find_rclone(cache_home=environment.cache_home, say=say)
+    port, access_key, secret_key = free_port(), secrets.token_hex(8), secrets.token_hex(24)
+    folder = data_dir / OBJECTS_FOLDER
+    folder.mkdir(mode=0o700, exist_ok=True)
+    command = Command(
+        name="the object store",
+        argv=object_server.server_arguments(program, folder, port),
+        environment=_environment() | object_server.variables(access_key, secret_key),
+        log_path=data_dir / LOG_FOLDER / "objects.log",
+    )
+    watch = Watch(
+        is_ready=lambda: object_server.answers(port),
+        verify=_nothing_to_verify,
+        start_seconds=OBJECTS_START_SECONDS,
+        hang_seconds=settings.stack.local.hang_seconds,
+        stop_seconds=OBJECTS_STOP_SECONDS,
+    )
+    told = {
+        "S3_URL": object_server.url(port),
+        "S3_ACCESS_KEY": access_key,
+        "S3_SECRET_KEY": secret_key,
+    }
     return Supervisor(command, watch, say), told
 
 

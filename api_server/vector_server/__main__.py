@@ -34,6 +34,7 @@ def main() -> None:
     sys.stdout.write(f"http://127.0.0.1:{server.server_port}\n")
     sys.stdout.flush()
     while not ended.wait(FLUSH_SECONDS):
+        collections.tidy()
         collections.flush()
     server.shutdown()
     collections.flush()

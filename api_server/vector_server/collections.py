@@ -1,8 +1,9 @@
 """Collections: each a folder with a shard of the engine, and all in a file that describes them.
 
 Points are searched one by one, as numbers of 16 bits: the engine makes its graphs under Python's
-lock, for minutes in which nobody would get an answer. Each change is in the engine's log before it
-is answered, and survives the end of the process.
+lock, for minutes in which nobody would get an answer. Every few thousand points it puts them into a
+segment that is searched three times as fast, which takes a second. Each change is in the engine's
+log before it is answered, and survives the end of the process.
 """
 
 import contextlib
@@ -34,6 +35,12 @@ INDEXES = {
 }
 MAY_BE_TENANT = {"keyword", "uuid"}
 FLUSH_SECONDS = 5.0
+POINTS_OF_SEGMENT = 5_000
+NO_GRAPHS = edge.HnswIndexConfig(m=0, ef_construct=100, full_scan_threshold=10_000, payload_m=0)
+SEGMENTS = edge.EdgeOptimizersConfig(
+    indexing_threshold=1_000, max_segment_size=20_000, default_segment_number=8
+)
+"""Sizes in kB: what is small is never rewritten together with much else."""
 
 
 class Shard:
@@ -44,6 +51,7 @@ class Shard:
         self._folder = folder
         self._lock = threading.Lock()
         self._is_dirty = False
+        self._unsorted = 0
         vectors = edge.EdgeVectorParams(
             size=size,
             distance=getattr(edge.Distance, distance),
@@ -54,7 +62,8 @@ class Shard:
         else:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
-            self._shard = edge.EdgeShard.create(str(folder), edge.EdgeConfig(vectors=vectors))
+            told = edge.EdgeConfig(vectors=vectors, hnsw_config=NO_GRAPHS, optimizers=SEGMENTS)
+            self._shard = edge.EdgeShard.create(str(folder), told)
 
     def count_all(self) -> int:
         return int(self._shard.info().points_count)
@@ -69,6 +78,7 @@ class Shard:
     def upsert(self, body: Json) -> None:
         points = [point_of(each, self.size) for each in _list(body, "points")]
         self._change(edge.UpdateOperation.upsert_points(points))
+        self._unsorted += len(points)
 
     def delete(self, body: Json) -> None:
         wanted = filter_of(body.get("filter"))
@@ -117,6 +127,13 @@ class Shard:
             with self._lock:
                 self._is_dirty = False
                 self._shard.flush()
+
+    def tidy(self) -> None:
+        """Put new points where they are searched fast. Stops everything for about a second."""
+        if self._unsorted >= POINTS_OF_SEGMENT:
+            with self._lock:
+                self._unsorted = 0
+                self._shard.optimize()
 
     def remove(self) -> None:
         with self._lock, contextlib.suppress(Exception):
@@ -210,6 +227,10 @@ class Collections:
     def flush(self) -> None:
         for shard in list(self._shards.values()):
             shard.flush()
+
+    def tidy(self) -> None:
+        for shard in list(self._shards.values()):
+            shard.tidy()
 
     def _open(self, name: str) -> Shard:
         vectors = self._all[name]["config"]["params"]["vectors"]

@@ -1,11 +1,14 @@
 """Every file of examples/ runs as its first lines say."""
 
+import asyncio
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from tests.assistants import assistants_home
 from tests.e2e.conftest import MODEL_SECONDS
 from tests.local_stack import REPOSITORY, LocalStack
 
@@ -15,22 +18,28 @@ EXAMPLES = {
     "batch.py": ("", "Rome"),
     "tools.py": ("", "[add({"),
     "json_output.py": ("", "France: Paris"),
+    "assistant.py": ("", "The result is 42."),
+    "assistant_events.py": ("", "Your name is Maria."),
+    "resume_run.py": ("", "in the thread now (completed): "),
+    "conversation.py": ("", "Your name is Maria."),
 }
 WITH_EMBEDDINGS = {
-    "embeddings.py": ["The bakery", "Trains to the airport", "borrow up to ten books"]
+    "embeddings.py": ["The bakery", "Trains to the airport", "borrow up to ten books"],
+    "file_search.py": ["limits.md", "cache.md", "start.md"],
 }
+SOME_DOCS = ["docs/limits.md", "docs/cache.md", "docs/start.md"]
 
 
-def run(stack: LocalStack, name: str, stdin: str = "") -> str:
+def run(stack: LocalStack, name: str, stdin: str = "", *arguments: str, seconds: int = 60) -> str:
     """What an example prints."""
     done = subprocess.run(
-        [sys.executable, f"examples/{name}"],
+        [sys.executable, f"examples/{name}", *arguments],
         cwd=REPOSITORY,
         env=os.environ | {"OPENAI_BASE_URL": f"{stack.url}/v1"},
         input=stdin,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=seconds,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -66,12 +75,67 @@ def test_tools_are_called_and_their_results_told(stack: LocalStack) -> None:
     assert "How can I help you?" in printed
 
 
+def test_an_assistant_calls_functions_of_its_client(stack: LocalStack) -> None:
+    printed = run(stack, "assistant.py")
+    assert '[add({"a": 17, "b": 25}) -> 42]' in printed
+    assert '[get_weather({"city": "Paris"}) -> ' in printed
+    assert printed.count("[completed]") == 3
+
+
+def test_a_handler_hears_every_event_of_a_run(stack: LocalStack) -> None:
+    printed = run(stack, "assistant_events.py")
+    assert printed.count("[thread.run.completed]") == 2
+    assert printed.count("is completed]") == 2
+    assert printed.count(" written]") == 2
+
+
+def test_a_stream_is_taken_up_where_it_was_left(stack: LocalStack) -> None:
+    told, kept = run(stack, "resume_run.py").split("\nin the thread now (completed): ")
+    pieces = [line for line in told.splitlines() if line and not line.startswith("[")]
+    assert "".join(pieces) == kept.strip()
+
+
+async def test_a_run_that_failed_is_resumed(tmp_path: Path, postgres_url: str) -> None:
+    async with assistants_home(tmp_path, postgres_url) as home:
+        home.engine.obey(fault="reset_in_stream", for_requests=1)
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "examples/resume_run.py"),
+            cwd=REPOSITORY,
+            env=os.environ | {"OPENAI_BASE_URL": f"{home.url}/v1"},
+            stdout=subprocess.PIPE,
+        )
+        try:
+            async with asyncio.timeout(30):
+                output, _ = await process.communicate()
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+    lines = output.decode().splitlines()
+    assert process.returncode == 0
+    assert lines.count("[thread.run.failed]") == 1
+    assert any("can be resumed" in line for line in lines)
+    assert lines[-1] == "in the thread now (completed): xxxxx"
+
+
 @pytest.mark.timeout(MODEL_SECONDS + 120)
-@pytest.mark.parametrize("name", WITH_EMBEDDINGS)
-def test_example_with_embeddings_runs(embedding_stack: LocalStack, name: str) -> None:
-    printed = run(embedding_stack, name)
-    for line, expected in zip(printed.splitlines()[1::2], WITH_EMBEDDINGS[name], strict=True):
+def test_sentences_are_found_by_meaning(embedding_stack: LocalStack) -> None:
+    printed = run(embedding_stack, "embeddings.py")
+    wanted = WITH_EMBEDDINGS["embeddings.py"]
+    for line, expected in zip(printed.splitlines()[1::2], wanted, strict=True):
         assert expected in line
+
+
+@pytest.mark.timeout(MODEL_SECONDS + 240)
+def test_documents_are_found_and_read_by_a_run(embedding_stack: LocalStack) -> None:
+    """Of a few files: all of docs/ takes a minute."""
+    printed = run(embedding_stack, "file_search.py", "", *SOME_DOCS, seconds=200)
+    assert "3 of 3 files taken in" in printed
+    found = [part.splitlines()[0] for part in printed.split("?\n")[1:]]
+    for line, expected in zip(found, WITH_EMBEDDINGS["file_search.py"], strict=True):
+        assert expected in line
+    assert printed.count("in a run (completed) the model searched for itself") == 3
+    assert printed.count(".md: ") >= 12
 
 
 def test_the_library_asks_every_model_without_a_gateway(stack: LocalStack) -> None:

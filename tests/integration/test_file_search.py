@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from tests.fake_engine import answers
-from tests.qdrant import QdrantServer
+from tests.qdrant import QdrantServer, running_vector_server
 from tests.s3 import S3Server
 from tests.vector_gateway import VectorGateway, play_words, vector_gateway
 from tests.wire import assert_valid
@@ -36,10 +36,15 @@ async def gateway(
     qdrant_server.ask("DELETE", "/collections/stack-chunks")
     async with vector_gateway(tmp_path, postgres_url, s3_server, qdrant_server) as made:
         answer_with_the_first_mark(made, monkeypatch)
-        async with httpx.AsyncClient() as http:
-            url = f"http://127.0.0.1:{made.engine.port}/fault"
-            (await http.post(url, json={"calls": [CALL]})).raise_for_status()
+        await order_a_call(made)
         yield made
+
+
+async def order_a_call(gateway: VectorGateway) -> None:
+    """The model calls the tool before it answers."""
+    async with httpx.AsyncClient() as http:
+        url = f"http://127.0.0.1:{gateway.engine.port}/fault"
+        (await http.post(url, json={"calls": [CALL]})).raise_for_status()
 
 
 def answer_with_the_first_mark(gateway: VectorGateway, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,3 +130,29 @@ async def test_without_files_the_model_is_told_so(gateway: VectorGateway) -> Non
     )
     assert run.status == "completed", run
     assert "no files to search" in gateway.engine.bodies[-1]["messages"][-1]["content"]
+
+
+async def test_while_qdrant_is_away_the_model_is_told_and_runs_go_on(
+    tmp_path: Path, postgres_url: str, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    play_words(monkeypatch)
+    with running_vector_server(tmp_path / "vectors") as own:
+        async with vector_gateway(tmp_path, postgres_url, s3_server, own.address) as gateway:
+            await order_a_call(gateway)
+            store, client = await gateway.store_of(TEXTS), gateway.client
+            assistant = await client.beta.assistants.create(
+                model="fake",
+                tools=[TOOL],
+                tool_resources={"file_search": {"vector_store_ids": [store]}},
+            )
+            thread = await client.beta.threads.create(
+                messages=[{"role": "user", "content": "Ice?"}]
+            )
+            own.kill()
+            run = await client.beta.threads.runs.create_and_poll(
+                thread_id=thread.id, assistant_id=assistant.id, poll_interval_ms=50
+            )
+            assert run.status == "completed", run
+            told = gateway.engine.bodies[-1]["messages"][-1]
+            assert told["role"] == "tool"
+            assert "cannot be searched now" in told["content"]

@@ -32,6 +32,7 @@ from api_server.errors import is_job_path
 from api_server.local.process import free_port
 from tests.folded import read_events
 from tests.local_stack import NEUTRAL, REPOSITORY, eventually
+from tests.s3 import S3Server
 from tests.stores import PostgresServer
 from tests.wire import assert_valid
 
@@ -103,13 +104,15 @@ def ending(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]
 
 @pytest.fixture(scope="module")
 def gateway(
-    tmp_path_factory: pytest.TempPathFactory, postgres_server: PostgresServer
+    tmp_path_factory: pytest.TempPathFactory,
+    postgres_server: PostgresServer,
+    s3_server: S3Server,
 ) -> Iterator[Gateway]:
     with postgres_server.database() as url:
-        yield from gateway_with(tmp_path_factory.mktemp("fuzz"), url)
+        yield from gateway_with(tmp_path_factory.mktemp("fuzz"), url, s3_server)
 
 
-def gateway_with(folder: Path, postgres_url: str) -> Iterator[Gateway]:
+def gateway_with(folder: Path, postgres_url: str, s3: S3Server) -> Iterator[Gateway]:
     fake = subprocess.Popen(
         [sys.executable, "-m", "tests.fake_engine"], cwd=REPOSITORY, stdout=subprocess.PIPE
     )
@@ -128,6 +131,7 @@ def gateway_with(folder: Path, postgres_url: str) -> Iterator[Gateway]:
         port = free_port()
         environment = NEUTRAL | {"STACK_CONFIG": str(config), "PORT": str(port)}
         environment |= {"POSTGRES_URL": postgres_url, "DATA_DIR": str(folder)}
+        environment |= s3.variables
         process = subprocess.Popen(
             [sys.executable, "-m", "api_server", "serve"],
             cwd=REPOSITORY,

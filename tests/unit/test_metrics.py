@@ -289,6 +289,7 @@ NOT_THE_CLIENTS: dict[str, set[type[ApiError]]] = {
     "gateway": {
         *(ApiError, errors.InternalError, errors.ModelMisconfiguredError),
         *(errors.NoSuitableHandlerError, errors.DependencyDownError, errors.ShuttingDownError),
+        errors.NotSetUpError,
     },
     "shed": {errors.OverloadedError, errors.QueueTimeoutError, errors.QueueFullError},
     "limited": {errors.RateLimitedError},

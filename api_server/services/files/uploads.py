@@ -99,7 +99,13 @@ class UploadService:
         if upload.status != "pending":
             raise _ended(upload)
         known = await self._store.parts(upload)
-        parts = chosen(upload, known, part_ids)
+        try:
+            parts = chosen(upload, known, part_ids)
+        except InvalidRequestError:  # somebody else may have completed it meanwhile
+            upload = await self._found(caller, upload_id)
+            if upload.status == "completed":
+                return await self._completed(upload, part_ids)
+            raise
         if md5 is not None:
             await self._check(parts, upload.size, md5)
         expires_seconds = upload.file_expires_after_seconds

@@ -5,7 +5,11 @@ from typing import Any
 
 import msgspec
 
-from api_server.errors import InvalidRequestError
+from api_server.errors import (
+    DependencyDownError,
+    InvalidRequestError,
+    ResourceNotAvailableError,
+)
 from api_server.schemas.assistants import FileSearch, FileSearchOptions, Tool, ToolResources
 from api_server.services.reading import check_storable
 from api_server.services.runs.tools import Context, Result
@@ -17,6 +21,9 @@ Json = dict[str, Any]
 USUAL_RESULTS = 20
 RANKER = "default_2024_08_21"
 NO_STORES = "There are no files to search in: neither the thread nor the assistant has any."
+AWAY = (
+    "The files cannot be searched now. Say so, and do not answer from memory what they should tell."
+)
 LONGEST_QUESTION = 4096
 
 DEFINITION: Json = {
@@ -59,7 +66,8 @@ class FileSearchTool:
 
     async def call(self, context: Context, arguments: str) -> Result:
         """The passages that are nearest to what the model asks, in the thread's and the assistant's
-        vector stores. Raises `ApiError`.
+        vector stores. Raises `ApiError`; while the vector database is away, one that the model is
+        told of.
         """
         options = FileSearchOptions()
         if isinstance(context.tool, FileSearch):
@@ -72,7 +80,12 @@ class FileSearchTool:
             return Result(NO_STORES, details_of([], ranker, threshold))
         limit = options.max_num_results or USUAL_RESULTS
         wish = Wish([question_of(arguments)], stores, limit, threshold)
-        found = await self._searching.search(context.caller, wish)
+        try:
+            found = await self._searching.search(context.caller, wish)
+        except DependencyDownError as exc:
+            if exc.dependency != self._searching.vector_database:
+                raise
+            raise ResourceNotAvailableError(AWAY) from exc  # no reason to stop all runs
         details = details_of(found, ranker, threshold)
         return Result(output_of(details), details)
 
