@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.assistants import assistants_home
 from tests.e2e.conftest import MODEL_SECONDS
 from tests.local_stack import REPOSITORY, LocalStack
+from tests.run_homes import assistants_home
 
 EXAMPLES = {
     "chat.py": ("Hello!\nMy name is Maria.\nWhat is my name?\n", "Your name is Maria."),
