@@ -20,7 +20,7 @@ Ids = Mapping[str, str]
 FAMILIES = (
     *("/v1/assistants", "/v1/threads", "/v1/files", "/v1/uploads", "/v1/vector_stores", "/api/"),
 )
-UNSTEADY = ("usage", "usage_content", "job_workers", "app_credentials", "schema_migrations")
+UNSTEADY = ("usage", "job_counts", "job_workers", "app_credentials", "schema_migrations")
 """Tables, or the beginnings of their names, that change by themselves."""
 
 FINAL = ("completed", "failed", "cancelled", "expired", "incomplete")
