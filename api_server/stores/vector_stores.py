@@ -141,9 +141,9 @@ class VectorStoreStore:
         rows = await self.postgres.fetch(_SQL["stale"], count)
         return [Stale(**dict(row)) for row in rows]
 
-    async def swept(self, ids: Sequence[int]) -> None:
-        """They are gone."""
-        await self.postgres.execute(_SQL["swept"], list(ids))
+    async def removed(self, ids: Sequence[int], *, again_seconds: float) -> None:
+        """They are gone from the vector database. They come once more after this time."""
+        await self.postgres.execute(_SQL["removed"], list(ids), again_seconds)
 
 
 def _store(row: Row) -> VectorStore:

@@ -130,14 +130,16 @@ create index vector_store_files_by_job on vector_store_files (job_id);
 create index vector_store_files_under_way on vector_store_files (job_id)
     where status = 'in_progress';
 
--- Chunks in Qdrant that no vector store has any more: they are to be removed there.
+-- Chunks in Qdrant that no vector store has any more: they are to be removed there, at once and once
+-- more later. What a worker that was killed had sent may come after the first time.
 create table stale_chunks (
     id bigint generated always as identity primary key,
     app_id text not null,
     vector_store_id text not null,
     file_id text,
     generation text,
-    since timestamptz not null default now()
+    since timestamptz not null default now(),
+    was_removed boolean not null default false
 );
 create index stale_chunks_by_age on stale_chunks (since);
 

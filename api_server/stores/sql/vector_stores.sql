@@ -75,5 +75,10 @@ where id in (
 )
 returning id, app_id, vector_store_id, file_id, generation
 
--- name: swept
-delete from stale_chunks where id = any($1::bigint[])
+-- name: removed
+with once as (
+    update stale_chunks set
+        was_removed = true, since = now() + $2::double precision * interval '1 second'
+    where id = any($1::bigint[]) and not was_removed
+)
+delete from stale_chunks where id = any($1::bigint[]) and was_removed
