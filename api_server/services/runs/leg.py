@@ -14,7 +14,6 @@ import msgspec
 from api_server.errors import (
     ApiError,
     ContextLengthError,
-    DependencyDownError,
     InternalError,
     InvalidRequestError,
     ModelNotFoundError,
@@ -360,14 +359,7 @@ class Leg:
                 resources=self._wish.tool_resources,
                 thread_resources=self._thread_resources,
             )
-            try:
-                work = server_tool.call(context, action.arguments)
-                result, status = await _outcome(work, action)
-            except DependencyDownError as exc:
-                told = resumable(self._pen.run, exc.message)
-                raise FailedError(
-                    Ending("failed", ("server_error", told), can_resume=True)
-                ) from exc
+            result, status = await _outcome(server_tool.call(context, action.arguments), action)
         output = result.output.replace("\0", "")
         done = replace(action, status=status, output=output, ended_at=self._now())  # type: ignore[arg-type]
         self._actions[self._actions.index(action)] = done
@@ -507,8 +499,6 @@ async def _outcome(work: Awaitable[Result], action: Action) -> tuple[Result, str
     """The model is told of errors, so that it can do something about them."""
     try:
         return await work, "completed"
-    except DependencyDownError:
-        raise
     except ApiError as exc:
         return Result(f"The call failed: {exc.message}"), "failed"
     except Exception:  # a tool's defect is the model's to live with
