@@ -44,7 +44,10 @@ client = OpenAI(
     base_url=os.environ.get("OPENAI_BASE_URL", "http://127.0.0.1:8000/v1"),
     api_key=os.environ.get("OPENAI_API_KEY", "none"),
 )
-assistant = client.beta.assistants.create(model=client.models.list().data[0].id)
+assistant = client.beta.assistants.create(
+    model=client.models.list().data[0].id,
+    temperature=0,  # 1 where nothing is said, as at OpenAI: too much for a tiny model
+)
 thread = client.beta.threads.create()
 for question in ("My name is Maria.", "What is my name?"):
     print(question)

@@ -1,7 +1,7 @@
 """One message in, its answer out: the conversation endpoint, without any client library.
 
-make local                       # in one terminal
-python examples/conversation.py  # in another
+make local                       # in one terminal, then in another
+python examples/conversation.py
 """
 
 import json
@@ -42,3 +42,4 @@ def process(content: str, thread_id: str | None = None) -> str:
 
 thread = process("My name is Maria.")
 process("What is my name?", thread)
+print(f"[all of it is kept: GET /v1/threads/{thread}/messages]")

@@ -93,7 +93,10 @@ def to_the_end(run: Run, last: int) -> Run:
     return run
 
 
-assistant = client.beta.assistants.create(model=client.models.list().data[0].id)
+assistant = client.beta.assistants.create(
+    model=client.models.list().data[0].id,
+    temperature=0,  # 1 where nothing is said, as at OpenAI: too much for a tiny model
+)
 thread = client.beta.threads.create(messages=[{"role": "user", "content": QUESTION}])
 with client.post(
     f"/threads/{thread.id}/runs",

@@ -7,11 +7,14 @@ import msgspec
 from fastapi import APIRouter, Request
 from starlette.responses import StreamingResponse
 
+from api_server.errors import DependencyDownError
 from api_server.routes.stored import body_of, caller_of, service_of
 from api_server.services.conversations.service import ConversationService
 from api_server.services.runs.service import Begun
 
 router = APIRouter(tags=["assistants"])
+
+FAILED = b"data: [ERROR]\n\n"
 
 
 @router.post("/api/messages/process")
@@ -28,14 +31,18 @@ async def process_messages(request: Request) -> StreamingResponse:
 
 async def _lines(conversations: ConversationService, begun: Begun) -> AsyncIterator[bytes]:
     yield _line({"run_id": begun.run.id, "thread_id": begun.run.thread_id})
-    async for said in conversations.said(begun):
-        if said.has_failed:
-            yield b"data: [ERROR]\n\n"
-            return
-        if said.required_action is not None:
-            yield _line({"required_action": said.required_action})
-        else:
-            yield _line({"chunk": said.text})
+    try:
+        async for said in conversations.said(begun):
+            if said.has_failed:
+                yield FAILED
+                return
+            if said.required_action is not None:
+                yield _line({"required_action": said.required_action})
+            else:
+                yield _line({"chunk": said.text})
+    except DependencyDownError:  # the run may go on; nobody can follow it now
+        yield FAILED
+        return
     yield b"data: [DONE]\n\n"
 
 

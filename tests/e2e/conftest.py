@@ -6,7 +6,6 @@ import openai
 import pytest
 
 from tests.local_stack import LocalStack, local_stack
-from tests.s3 import S3Server
 
 ENGINE_BUILD_SECONDS = 45 * 60
 """The first run on a machine compiles the engine."""
@@ -24,14 +23,12 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
 
 @pytest.fixture(scope="session")
 def embedding_stack(
-    stack: LocalStack, s3_server: S3Server, tmp_path_factory: pytest.TempPathFactory
+    stack: LocalStack, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[LocalStack]:
-    """With embeddings and somewhere to keep files; beside the session's, whose start compiled the
-    engine.
-    """
+    """With embeddings; beside the session's, whose start compiled the engine."""
     assert stack.is_ready()
     folder = tmp_path_factory.mktemp("embedding")
-    with local_stack(folder / "data", EMBEDDINGS="on", **s3_server.variables) as running:
+    with local_stack(folder / "data", EMBEDDINGS="on") as running:
         running.wait_ready(MODEL_SECONDS)
         yield running
 

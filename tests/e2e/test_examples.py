@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.e2e.conftest import MODEL_SECONDS
@@ -21,7 +22,7 @@ EXAMPLES = {
     "assistant.py": ("", "The result is 42."),
     "assistant_events.py": ("", "Your name is Maria."),
     "resume_run.py": ("", "in the thread now (completed): "),
-    "conversation.py": ("", "Your name is Maria."),
+    "conversation.py": ("", "[all of it is kept: GET /v1/threads/"),
 }
 WITH_EMBEDDINGS = {
     "embeddings.py": ["The bakery", "Trains to the airport", "borrow up to ten books"],
@@ -87,6 +88,16 @@ def test_a_handler_hears_every_event_of_a_run(stack: LocalStack) -> None:
     assert printed.count("[thread.run.completed]") == 2
     assert printed.count("is completed]") == 2
     assert printed.count(" written]") == 2
+
+
+def test_both_turns_of_a_conversation_are_in_its_thread(stack: LocalStack) -> None:
+    *answers, kept = run(stack, "conversation.py").splitlines()
+    thread = kept.split("/threads/")[1].split("/")[0]
+    url = f"{stack.url}/v1/threads/{thread}/messages?order=asc"
+    messages = httpx.get(url, timeout=10).json()["data"]
+    texts = [message["content"][0]["text"]["value"] for message in messages]
+    assert texts[::2] == ["My name is Maria.", "What is my name?"]
+    assert texts[1::2] == answers
 
 
 def test_a_stream_is_taken_up_where_it_was_left(stack: LocalStack) -> None:

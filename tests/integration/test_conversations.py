@@ -10,7 +10,10 @@ import httpx
 import jwt
 import pytest
 
+from api_server.errors import DependencyDownError
 from api_server.library import open_stored_inference
+from api_server.services.runs import following
+from api_server.services.runs.following import Following
 from tests.access import Guarded, guarded_gateway, make_app
 from tests.run_homes import CALL, WEATHER, Home, assistants_home
 
@@ -107,6 +110,18 @@ async def test_a_failed_run_ends_with_the_guides_word(home: Home) -> None:
     lines = said(await process(home.http, {"messages": HELLO}))
     assert lines[-1] == "[ERROR]"
     assert text_of(lines) == ""
+
+
+async def test_a_stream_that_nobody_can_follow_any_more_ends_with_that_word_too(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(*_: Any, **__: Any) -> Any:
+        raise DependencyDownError("postgres")
+
+    monkeypatch.setattr(Following, "_next", away)
+    monkeypatch.setattr(following, "PATIENCE_SECONDS", -1.0)
+    lines = said(await process(home.http, {"messages": HELLO}))
+    assert (set(lines[0]), lines[1:]) == ({"run_id", "thread_id"}, ["[ERROR]"])
 
 
 async def test_a_thread_is_its_users(guarded: Guarded, postgres_url: str) -> None:
