@@ -11,7 +11,7 @@ import asyncpg
 import httpx
 import openai
 
-from tests.access import guarded_gateway, make_app
+from tests.access import guarded_gateway, make_app, until
 from tests.s3 import S3Server
 
 BUCKET = "stack-files"
@@ -32,6 +32,18 @@ class FileGateway:
         return httpx.AsyncClient(
             base_url=self.url, headers={"authorization": f"Bearer {key}"}, timeout=20
         )
+
+    async def another_app(self) -> str:
+        """The key of one that the gateway knows already."""
+        made = await make_app(self.postgres_url, "other")
+        key = made.key or ""
+
+        async def is_known() -> bool:
+            async with self.as_app(key) as http:
+                return (await http.get("/v1/models")).status_code == 200
+
+        await until(is_known, 10)
+        return key
 
     @property
     def s3(self) -> S3Server:

@@ -20,6 +20,7 @@ from api_server.services.jobs.service import Admit
 from api_server.services.retrieval.embedding import embedding_model
 from api_server.services.retrieval.extracting import Limits
 from api_server.services.retrieval.ingesting import Rules as IngestRules
+from api_server.services.retrieval.prefixes import prefixes_of
 from api_server.services.retrieval.room import furnish_ingests
 from api_server.services.runs.endings import Ended
 from api_server.services.runs.outside import stop_runs
@@ -167,6 +168,7 @@ def _vector_stores(
         return "Qdrant", NO_QDRANT
     return furnish_vector_stores(
         *(postgres, vectors, asking.embeddings, model.id),
+        query_prefix=prefixes_of(model.id, query=told.query_prefix).query,
         ingest_seconds=told.ingest_seconds,
         ended=asking.vectors_ended,
     )
@@ -203,4 +205,4 @@ def _ingest_rules(settings: Settings, job_rules: Rules) -> tuple[IngestRules, Ru
     limits = Limits(told.extract_seconds, told.extract_mib, told.max_text_bytes)
     folder = settings.environment.data_dir / "ingest"
     rules = replace(job_rules, timeout_seconds=told.ingest_seconds)
-    return IngestRules(limits, folder, told.embedding_model), rules
+    return IngestRules(limits, folder, told.embedding_model, told.document_prefix), rules

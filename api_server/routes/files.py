@@ -76,12 +76,13 @@ async def create(request: Request) -> Response:
             content_type=type_of(form.file.content_type, filename),
             expires_seconds=expires_after_of(form.fields),
         )
-        return answer(file_answer(await service.keep(caller.app.id, told, await writer.finish())))
+        written = await writer.finish()
+        return answer(file_answer(await service.keep(caller.app.id, caller.user, told, written)))
 
 
 @router.get("/v1/files")
 async def listed(request: Request) -> Response:
-    """The app's files, newest first; `purpose` leaves the others out."""
+    """The caller's files, newest first; `purpose` leaves the others out."""
     page = page_of(request, usual=MOST_LISTED, most=MOST_LISTED)
     purpose = request.query_params.get("purpose") or None
     files, has_more = await files_of(request).service.listed(caller_of(request), purpose, page)

@@ -1,4 +1,6 @@
-"""`/v1/vector_stores`: files that can be searched (docs/vector-stores.md)."""
+"""`/v1/vector_stores`: files that can be searched (docs/vector-stores.md). They are the app's: no
+end user may do anything here, and `_room` sees to it.
+"""
 
 from typing import cast
 
@@ -6,6 +8,7 @@ from fastapi import APIRouter, Request, Response
 
 from api_server.errors import NotSetUpError
 from api_server.routes.stored import answer, body_of, caller_of, page_of
+from api_server.services.access.permissions import refuse_end_users
 from api_server.services.vector_stores.files import StoreFileService
 from api_server.services.vector_stores.room import VectorStores
 from api_server.services.vector_stores.service import VectorStoreService
@@ -17,7 +20,8 @@ Lacks = tuple[str, str]
 
 
 def _room(request: Request) -> VectorStores:
-    """Raises `NotSetUpError` where something is not set up that they need."""
+    """Raises `NotSetUpError` where something is not set up that they need, `NotAllowedError`."""
+    refuse_end_users(caller_of(request), "use vector stores")
     room = request.app.state.vector_stores
     if not isinstance(room, VectorStores):
         raise NotSetUpError(*cast("Lacks", room))

@@ -71,6 +71,12 @@ class RetrievalConfig(Strict):
     embedding_model: ModelId | None = Field(
         None, description="Its id; else the first model that serves embeddings."
     )
+    document_prefix: str | None = Field(
+        None, max_length=200, description="Before each text to embed; null: what the model wants."
+    )
+    query_prefix: str | None = Field(
+        None, max_length=200, description="Before each question; null: what the model wants."
+    )
     extract_seconds: Positive = Field(
         120, description="To read the text of one file; one that takes longer fails."
     )

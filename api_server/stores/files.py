@@ -16,11 +16,12 @@ EXPIRED_AT_ONCE = 100
 @dataclass(frozen=True)
 class StoredFile:
     """One file, of `size` bytes. `digest` is the SHA-256 of its content; where that came in several
-    parts, of their SHA-256s.
+    parts, of their SHA-256s. `user` is the end user who brought it.
     """
 
     id: str
     app_id: str
+    user: str | None
     created_at: datetime
     filename: str
     purpose: str
@@ -41,6 +42,7 @@ class NewFile:
     content_type: str
     size: int
     digest: bytes
+    user: str | None = None
     created_at: datetime | None = None
     expires_seconds: float | None = None
 
@@ -62,27 +64,25 @@ class FileRefusedError(Exception):
 
 
 class FileStore:
-    """Methods raise `DependencyDownError` where PostgreSQL is away."""
+    """Methods raise `DependencyDownError` where PostgreSQL is away. `user` None sees every file of
+    the app.
+    """
 
     def __init__(self, postgres: Postgres) -> None:
         self.loose = LooseObjects(postgres)
         self._postgres = postgres
 
-    async def find(self, app_id: str, file_id: str) -> StoredFile | None:
+    async def find(self, app_id: str, user: str | None, file_id: str) -> StoredFile | None:
         """One that has not expired."""
-        row = await self._postgres.fetchrow(_SQL["find"], app_id, file_id)
+        row = await self._postgres.fetchrow(_SQL["find"], app_id, user, file_id)
         return stored(row) if row is not None else None
 
-    async def find_any(self, app_id: str, file_ids: Sequence[str]) -> dict[str, StoredFile]:
-        """Those that there are, by id."""
-        rows = await self._postgres.fetch(_SQL["find_any"], app_id, list(file_ids))
-        return {row["id"]: stored(row) for row in rows}
-
     async def listed(
-        self, app_id: str, purpose: str | None, page: Page
+        self, app_id: str, user: str | None, purpose: str | None, page: Page
     ) -> tuple[list[StoredFile], bool]:
         """A page, and whether the list goes on."""
-        rows, has_more = await page_of(self._postgres, _SQL, "files", (app_id, purpose), page)
+        scope = (app_id, user, purpose)
+        rows, has_more = await page_of(self._postgres, _SQL, "files", scope, page)
         return [stored(row) for row in rows], has_more
 
     async def pieces(self, file: StoredFile) -> list[Piece]:
@@ -107,11 +107,11 @@ class FileStore:
 
         return await self._postgres.transaction(work)
 
-    async def delete(self, app_id: str, file_id: str) -> bool:
+    async def delete(self, app_id: str, user: str | None, file_id: str) -> bool:
         """Take a file out of everything; says whether it was there."""
 
         async def work(connection: Connection) -> bool:
-            row = await connection.fetchrow(_SQL["lock_file"], app_id, file_id)
+            row = await connection.fetchrow(_SQL["lock_file"], app_id, user, file_id)
             if row is None:
                 return False
             await _forget(connection, [file_id], [app_id], [row["bytes"]])
@@ -149,7 +149,7 @@ async def insert(connection: Connection, new: NewFile, pieces: Sequence[Piece]) 
     row = await connection.fetchrow(
         _SQL["add_file"],
         *(new.id, new.app_id, new.created_at, new.filename, new.purpose, new.content_type),
-        *(new.size, new.digest, new.expires_seconds),
+        *(new.size, new.digest, new.expires_seconds, new.user),
     )
     if row is None:
         raise FileRefusedError("taken")
@@ -161,7 +161,9 @@ async def insert(connection: Connection, new: NewFile, pieces: Sequence[Piece]) 
 async def _forget(
     connection: Connection, ids: Sequence[str], app_ids: Sequence[str], counts: Sequence[int]
 ) -> None:
-    """Of files that are locked, so that no vector store takes one in meanwhile."""
+    """Of files that are locked, so that no vector store takes one in meanwhile. Where they are in
+    some, a trigger notes their chunks as stale.
+    """
     await connection.execute(_SQL["doom_pieces"], list(ids))
     await connection.execute(_SQL["forget_files"], list(ids))
     await give_bytes(connection, app_ids, counts)
@@ -171,4 +173,4 @@ def stored(row: Row) -> StoredFile:
     """A row of `files`. Pure."""
     fields = dict(row)
     del fields["seq"]
-    return StoredFile(size=fields.pop("bytes"), **fields)
+    return StoredFile(size=fields.pop("bytes"), user=fields.pop("user_name"), **fields)

@@ -25,10 +25,13 @@ Status = Literal["pending", "completed", "cancelled", "expired"]
 
 @dataclass(frozen=True)
 class Upload:
-    """One upload. `part_ids` are those it was completed with, in order."""
+    """One upload. `part_ids` are those it was completed with, in order; `user` is the end user who
+    began it.
+    """
 
     id: str
     app_id: str
+    user: str | None
     created_at: datetime
     status: Status
     filename: str
@@ -82,6 +85,7 @@ class UploadStore:
         self,
         upload_id: str,
         app_id: str,
+        user: str | None,
         *told: object,
         size: int,
         seconds: float,
@@ -97,15 +101,16 @@ class UploadStore:
             if not await take_bytes(connection, app_id, size, app_bytes):
                 raise FileRefusedError("full")
             row = await connection.fetchrow(
-                _SQL["add"], upload_id, app_id, *told, size, seconds, file_seconds
+                _SQL["add"], upload_id, app_id, user, *told, size, seconds, file_seconds
             )
             assert row is not None, "an insert returns its row"
             return _upload(row)
 
         return await self._postgres.transaction(work)
 
-    async def find(self, app_id: str, upload_id: str) -> Upload | None:
-        row = await self._postgres.fetchrow(_SQL["find"], app_id, upload_id)
+    async def find(self, app_id: str, user: str | None, upload_id: str) -> Upload | None:
+        """`user` None sees every upload of the app."""
+        row = await self._postgres.fetchrow(_SQL["find"], app_id, user, upload_id)
         return _upload(row) if row is not None else None
 
     async def parts(self, upload: Upload) -> dict[str, Part]:
@@ -204,6 +209,7 @@ def _upload(row: Row) -> Upload:
     part_ids = fields.pop("part_ids")
     return Upload(
         size=fields.pop("bytes"),
+        user=fields.pop("user_name"),
         part_ids=tuple(part_ids) if part_ids is not None else None,
         **fields,
     )

@@ -62,14 +62,21 @@ async def insert_store(
     description: str | None,
     metadata: str,
     expires_after_days: int | None,
+    user: str | None = None,
 ) -> None:
-    values = (vector_store_id, app_id, name, description, metadata, expires_after_days)
+    """`user` is the end user for whose thread it is made."""
+    values = (vector_store_id, app_id, user, name, description, metadata, expires_after_days)
     await connection.execute(_SQL["insert"], *values)
 
 
-async def hold_store(connection: Connection, app_id: str, vector_store_id: str) -> bool | None:
-    """Lock one, so that it neither goes nor expires; whether it has expired. None: no such one."""
-    found: bool | None = await connection.fetchval(_SQL["hold"], app_id, vector_store_id)
+async def hold_store(
+    connection: Connection, app_id: str, user: str | None, vector_store_id: str
+) -> bool | None:
+    """Lock one, so that it neither goes nor expires; whether it has expired. None: no such one.
+
+    `user` None sees all of the app.
+    """
+    found: bool | None = await connection.fetchval(_SQL["hold"], app_id, user, vector_store_id)
     return found
 
 
@@ -134,9 +141,9 @@ class VectorStoreStore:
         rows = await self.postgres.fetch(_SQL["stale"], count)
         return [Stale(**dict(row)) for row in rows]
 
-    async def swept(self, ids: Sequence[int]) -> None:
-        """They are gone."""
-        await self.postgres.execute(_SQL["swept"], list(ids))
+    async def removed(self, ids: Sequence[int], *, again_seconds: float) -> None:
+        """They are gone from the vector database. They come once more after this time."""
+        await self.postgres.execute(_SQL["removed"], list(ids), again_seconds)
 
 
 def _store(row: Row) -> VectorStore:

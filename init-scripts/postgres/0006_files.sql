@@ -1,8 +1,10 @@
 -- Files, uploads, vector stores. Contents are in the object store, chunks in Qdrant.
--- docs/decisions/0014.
+-- docs/decisions/0014. `user_name`: the end user who brought it, or for whose thread a vector store
+-- was made; null where it is the app itself.
 create table files (
     id text primary key,
     app_id text not null,
+    user_name text,
     seq bigint generated always as identity,
     created_at timestamptz not null default now(),
     filename text not null,
@@ -15,6 +17,8 @@ create table files (
 comment on column files.digest is
     'SHA-256 of the content; where it came in several parts, of their SHA-256s.';
 create index files_in_order on files (app_id, created_at, seq);
+create index files_of_users on files (app_id, user_name, created_at, seq)
+    where user_name is not null;
 create index files_by_expiry on files (expires_at) where expires_at is not null;
 
 -- What the files of an app take, and its uploads that are not completed yet: for its quota.
@@ -35,6 +39,7 @@ create table file_parts (
 create table uploads (
     id text primary key,
     app_id text not null,
+    user_name text,
     created_at timestamptz not null default now(),
     status text not null default 'pending' check (
         status in ('pending', 'completed', 'cancelled', 'expired')
@@ -76,6 +81,7 @@ create index loose_objects_by_age on loose_objects (is_doomed, since);
 create table vector_stores (
     id text primary key,
     app_id text not null,
+    user_name text,
     seq bigint generated always as identity,
     created_at timestamptz not null default now(),
     name text not null default '',
@@ -124,14 +130,16 @@ create index vector_store_files_by_job on vector_store_files (job_id);
 create index vector_store_files_under_way on vector_store_files (job_id)
     where status = 'in_progress';
 
--- Chunks in Qdrant that no vector store has any more: they are to be removed there.
+-- Chunks in Qdrant that no vector store has any more: they are to be removed there, at once and once
+-- more later. What a worker that was killed had sent may come after the first time.
 create table stale_chunks (
     id bigint generated always as identity primary key,
     app_id text not null,
     vector_store_id text not null,
     file_id text,
     generation text,
-    since timestamptz not null default now()
+    since timestamptz not null default now(),
+    was_removed boolean not null default false
 );
 create index stale_chunks_by_age on stale_chunks (since);
 

@@ -328,8 +328,8 @@ async def test_a_reader_that_stops_is_cut_off(files: FileGateway) -> None:
 
 async def test_apps_do_not_see_each_others_files(files: FileGateway) -> None:
     made = await files.client.files.create(file=("a.txt", b"mine"), purpose="user_data")
-    other = await make_app(files.postgres_url, "other")
-    async with files.as_app(other.key) as http:
+    other = await files.another_app()
+    async with files.as_app(other) as http:
         for method, path in (
             ("GET", f"/v1/files/{made.id}"),
             ("GET", f"/v1/files/{made.id}/content"),

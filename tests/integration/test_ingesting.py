@@ -79,8 +79,10 @@ async def test_a_file_becomes_points(postgres: Postgres, tmp_path: Path) -> None
         assert {record.app_id for record in taking.records} == {APP}
         assert await taking.stale() == []
         await until(lambda: len(taking.ends) == 1)
-        jobs = await postgres.fetch("select state from jobs where id = $1", job_id)
-        assert [each["state"] for each in jobs] == ["completed"]
+        select = "select from jobs where id = $1 and state = 'completed'"
+        async with asyncio.timeout(10):
+            while not await postgres.fetch(select, job_id):
+                await asyncio.sleep(0.02)
     assert list(taking.folder.iterdir()) == [], "nothing is left of the file here"
 
 

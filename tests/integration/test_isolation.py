@@ -1,4 +1,4 @@
-"""Nobody reaches anything of another app, or of another user's threads: every route is walked."""
+"""Nobody reaches anything of another app, or of another user: every route is walked."""
 
 import asyncio
 import json
@@ -80,8 +80,8 @@ async def town(
             Person(http, secret) for secret in (token("ann"), token("bob"), *gateway.keys)
         )
         anns, bobs, eves = [
-            await furnish(person, engine, words)
-            for person, words in ((ann, ANNS), (bob, BOBS), (eve, EVES))
+            await furnish(person, engine, words, app)
+            for person, app, words in ((ann, shop, ANNS), (bob, shop, BOBS), (eve, eve, EVES))
         ]
         (app,) = await gateway.rows("select id from apps where name = 'shop'")
         routes = await routes_of(http)
@@ -179,24 +179,53 @@ async def test_another_app_reaches_nothing_by_any_route(town: Town) -> None:
     assert await view_of(town.shop, town.anns, town.routes) == before
 
 
-async def test_another_user_reaches_nothing_of_a_thread(town: Town) -> None:
-    """Assistants, files and vector stores are the app's; its key sees the threads of all users."""
-    routes = [
-        route for route in town.routes if "thread_id" in route.names or route.path == LISTS[3]
-    ]
+def is_a_users(route: Route) -> bool:
+    """Of what an end user has: threads with what is in them, files, uploads."""
+    own = ("/v1/threads/", "/v1/files", "/v1/uploads/", "/api/actions")
+    return route.path.startswith(own) and route.path not in CREATES[:4]
+
+
+async def test_another_user_reaches_nothing_of_a_user(town: Town) -> None:
+    """The app's key sees the threads, files and uploads of all users."""
+    routes = [route for route in town.routes if is_a_users(route) or route.key == "GET /v1/files"]
     bound = [route for route in routes if route.names]
-    assert len(bound) >= 18
+    assert len(bound) >= 24
+    assert {"file_id", "upload_id", "thread_id"} <= {name for each in bound for name in each.names}
     before, rows = await view_of(town.ann, town.anns, routes), await town.unchanged()
-    assert before == await view_of(town.shop, town.anns, bound) | {
-        LISTS[3]: before[LISTS[3]],
-    }
+    lists = {path: before[path] for path in ("/v1/files", "/api/actions")}
+    assert before == await view_of(town.shop, town.anns, bound) | lists
     assert await walk(town.bob, town.bobs, town.anns, bound) == []
     asked, wrong = await strange_cursors(town.bob, town.bobs, town.ann, town.anns, routes)
-    assert (asked >= 8, wrong) == (True, [])
+    assert (asked >= 10, wrong) == (True, [])
     seen = await view_of(town.bob, town.bobs, routes)
     anns = await ids_of(town.gateway.postgres_url, town.shop_id, "ann")
-    assert len(anns) > 10
+    assert anns >= {town.anns.done["file_id"], town.anns.done["upload_id"]}
+    assert len(anns) > 13
     assert [(path, id_) for path in seen for id_ in anns if id_.encode() in seen[path]] == []
+    assert await town.unchanged() == rows
+
+
+async def test_an_end_user_changes_nothing_of_the_app(town: Town) -> None:
+    """Assistants are there to be run, vector stores not even to be seen."""
+    rows, asked = await town.unchanged(), 0
+    for route in town.routes:
+        if not route.path.startswith(("/v1/assistants", "/v1/vector_stores")):
+            continue
+        ids = town.anns.done
+        options = body_for(route, town.anns, town.anns) if route.names else {"json": {}}
+        if route.method == "GET" and not route.names:
+            options = {}
+        answer = await town.ann.ask(route.method, route.at(ids), **options)
+        asked += 1
+        if route.method == "GET" and route.path.startswith("/v1/assistants"):
+            assert (await town.shop.ask("GET", route.at(ids))).text == answer.text
+            assert answer.status_code == 200
+            continue
+        error = answer.json()["error"]
+        assert (answer.status_code, error["code"]) == (403, "not_allowed"), route.key
+        assert error["message"].startswith("An end user's token may not "), route.key
+        assert error["message"].endswith("; use a key of the app."), route.key
+    assert asked >= 20
     assert await town.unchanged() == rows
 
 
@@ -297,8 +326,34 @@ async def test_a_body_names_nothing_of_another_app(town: Town) -> None:
     assert await town.unchanged() == rows
 
 
-async def test_a_body_names_nothing_of_another_users_threads(town: Town) -> None:
-    rows = await town.unchanged()
+async def test_a_body_names_nothing_of_another_user(town: Town) -> None:
+    """Nor what is the app's, but for its assistants."""
+    mine, theirs = town.bobs.done, dict(town.anns.done)
+    made = await town.ann.get(f"/v1/threads/{theirs['thread_id']}")
+    (anns_store,) = made["tool_resources"]["file_search"]["vector_store_ids"]
+    form: Json = {"files": {"file": ("app.txt", b"the app's")}, "data": {"purpose": "assistants"}}
+    of_the_app = (await town.shop.post("/v1/files", **form))["id"]
+    rows, refused = await town.unchanged(), 0
+    for store, file in (
+        (theirs["vector_store_id"], theirs["file_id"]),
+        (anns_store, of_the_app),
+        (town.eves.done["vector_store_id"], town.eves.done["file_id"]),
+    ):
+        named = theirs | {"vector_store_id": store, "file_id": file}
+        nobodys = {name: id_[:-4] + "none" for name, id_ in named.items()}
+        for (path, body), (_, unknown) in zip(
+            named_in_bodies(mine, named), named_in_bodies(mine, nobodys), strict=True
+        ):
+            if theirs["assistant_id"] in (body.get("assistant_id"), body.get("assistantId")):
+                continue
+            answer = await town.bob.ask("POST", path, json=body)
+            nothing = await town.bob.ask("POST", path, json=unknown)
+            told = (nothing.status_code, _renamed(nothing.text, nobodys, named))
+            assert (answer.status_code, answer.text) == told, (path, body)
+            is_the_apps = path.startswith(("/v1/assistants", "/v1/vector_stores"))
+            assert answer.status_code in ((403,) if is_the_apps else (400, 404)), (path, body)
+            refused += 1
+    assert refused > 60
     for ids in (town.anns.done, town.anns.said):
         body = {"messages": [{"content": "x"}], "threadId": ids["thread_id"]}
         answer = await town.bob.ask("POST", "/api/messages/process", json=body)
@@ -306,12 +361,67 @@ async def test_a_body_names_nothing_of_another_users_threads(town: Town) -> None
     assert await town.unchanged() == rows
 
 
-async def searched(town: Town, person: Person, ids: Ids, question: str) -> tuple[str, Json]:
+async def test_a_user_works_with_what_is_its_own(town: Town) -> None:
+    """Its files in its threads, searched by the app's assistant; the stores of its threads."""
+    ids = town.anns.done
+    spare = town.anns.attached_file_id
+    attached = {"messages": [with_file(ids["file_id"], searched=True)]}
+    thread = await town.ann.post("/v1/threads", attached)
+    stores = thread["tool_resources"]["file_search"]["vector_store_ids"]
+    path = f"/v1/threads/{thread['id']}"
+    await town.ann.post(f"{path}/messages", with_file(spare, searched=True))
+    again = await town.ann.post(path, {"tool_resources": thread["tool_resources"]})
+    assert again["tool_resources"] == thread["tool_resources"]
+    assert (await town.bob.ask("GET", path)).status_code == 404
+    await settled(town.gateway)
+    (row,) = await town.gateway.rows("select * from vector_stores where id = $1", stores[0])
+    assert row["user_name"] == "ann"
+    files = (await town.shop.get(f"/v1/vector_stores/{stores[0]}/files"))["data"]
+    assert {(each["id"], each["status"]) for each in files} == {
+        (ids["file_id"], "completed"),
+        (spare, "completed"),
+    }
+    found, _ = await searched(town, town.ann, ids, ANNS, thread["id"])
+    assert ANNS in found
+    listed = {each["id"] for each in (await town.ann.get("/v1/files"))["data"]}
+    assert listed == {ids["file_id"], spare}
+    assert listed < {each["id"] for each in (await town.shop.get("/v1/files"))["data"]}
+
+
+async def test_the_apps_store_in_a_users_thread_takes_no_file_of_the_user(town: Town) -> None:
+    """The app may let a user's thread search in its own; what the user attaches stays outside."""
+    ids = town.anns.done
+    path = f"/v1/threads/{ids['thread_id']}"
+    resources = {"file_search": {"vector_store_ids": [ids["vector_store_id"]]}}
+    await town.shop.post(path, {"tool_resources": resources})
+    rows = await town.unchanged()
+    message = with_file(town.anns.attached_file_id, searched=True)
+    answer = await town.ann.ask("POST", f"{path}/messages", json=message)
+    assert answer.status_code == 404
+    assert ids["vector_store_id"] in answer.text
+    assert await town.unchanged() == rows
+
+
+async def test_a_key_may_speak_for_a_user_with_all_that_the_app_has(town: Town) -> None:
+    told = {"messages": [{"role": "user", "content": "x"}], "userId": "ann"}
+    body = told | {"assistantId": town.bobs.done["assistant_id"]}
+    said = await town.shop.ask("POST", "/api/messages/process", json=body)
+    assert said.text.endswith("data: [DONE]\n\n"), said.text
+    thread = json.loads(said.text.split("\n", 1)[0].removeprefix("data: "))["thread_id"]
+    assert (await town.ann.get(f"/v1/threads/{thread}"))["id"] == thread
+    assert (await town.bob.ask("GET", f"/v1/threads/{thread}")).status_code == 404
+
+
+async def searched(
+    town: Town, person: Person, ids: Ids, question: str, thread_id: str | None = None
+) -> tuple[str, Json]:
     """What a run tells its model of the files, and the step of that."""
     call = {"name": "file_search", "arguments": json.dumps({"query": question})}
     town.gateway.engine.obey(calls=[call])
-    made = await person.post("/v1/threads", {"messages": [{"role": "user", "content": "where?"}]})
-    path = f"/v1/threads/{made['id']}/runs"
+    if thread_id is None:
+        body = {"messages": [{"role": "user", "content": "where?"}]}
+        thread_id = (await person.post("/v1/threads", body))["id"]
+    path = f"/v1/threads/{thread_id}/runs"
     run = await person.post(path, {"assistant_id": ids["assistant_id"]})
     async with asyncio.timeout(10):
         while (await person.get(f"{path}/{run['id']}"))["status"] != "completed":

@@ -36,12 +36,14 @@ class Recorded:
         caller: Caller,
         wish: InlineStore,
         *,
+        user: str | None,
         expires_after_days: int | None,
     ) -> str:
         self.made.append((list(wish.file_ids), expires_after_days))
         id_ = f"vs_{len(self.made)}"
         await connection.execute(
-            "insert into vector_stores (id, app_id) values ($1, $2)", id_, caller.app.id
+            "insert into vector_stores (id, app_id, user_name) values ($1, $2, $3)",
+            *(id_, caller.app.id, user),
         )
         return id_
 

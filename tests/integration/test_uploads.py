@@ -11,7 +11,6 @@ import httpx
 import openai
 import pytest
 
-from tests.access import make_app
 from tests.file_gateway import FileGateway, file_gateway
 from tests.s3 import S3Server, running_s3
 from tests.wire import assert_valid
@@ -189,8 +188,8 @@ async def test_an_upload_ends_after_its_hour(files: FileGateway) -> None:
 async def test_apps_do_not_see_each_others_uploads(files: FileGateway) -> None:
     upload_id = await begun(files, 3)
     id_ = await part_id(files, upload_id, b"abc")
-    other = await make_app(files.postgres_url, "other")
-    async with files.as_app(other.key) as http:
+    other = await files.another_app()
+    async with files.as_app(other) as http:
         for path, options in (
             ("parts", {"files": {"data": ("b", b"abc")}}),
             ("complete", {"json": {"part_ids": [id_]}}),

@@ -122,13 +122,69 @@ async def test_files_are_listed_read_and_taken_out(gateway: VectorGateway) -> No
 
 async def until_swept(gateway: VectorGateway) -> None:
     async with asyncio.timeout(15):
-        while await gateway.rows("select from stale_chunks"):
+        while await gateway.rows("select from stale_chunks where not was_removed"):
             await asyncio.sleep(0.05)
 
 
 def points(qdrant: QdrantServer) -> int:
     told = qdrant.ask("POST", "/collections/stack-chunks/points/count", {"exact": True})
     return int(told.json()["result"]["count"])
+
+
+async def test_what_comes_before_texts_and_questions_is_embedded_and_not_kept(
+    tmp_path: Path,
+    postgres_url: str,
+    s3_server: S3Server,
+    qdrant_server: QdrantServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    play_words(monkeypatch)
+    qdrant_server.ask("DELETE", "/collections/stack-chunks")
+    told = {"ingests": 2, "document_prefix": "kept: ", "query_prefix": "asked: "}
+    made = vector_gateway(tmp_path, postgres_url, s3_server, qdrant_server, retrieval=told)
+    async with made as gateway:
+        store = await gateway.store_of(TEXTS)
+        embedded = [text for body in gateway.engine.bodies for text in body.get("input", ())]
+        assert {f"kept: {text}" for text in TEXTS.values()} <= set(embedded)
+        assert "apples.txt" in await found(gateway, store, "apples on trees")
+        assert gateway.engine.bodies[-1]["input"] == ["asked: apples on trees"]
+        (file, *_) = (await gateway.client.vector_stores.files.list(store, order="asc")).data
+        path = f"/v1/vector_stores/{store}/files/{file.id}"
+        content = (await gateway.ask("GET", f"{path}/content")).json()["data"]
+        assert content == [{"type": "text", "text": TEXTS["apples.txt"]}]
+        assert file.usage_bytes == len(TEXTS["apples.txt"].encode())
+
+
+EMPTY_LISTS = {
+    "/v1/assistants": "ListAssistantsResponse",
+    "/v1/files": "ListFilesResponse",
+    "/v1/vector_stores": "ListVectorStoresResponse",
+    "/v1/threads/{thread}/messages": "ListMessagesResponse",
+    "/v1/threads/{thread}/runs": "ListRunsResponse",
+    "/api/actions": None,
+}
+EMPTY_IN_A_STORE = ("files", "file_batches/{batch}/files")
+
+
+async def test_an_empty_list_has_empty_ids_at_its_ends(gateway: VectorGateway) -> None:
+    """The reference allows no null there."""
+    nothing = {"object": "list", "data": [], "first_id": "", "last_id": "", "has_more": False}
+    thread = (await gateway.ask("POST", "/v1/threads", app=1)).json()["id"]
+    for path, schema in EMPTY_LISTS.items():
+        told = (await gateway.ask("GET", path.format(thread=thread), app=1)).json()
+        assert told == nothing, path
+        if schema is not None:
+            assert_valid(schema, told)
+    file = (await gateway.other.files.create(file=("a.txt", b"a"), purpose="assistants")).id
+    stores = gateway.other.vector_stores
+    store = (await stores.create()).id
+    batch = (await stores.file_batches.create(store, file_ids=[file])).id
+    await stores.files.delete(file, vector_store_id=store)
+    for path in EMPTY_IN_A_STORE:
+        asked = f"/v1/vector_stores/{store}/{path.format(batch=batch)}"
+        told = (await gateway.ask("GET", asked, app=1)).json()
+        assert told == nothing, path
+        assert_valid("ListVectorStoreFilesResponse", told)
 
 
 async def test_nothing_is_left_of_what_is_deleted(

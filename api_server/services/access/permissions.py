@@ -1,4 +1,4 @@
-"""What an app may do, by its policy. Pure."""
+"""What an app may do by its policy, and its end users less than it. Pure."""
 
 from api_server.errors import NotAllowedError
 from api_server.schemas.apps import Caller
@@ -20,6 +20,12 @@ def check_model(caller: Caller, model_id: str) -> None:
             f"may use: {allowed}.",
             param="model",
         )
+
+
+def refuse_end_users(caller: Caller, to_do: str) -> None:
+    """Raises `NotAllowedError` for the token of an end user: this is for the app itself."""
+    if caller.user is not None:
+        raise NotAllowedError(f"An end user's token may not {to_do}; use a key of the app.")
 
 
 def check_max_tokens(caller: Caller, asked: int | None) -> int | None:

@@ -11,6 +11,7 @@ from api_server.schemas.apps import Caller
 from api_server.schemas.assistants import AssistantChange, KeptAssistant, NewAssistant
 from api_server.schemas.ids import new_id
 from api_server.schemas.paging import Page, list_answer
+from api_server.services.access.permissions import refuse_end_users
 from api_server.services.assistants.objects import Json, assistant_object, to_json
 from api_server.services.assistants.resources import Resources
 from api_server.services.assistants.rules import (
@@ -27,6 +28,8 @@ _NEW = msgspec.json.Decoder(NewAssistant)
 _CHANGE = msgspec.json.Decoder(AssistantChange)
 _KEPT = msgspec.json.Decoder(KeptAssistant)
 
+CHANGE = "change assistants"
+
 
 def kept_assistant(row: Assistant) -> KeptAssistant:
     """What an assistant is made of. Pure."""
@@ -34,7 +37,9 @@ def kept_assistant(row: Assistant) -> KeptAssistant:
 
 
 class AssistantService:
-    """One object for all requests. Assistants belong to an app, not to one of its users."""
+    """One object for all requests. Assistants belong to an app: its users may only read and run
+    them; `NotAllowedError` says so.
+    """
 
     def __init__(self, store: AssistantStore, catalogue: Catalogue, resources: Resources) -> None:
         self._store = store
@@ -43,6 +48,7 @@ class AssistantService:
 
     async def create(self, caller: Caller, body: bytes) -> Json:
         """Raises `InvalidRequestError`, and what a chat with a wrong model would."""
+        refuse_end_users(caller, CHANGE)
         asked = read_kept(body, _NEW)
         check_text_model(self._catalogue, caller, asked.model)
         check_tools(asked.tools)
@@ -67,6 +73,7 @@ class AssistantService:
 
     async def modify(self, caller: Caller, assistant_id: str, body: bytes) -> Json:
         """Write what was sent; a null sets a field back to its default."""
+        refuse_end_users(caller, CHANGE)
         asked = read_kept(body, _CHANGE)
         check_id("assistant", assistant_id)
         if asked.model is not UNSET:
@@ -93,6 +100,7 @@ class AssistantService:
 
     async def delete(self, caller: Caller, assistant_id: str) -> Json:
         """Runs that were begun with it go on: they know what they were asked for."""
+        refuse_end_users(caller, CHANGE)
         check_id("assistant", assistant_id)
         if not await self._store.delete(caller.app.id, assistant_id):
             raise NotFoundError.of("assistant", assistant_id)

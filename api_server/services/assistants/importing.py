@@ -172,10 +172,10 @@ class Importer:
     async def _missing(self, wanted: Wanted) -> Wanted:
         async def work(connection: Connection) -> Wanted:
             return Wanted(
-                set(await missing_files(connection, self._app_id, sorted(wanted.files))),
+                set(await missing_files(connection, self._app_id, None, sorted(wanted.files))),
                 set(
                     await missing_vector_stores(
-                        connection, self._app_id, sorted(wanted.vector_stores)
+                        connection, self._app_id, None, sorted(wanted.vector_stores)
                     )
                 ),
             )

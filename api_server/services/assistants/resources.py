@@ -1,4 +1,4 @@
-"""What tools of an assistant or a thread may use: the app's own files and vector stores."""
+"""What tools of an assistant or a thread may use: the caller's own files and vector stores."""
 
 from collections.abc import Sequence
 
@@ -25,7 +25,7 @@ class Resources:
         *,
         expires_after_days: int | None = None,
     ) -> ToolResources:
-        """What is to be kept: ids only, all of them the app's.
+        """What is to be kept: ids only, all of them the caller's.
 
         `expires_after_days` is for a vector store that is made. Raises `InvalidRequestError`.
         """
@@ -34,14 +34,16 @@ class Resources:
         if search is None:
             return ToolResources()
         ids = list(search.vector_store_ids or ())
-        missing = await missing_vector_stores(connection, caller.app.id, ids)
+        missing = await missing_vector_stores(connection, caller.app.id, caller.user, ids)
         if missing:
             param = "tool_resources.file_search.vector_store_ids"
             raise _no_such("vector store", missing[0], param)
         for wish in search.vector_stores or ():
             await self.check_files(connection, caller, wish.file_ids)
             made = await self.vector_stores.make(
-                connection, caller, wish, expires_after_days=expires_after_days
+                *(connection, caller, wish),
+                user=caller.user,
+                expires_after_days=expires_after_days,
             )
             ids.append(made)
         return ToolResources(file_search=FileSearchResources(vector_store_ids=ids))
@@ -49,10 +51,10 @@ class Resources:
     async def check_files(
         self, connection: Connection, caller: Caller, file_ids: Sequence[str]
     ) -> None:
-        """Raises `InvalidRequestError` for a file that the app does not have."""
+        """Raises `InvalidRequestError` for a file that the caller does not have."""
         if not file_ids:
             return
-        missing = await missing_files(connection, caller.app.id, file_ids)
+        missing = await missing_files(connection, caller.app.id, caller.user, file_ids)
         if missing:
             raise _no_such("file", missing[0], "file_ids")
 

@@ -24,9 +24,11 @@ class VectorStores(Protocol):
         caller: Caller,
         wish: InlineStore,
         *,
+        user: str | None,
         expires_after_days: int | None,
     ) -> str:
-        """A new one with these files, which are the app's; its id.
+        """A new one with these files, which are the caller's; its id. `user` is the end user whose
+        it is, None where it is the app's.
 
         Raises `InvalidRequestError` for a chunking strategy that cannot be.
         """
@@ -35,7 +37,7 @@ class VectorStores(Protocol):
     async def add(
         self, connection: Connection, caller: Caller, vector_store_id: str, file_ids: Sequence[str]
     ) -> None:
-        """Files of the app into a vector store of the app; one that is in it already stays."""
+        """Files of the caller into a vector store of theirs; one that is in it already stays."""
         ...
 
 
@@ -48,6 +50,7 @@ class NoVectorStores:
         caller: Caller,  # noqa: ARG002
         wish: InlineStore,  # noqa: ARG002
         *,
+        user: str | None,  # noqa: ARG002
         expires_after_days: int | None,  # noqa: ARG002
     ) -> str:
         """Raises `DependencyDownError`."""

@@ -224,7 +224,9 @@ class ThreadService:
     async def _make_searchable(
         self, connection: Connection, caller: Caller, thread: Thread, file_ids: list[str]
     ) -> Thread:
-        """With the files in the thread's vector store, and one made where it has none."""
+        """With the files in the thread's vector store, and one made where it has none: the thread's
+        user may add to it, whoever speaks first of a file.
+        """
         resources = _RESOURCES.decode(thread.tool_resources or "{}")
         search = resources.file_search
         if search is not None and search.vector_store_ids:
@@ -233,7 +235,9 @@ class ThreadService:
             )
             return thread
         made = await self._resources.vector_stores.make(
-            *(connection, caller, InlineStore(file_ids)), expires_after_days=THREAD_STORE_DAYS
+            *(connection, caller, InlineStore(file_ids)),
+            user=thread.user,
+            expires_after_days=THREAD_STORE_DAYS,
         )
         kept = to_json(ToolResources(file_search=FileSearchResources(vector_store_ids=[made])))
         await change_thread(connection, thread.app_id, thread.id, tool_resources=kept)

@@ -1,4 +1,7 @@
-"""Keeps files: takes them in, finds, lists, reads and deletes them. An app sees its own only."""
+"""Keeps files: takes them in, finds, lists, reads and deletes them.
+
+An app sees its own only, and an end user what that user brought.
+"""
 
 import asyncio
 import contextlib
@@ -61,27 +64,28 @@ class FileService:
         self.bucket = bucket
 
     async def find(self, caller: Caller, file_id: str) -> StoredFile:
-        """Raises `NotFoundError` where the caller's app has no such file."""
-        file = await self.found(caller.app.id, file_id)
+        """Raises `NotFoundError` where the caller has no such file."""
+        file = await self.found(caller.app.id, caller.user, file_id)
         if file is None:
             raise NotFoundError.of("file", file_id)
         return file
 
-    async def found(self, app_id: str, file_id: str) -> StoredFile | None:
+    async def found(self, app_id: str, user: str | None, file_id: str) -> StoredFile | None:
         """The same for who asks otherwise."""
-        return None if "\0" in file_id else await self._store.find(app_id, file_id)
+        return None if "\0" in file_id else await self._store.find(app_id, user, file_id)
 
     async def listed(
         self, caller: Caller, purpose: str | None, page: Page
     ) -> tuple[list[StoredFile], bool]:
-        """A page of the app's files, of one purpose or of all, and whether the list goes on."""
+        """A page of the caller's files, of one purpose or of all, and whether the list goes on."""
         if purpose is not None and "\0" in purpose:
             return [], False
-        return await self._store.listed(caller.app.id, purpose, page)
+        return await self._store.listed(caller.app.id, caller.user, purpose, page)
 
     async def delete(self, caller: Caller, file_id: str) -> None:
         """It is gone when this returns; its content and its chunks soon. Raises `NotFoundError`."""
-        if "\0" in file_id or not await self._store.delete(caller.app.id, file_id):
+        is_one = "\0" not in file_id
+        if not is_one or not await self._store.delete(caller.app.id, caller.user, file_id):
             raise NotFoundError.of("file", file_id)
 
     async def store(
@@ -95,7 +99,7 @@ class FileService:
         id_: str | None = None,
         created_at: datetime | None = None,
     ) -> StoredFile:
-        """Keep a file; nothing of it stays where that fails.
+        """Keep a file of the app itself; nothing of it stays where that fails.
 
         Raises `InvalidRequestError` where there is no content or the id is taken, and
         `BodyTooLargeError`, `StorageFullError`.
@@ -104,7 +108,7 @@ class FileService:
         async with self.writing(app_id) as writer:
             async for chunk in chunks:
                 await writer.write(chunk)
-            return await self.keep(app_id, told, await writer.finish())
+            return await self.keep(app_id, None, told, await writer.finish())
 
     async def copy_to(self, app_id: str, file_id: str, path: Path, *, max_bytes: int) -> StoredFile:
         """Write the content to a new local file.
@@ -112,7 +116,7 @@ class FileService:
         Raises `NotFoundError`, and `BodyTooLargeError` before anything is read. What is at `path`
         after an error is not the file.
         """
-        file = await self.found(app_id, file_id)
+        file = await self.found(app_id, None, file_id)
         if file is None:
             raise NotFoundError.of("file", file_id)
         if file.size > max_bytes:
@@ -133,7 +137,7 @@ class FileService:
             async for chunk in content_of(self.bucket, pieces, start, end):
                 yield chunk
         except ObjectMissingError as exc:
-            if await self.found(file.app_id, file.id) is None:
+            if await self.found(file.app_id, None, file.id) is None:
                 raise NotFoundError.of("file", file.id) from exc
             raise InternalError(
                 f"The content of the file {file.id} is not in the object store any more."
@@ -168,13 +172,14 @@ class FileService:
                 await writer.give_up()
             raise
 
-    async def keep(self, app_id: str, told: Told, written: Written) -> StoredFile:
-        """Make a file of what was written."""
+    async def keep(self, app_id: str, user: str | None, told: Told, written: Written) -> StoredFile:
+        """Make a file of what was written; `user` is the end user who brought it."""
         if not written.size:
             raise InvalidRequestError("file: is empty.", param="file")
         new = NewFile(
             id=told.id or new_file_id(),
             app_id=app_id,
+            user=user,
             filename=told.filename,
             purpose=told.purpose,
             content_type=told.content_type,

@@ -46,7 +46,8 @@ class UploadService:
             raise self._files.too_large()
         try:
             return await self._store.add(
-                *(new_id("upload"), caller.app.id, told.filename, told.purpose, told.content_type),
+                *(new_id("upload"), caller.app.id, caller.user),
+                *(told.filename, told.purpose, told.content_type),
                 size=size,
                 seconds=UPLOAD_SECONDS,
                 file_seconds=told.expires_seconds,
@@ -112,6 +113,7 @@ class UploadService:
         new = NewFile(
             id=new_file_id(),
             app_id=upload.app_id,
+            user=upload.user,
             filename=upload.filename,
             purpose=upload.purpose,
             content_type=upload.content_type,
@@ -142,12 +144,12 @@ class UploadService:
         """An answer that was lost is given again."""
         if upload.part_ids != tuple(part_ids):
             raise _ended(upload)
-        return upload, await self._files.found(upload.app_id, upload.file_id or "")
+        return upload, await self._files.found(upload.app_id, upload.user, upload.file_id or "")
 
     async def _found(self, caller: Caller, upload_id: str) -> Upload:
         upload = None
         if "\0" not in upload_id:
-            upload = await self._store.find(caller.app.id, upload_id)
+            upload = await self._store.find(caller.app.id, caller.user, upload_id)
         if upload is None:
             raise NotFoundError.of("upload", upload_id)
         return upload

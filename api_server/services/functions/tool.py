@@ -30,7 +30,7 @@ class OperatorsFunction:
     async def call(self, context: Context, arguments: str) -> Result:  # noqa: ARG002
         """The model is told of a failure as of a result."""
         called = await self._hosts.call(self._name, arguments)
-        return Result(called.output)
+        return Result(called.output, has_failed=called.has_failed)
 
     def cite(self, text: str, details: Sequence[Json]) -> list[Json]:  # noqa: ARG002
         return []

@@ -94,6 +94,7 @@ class Contexts:
 
 
 async def _room(model: Model, wanted: int, asking: "Asking") -> int:
+    """What stands before each text takes its part of the context."""
     bounds = [model.max_input_tokens, model.context_tokens]
     if model.expected is not None:
         bounds.append(model.expected.context_tokens)
@@ -103,15 +104,19 @@ async def _room(model: Model, wanted: int, asking: "Asking") -> int:
             await asking.vectors(["the " * wanted])
         except ContextLengthError as exc:
             context = exc.context_tokens or wanted // 2
-    if context is None or wanted <= SHARE_OF_CONTEXT * context:
+    if context is None:
         return wanted
-    return max(1, int(SHARE_OF_CONTEXT * context))
+    before = tokens_of(asking.prefix) if asking.prefix else 0
+    return max(1, min(wanted, int(SHARE_OF_CONTEXT * context) - before))
 
 
 class Asking:
-    """The model, asked for one file, in the name of its app."""
+    """The model, asked for one file, in the name of its app. `prefix` comes before each text."""
 
-    def __init__(self, embedder: Embedder, model: Model, job: Taken, ended: Ended) -> None:
+    def __init__(
+        self, embedder: Embedder, model: Model, job: Taken, ended: Ended, *, prefix: str = ""
+    ) -> None:
+        self.prefix = prefix
         self._embedder = embedder
         self._model = model
         self._job = replace(job, priority="batch")
@@ -146,7 +151,8 @@ class Asking:
         self._asked += 1
         record = self._record()
         listener = Listener(caller_of(self._job))
-        body = msgspec.json.encode({"model": self._model.id, "input": texts})
+        asked = [self.prefix + text for text in texts]
+        body = msgspec.json.encode({"model": self._model.id, "input": asked})
         try:
             await self._embedder.embed(body, listener, record)
             record.status = 200

@@ -36,6 +36,7 @@ from api_server.services.retrieval.embedding import (
 )
 from api_server.services.retrieval.extracting import Limits, read_text
 from api_server.services.retrieval.pouring import Pouring
+from api_server.services.retrieval.prefixes import prefixes_of
 from api_server.stores.ingests import Attempt, Hold, IngestStore, Wanted
 from api_server.stores.jobs import Taken
 
@@ -74,11 +75,14 @@ class Points(Protocol):
 
 @dataclass(frozen=True)
 class Rules:
-    """What the operator settled. `model` None: the first that serves embeddings."""
+    """What the operator settled. `model` None: the first that serves embeddings; `document_prefix`
+    None: what the model wants.
+    """
 
     limits: Limits
     folder: Path
     model: str | None = None
+    document_prefix: str | None = None
 
 
 class _Work(msgspec.Struct):
@@ -162,7 +166,8 @@ class Ingests:
         if model is None:
             raise UnreadableFileError("server_error", _no_model(self._rules.model))
         text = await self._text(attempt, wanted)
-        asking = Asking(self._embedder, model, job, self._ended)
+        prefix = prefixes_of(model.id, document=self._rules.document_prefix).document
+        asking = Asking(self._embedder, model, job, self._ended, prefix=prefix)
         strategy = strategy_of(wanted.chunking)
         tokens = await self._contexts.most_tokens(model, strategy.tokens, asking)
         pouring = Pouring(

@@ -8,10 +8,10 @@ from typing import Any
 
 import msgspec
 
-from api_server.errors import ApiError, DependencyDownError
-from api_server.services.runs.endings import Ending, ended_step, resumable
+from api_server.errors import ApiError
+from api_server.services.runs.endings import ended_step
 from api_server.services.runs.objects import run_object, step_object, to_json
-from api_server.services.runs.stopping import FailedError, Stop
+from api_server.services.runs.stopping import Stop
 from api_server.services.runs.tools import Context, Result
 from api_server.services.runs.under_way import UnderWay
 from api_server.stores.run_rows import Action
@@ -93,14 +93,7 @@ class Calling:
                 resources=self._work.wish.tool_resources,
                 thread_resources=self._work.thread_resources,
             )
-            try:
-                work = server_tool.call(context, action.arguments)
-                result, status = await _outcome(work, action)
-            except DependencyDownError as exc:
-                told = resumable(self._work.pen.run, exc.message)
-                raise FailedError(
-                    Ending("failed", ("server_error", told), can_resume=True)
-                ) from exc
+            result, status = await _outcome(server_tool.call(context, action.arguments), action)
         output = result.output.replace("\0", "")
         done = replace(action, status=status, output=output, ended_at=self._work.now())  # type: ignore[arg-type]
         self._work.actions[self._work.actions.index(action)] = done
@@ -122,9 +115,8 @@ class Calling:
 async def _outcome(work: Awaitable[Result], action: Action) -> tuple[Result, str]:
     """The model is told of errors, so that it can do something about them."""
     try:
-        return await work, "completed"
-    except DependencyDownError:
-        raise
+        result = await work
+        return result, "failed" if result.has_failed else "completed"
     except ApiError as exc:
         return Result(f"The call failed: {exc.message}"), "failed"
     except Exception:  # a tool's defect is the model's to live with

@@ -34,6 +34,7 @@ class Result:
 
     output: str
     details: Json = field(default_factory=dict)
+    has_failed: bool = False
 
 
 class ServerTool(Protocol):
@@ -49,9 +50,8 @@ class ServerTool(Protocol):
     async def call(self, context: Context, arguments: str) -> Result:
         """Do it. May be cancelled; may be called again for a call whose caller died.
 
-        `arguments` is what the model wrote, JSON or not. Raises `DependencyDownError` where it
-        cannot be done now, which fails the run until it is resumed; the model is told of every
-        other error.
+        `arguments` is what the model wrote, JSON or not. The model is told of every error, a
+        dependency that is away included: what one tool needs is no reason to stop runs.
         """
         ...
 

@@ -49,6 +49,7 @@ class Adding:
         caller: Caller,
         wish: InlineStore,
         *,
+        user: str | None,
         expires_after_days: int | None,
     ) -> str:
         """A vector store for an assistant or a thread; its id. Raises `InvalidRequestError`."""
@@ -62,6 +63,7 @@ class Adding:
             description=None,
             metadata=msgspec.json.encode(wish.metadata or {}).decode(),
             expires_after_days=expires_after_days,
+            user=user,
         )
         files = [NewStoreFile(id_, None, chunking) for id_ in dict.fromkeys(wish.file_ids)]
         await self.put(connection, caller, vector_store_id, files)
@@ -70,7 +72,7 @@ class Adding:
     async def add(
         self, connection: Connection, caller: Caller, vector_store_id: str, file_ids: Sequence[str]
     ) -> None:
-        """Files of the app; one that is in it already stays as it is."""
+        """Files of the caller; one that is in it already stays as it is."""
         there = await files_there(connection, caller.app.id, vector_store_id, file_ids)
         files = [NewStoreFile(id_) for id_ in dict.fromkeys(file_ids) if id_ not in there]
         await self.put(connection, caller, vector_store_id, files)
@@ -86,18 +88,19 @@ class Adding:
     ) -> str | None:
         """Files that are in it already are taken in anew. The id of the batch, if it is one.
 
-        Raises `NotFoundError` for a store or a file that the app does not have,
+        Raises `NotFoundError` for a store or a file that the caller does not have,
         `InvalidRequestError` for a store that has expired or would be too full.
         """
         app_id = caller.app.id
-        is_expired = await hold_store(connection, app_id, vector_store_id)
+        is_expired = await hold_store(connection, app_id, caller.user, vector_store_id)
         if is_expired is None:
             raise NotFoundError.of("vector store", vector_store_id)
         if is_expired:
             raise expired_error(vector_store_id)
         if not files:
             return None
-        missing = await missing_files(connection, app_id, [each.file_id for each in files])
+        ids = [each.file_id for each in files]
+        missing = await missing_files(connection, app_id, caller.user, ids)
         if missing:
             raise NotFoundError.of("file", missing[0])
         if await count_files(connection, vector_store_id) + len(files) > MOST_FILES:

@@ -40,18 +40,23 @@ _ANSWER = msgspec.json.Decoder(_Answer)
 
 @dataclass(frozen=True)
 class Questions:
-    """`model` is the embedding model's id; `ended` gets the record of each request."""
+    """`model` is the embedding model's id; `ended` gets the record of each request; `prefix` comes
+    before each question.
+    """
 
     embedder: Embedder
     model: str
     ended: Ended
+    prefix: str = ""
 
     async def vectors(self, caller: Caller, texts: Sequence[str]) -> list[list[float]]:
         """A vector for each. Raises `ApiError` as the embedding engine's lane does."""
         record = RequestRecord(f"req_{secrets.token_hex(16)}", "POST", ROUTE, route=ROUTE)
         record.app_id, record.app, record.user = caller.app.id, caller.app.name, caller.user
         listener = Listener(caller)
-        body = msgspec.json.encode({"model": self.model, "input": list(texts)})
+        body = msgspec.json.encode(
+            {"model": self.model, "input": [self.prefix + each for each in texts]}
+        )
         try:
             await self.embedder.embed(body, listener, record)
             record.status = 200

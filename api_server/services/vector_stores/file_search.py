@@ -66,8 +66,7 @@ class FileSearchTool:
 
     async def call(self, context: Context, arguments: str) -> Result:
         """The passages that are nearest to what the model asks, in the thread's and the assistant's
-        vector stores. Raises `ApiError`; while the vector database is away, one that the model is
-        told of.
+        vector stores. Raises `ApiError`, with words for the model while a store is away.
         """
         options = FileSearchOptions()
         if isinstance(context.tool, FileSearch):
@@ -83,9 +82,7 @@ class FileSearchTool:
         try:
             found = await self._searching.search(context.caller, wish)
         except DependencyDownError as exc:
-            if exc.dependency != self._searching.vector_database:
-                raise
-            raise ResourceNotAvailableError(AWAY) from exc  # no reason to stop all runs
+            raise ResourceNotAvailableError(AWAY) from exc
         details = details_of(found, ranker, threshold)
         return Result(output_of(details), details)
 

@@ -188,7 +188,7 @@ class StoreFileService:
 
     async def _check_store(self, caller: Caller, vector_store_id: str) -> None:
         async def work(connection: Connection) -> bool | None:
-            return await hold_store(connection, caller.app.id, vector_store_id)
+            return await hold_store(connection, caller.app.id, caller.user, vector_store_id)
 
         if await self._store.postgres.use(work) is None:
             raise NotFoundError.of("vector store", vector_store_id)

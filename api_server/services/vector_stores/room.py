@@ -37,14 +37,17 @@ def furnish_vector_stores(
     embedder: Embedder,
     model: str,
     *,
+    query_prefix: str,
     ingest_seconds: float,
     ended: Ended,
 ) -> VectorStores:
-    """`ended` gets the record of each question that was turned into a vector."""
+    """`ended` gets the record of each question that was turned into a vector; `query_prefix` comes
+    before each.
+    """
     stores, files = VectorStoreStore(postgres), VectorStoreFileStore(postgres)
     jobs = JobStore(postgres, "ingest")
     adding = Adding(jobs, model, ingest_seconds=ingest_seconds)
-    searching = Searching(stores, files, vectors, Questions(embedder, model, ended))
+    searching = Searching(stores, files, vectors, Questions(embedder, model, ended, query_prefix))
     sweeping = Sweeping(stores, vectors, jobs)
     return VectorStores(
         stores=VectorStoreService(stores, adding, searching),

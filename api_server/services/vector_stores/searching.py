@@ -56,11 +56,6 @@ class Searching:
         self._vectors = vectors
         self._questions = questions
 
-    @property
-    def vector_database(self) -> str:
-        """Its name as a dependency."""
-        return self._vectors.qdrant.dependency.name
-
     async def search(self, caller: Caller, wish: Wish) -> list[Source]:
         """The best first. Raises `NotFoundError` for a vector store that the app does not have,
         `InvalidRequestError` for one that has expired, and what the embedding model's lane does.

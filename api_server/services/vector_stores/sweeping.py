@@ -11,6 +11,10 @@ from api_server.stores.vectors import Vectors
 SWEEP_SECONDS = 2.0
 EXPIRE_SECONDS = 30.0
 AT_ONCE = 50
+GRACE_SECONDS = 60.0
+"""So long after the first time chunks are removed once more: a worker that was killed may have sent
+some that the vector database had not taken yet.
+"""
 
 log = logging.getLogger(__name__)
 
@@ -18,8 +22,16 @@ log = logging.getLogger(__name__)
 class Sweeping:
     """Loops of a process; several processes do not hinder each other."""
 
-    def __init__(self, stores: VectorStoreStore, vectors: Vectors, jobs: JobStore) -> None:
+    def __init__(
+        self,
+        stores: VectorStoreStore,
+        vectors: Vectors,
+        jobs: JobStore,
+        *,
+        grace_seconds: float = GRACE_SECONDS,
+    ) -> None:
         self._stores = stores
+        self._grace_seconds = grace_seconds
         self._vectors = vectors
         self._jobs = jobs
 
@@ -54,7 +66,7 @@ class Sweeping:
                 done.append(each.id)
         finally:
             if done:
-                await self._stores.swept(done)
+                await self._stores.removed(done, again_seconds=self._grace_seconds)
         return len(found)
 
     async def expire(self) -> None:

@@ -1,32 +1,34 @@
 -- name: find
 select * from files
-where app_id = $1 and id = $2 and (expires_at is null or expires_at > now())
-
--- name: find_any
-select * from files
-where app_id = $1 and id = any($2::text[]) and (expires_at is null or expires_at > now())
+where
+    app_id = $1 and id = $3 and ($2::text is null or user_name = $2)
+    and (expires_at is null or expires_at > now())
 
 -- name: files_place
 select created_at, seq from files
-where app_id = $1 and ($2::text is null or purpose = $2) and id = $3
+where
+    app_id = $1 and ($2::text is null or user_name = $2) and ($3::text is null or purpose = $3)
+    and id = $4
 
 -- name: files_up
 select * from files
-where app_id = $1 and ($2::text is null or purpose = $2)
-    and (created_at, seq) > ($3::timestamptz, $4::bigint)
-    and (created_at, seq) < ($5::timestamptz, $6::bigint)
+where
+    app_id = $1 and ($2::text is null or user_name = $2) and ($3::text is null or purpose = $3)
+    and (created_at, seq) > ($4::timestamptz, $5::bigint)
+    and (created_at, seq) < ($6::timestamptz, $7::bigint)
     and (expires_at is null or expires_at > now())
 order by created_at, seq
-limit $7
+limit $8
 
 -- name: files_down
 select * from files
-where app_id = $1 and ($2::text is null or purpose = $2)
-    and (created_at, seq) > ($3::timestamptz, $4::bigint)
-    and (created_at, seq) < ($5::timestamptz, $6::bigint)
+where
+    app_id = $1 and ($2::text is null or user_name = $2) and ($3::text is null or purpose = $3)
+    and (created_at, seq) > ($4::timestamptz, $5::bigint)
+    and (created_at, seq) < ($6::timestamptz, $7::bigint)
     and (expires_at is null or expires_at > now())
 order by created_at desc, seq desc
-limit $7
+limit $8
 
 -- name: pieces
 select part.object, part.bytes
@@ -55,10 +57,10 @@ where app_files.app_id = gone.app_id
 
 -- name: add_file
 insert into files (
-    id, app_id, created_at, filename, purpose, content_type, bytes, digest, expires_at
+    id, app_id, created_at, filename, purpose, content_type, bytes, digest, expires_at, user_name
 ) values (
     $1, $2, coalesce($3::timestamptz, now()), $4, $5, $6, $7, $8,
-    coalesce($3::timestamptz, now()) + $9::double precision * interval '1 second'
+    coalesce($3::timestamptz, now()) + $9::double precision * interval '1 second', $10
 )
 on conflict (id) do nothing
 returning *
@@ -69,7 +71,9 @@ select $1, piece.number, piece.object, piece.bytes
 from unnest($2::text[], $3::bigint[]) with ordinality as piece (object, bytes, number)
 
 -- name: lock_file
-select id, bytes from files where app_id = $1 and id = $2 for update
+select id, bytes from files
+where app_id = $1 and id = $3 and ($2::text is null or user_name = $2)
+for update
 
 -- name: lock_expired
 select id, app_id, bytes from files

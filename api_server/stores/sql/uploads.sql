@@ -1,11 +1,13 @@
 -- name: add
 insert into uploads (
-    id, app_id, filename, purpose, content_type, bytes, expires_at, file_expires_after_seconds
-) values ($1, $2, $3, $4, $5, $6, now() + $7::double precision * interval '1 second', $8)
+    id, app_id, user_name, filename, purpose, content_type, bytes, expires_at,
+    file_expires_after_seconds
+) values ($1, $2, $3, $4, $5, $6, $7, now() + $8::double precision * interval '1 second', $9)
 returning *
 
 -- name: find
-select *, expires_at <= now() as is_late from uploads where app_id = $1 and id = $2
+select *, expires_at <= now() as is_late from uploads
+where app_id = $1 and id = $3 and ($2::text is null or user_name = $2)
 
 -- name: lock
 select *, expires_at <= now() as is_late from uploads where app_id = $1 and id = $2 for update

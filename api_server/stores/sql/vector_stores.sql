@@ -1,6 +1,6 @@
 -- name: insert
-insert into vector_stores (id, app_id, name, description, metadata, expires_after_days)
-values ($1, $2, $3, $4, $5::text::json, $6)
+insert into vector_stores (id, app_id, user_name, name, description, metadata, expires_after_days)
+values ($1, $2, $3, $4, $5, $6::text::json, $7)
 
 -- name: find
 select * from vector_stores_told where app_id = $1 and id = $2
@@ -35,7 +35,8 @@ limit $6
 select
     expired_at is not null
     or coalesce(last_active_at + expires_after_days * interval '1 day' < now(), false) as is_expired
-from vector_stores where app_id = $1 and id = $2
+from vector_stores
+where app_id = $1 and id = $3 and ($2::text is null or user_name = $2)
 for no key update
 
 -- name: states
@@ -74,5 +75,10 @@ where id in (
 )
 returning id, app_id, vector_store_id, file_id, generation
 
--- name: swept
-delete from stale_chunks where id = any($1::bigint[])
+-- name: removed
+with once as (
+    update stale_chunks set
+        was_removed = true, since = now() + $2::double precision * interval '1 second'
+    where id = any($1::bigint[]) and not was_removed
+)
+delete from stale_chunks where id = any($1::bigint[]) and was_removed
