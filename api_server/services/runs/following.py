@@ -86,7 +86,7 @@ class Following:
                     events, is_over = (), False
                 if is_over:
                     break
-                if not events:
+                if not events and stop is None:  # behind a stop mostly nothing comes: look at once
                     await follower.wait(LOOK_SECONDS)
                     if time.monotonic() - spoke >= ALIVE_SECONDS:
                         spoke = time.monotonic()
