@@ -13,7 +13,6 @@ from api_server.services.runs.objects import STOPS, to_json
 from api_server.stores.run_rows import Event
 from api_server.stores.runs import RunStore
 
-LOOK_SECONDS = 1.0
 ALIVE_SECONDS = 15.0
 PATIENCE_SECONDS = 30.0
 """So long a stream waits for a PostgreSQL that is away."""
@@ -87,7 +86,7 @@ class Following:
                 if is_over:
                     break
                 if not events and stop is None:  # behind a stop mostly nothing comes: look at once
-                    await follower.wait(LOOK_SECONDS)
+                    await follower.wait(self._hub.look_seconds)
                     if time.monotonic() - spoke >= ALIVE_SECONDS:
                         spoke = time.monotonic()
                         yield ()
