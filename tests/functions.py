@@ -1,6 +1,7 @@
 """Functions that an operator might register, for the tests of those that run in the stack."""
 
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -33,6 +34,16 @@ def fail() -> str:
 def die() -> str:
     """Ends its process."""
     os._exit(3)
+
+
+def leave() -> str:
+    """Ends as a script does."""
+    sys.exit(3)
+
+
+def half() -> str:
+    """Answers with half of a surrogate pair."""
+    return "a\ud800b"
 
 
 def count(path: str) -> int:

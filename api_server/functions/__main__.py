@@ -42,7 +42,7 @@ class _Callers:
             output, has_failed = await tools.attempt(
                 ToolCall(id="", name=name, arguments=arguments)
             )
-        except Exception as exc:  # noqa: BLE001 - the edge to code that is not ours
+        except (Exception, SystemExit) as exc:  # noqa: BLE001 - the edge to code that is not ours
             sys.stderr.write(f"{place}: {type(exc).__name__}: {exc}\n")
             words = "Error: this function is not set up correctly."
             return {"tool": None, "output": words, "failed": True}

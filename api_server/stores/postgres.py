@@ -8,6 +8,7 @@ from typing import Any, TypeAlias, TypeVar
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
+from api_server.errors import DependencyDownError
 from api_server.stores.dependency import Dependency
 
 T = TypeVar("T")
@@ -59,6 +60,7 @@ class Postgres:
         self._pool_size = pool_size
         self._pool: asyncpg.Pool[Row] | None = None
         self._opening = asyncio.Lock()
+        self._turns = asyncio.Semaphore(pool_size)
 
     async def fetch(
         self, query: str, *values: object, budget_seconds: float = BUDGET_SECONDS
@@ -116,7 +118,11 @@ class Postgres:
         *,
         budget_seconds: float = BUDGET_SECONDS,
     ) -> T:
-        """Lend a connection for as long as the work takes."""
+        """Lend a connection for as long as the work takes.
+
+        Whoever gets none within the budget, for all of them are at work, is told that the server is
+        away as well; but that the server is not is known by those who have one.
+        """
 
         async def run() -> T:
             if self.dependency.is_on_trial:
@@ -125,7 +131,11 @@ class Postgres:
             async with pool.acquire(timeout=budget_seconds) as connection:
                 return await work(connection)
 
-        return await self.dependency.call(run, budget_seconds=budget_seconds)
+        await self._turn(budget_seconds)
+        try:
+            return await self.dependency.call(run, budget_seconds=budget_seconds)
+        finally:
+            self._turns.release()
 
     async def listen(self, channel: str, heard: Callable[[str], None]) -> None:
         """Call `heard` with each notification, on a connection of its own, until it is lost.
@@ -157,6 +167,16 @@ class Postgres:
         except TimeoutError:
             self._pool.terminate()
             await asyncio.sleep(0)  # so that the loop closes the sockets
+
+    async def _turn(self, budget_seconds: float) -> None:
+        if not self._turns.locked():
+            await self._turns.acquire()  # at once, and without a timer
+            return
+        try:
+            async with asyncio.timeout(budget_seconds):
+                await self._turns.acquire()
+        except TimeoutError as exc:
+            raise DependencyDownError(self.dependency.name, retry_after_seconds=1) from exc
 
     async def _opened(self) -> "asyncpg.Pool[Row]":
         if self._pool is None:

@@ -95,6 +95,8 @@ async def test_an_assistant_of_ones_own_may_be_named(home: Home) -> None:
         ({"messages": HELLO, "inferenceType": "moon"}, "Unsupported inference type: moon"),
         ({"messages": HELLO, "inference_type": "moon"}, "Unsupported inference type: moon"),
         ({"messages": HELLO, "inferenceType": "cloud"}, "No cloud model is served here"),
+        ({"messages": HELLO, "userId": "a" * 257}, "userId: must be a text of at most 256"),
+        ({"messages": HELLO, "userId": "a\0"}, "userId: must be a text of at most 256"),
     ],
 )
 async def test_what_is_asked_wrongly_is_said_in_the_guides_words(

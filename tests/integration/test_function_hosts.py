@@ -12,7 +12,7 @@ from api_server.services.functions.hosts import Called, Function, FunctionHosts
 
 @pytest.fixture
 async def hosts() -> AsyncIterator[FunctionHosts]:
-    names = ("get_weather", "in_time", "sleep", "fail", "die")
+    names = ("get_weather", "in_time", "sleep", "fail", "die", "leave", "half")
     functions = {name: Function(f"tests.functions:{name}", 10) for name in names}
     functions["nap"] = Function("tests.functions:sleep", 0.6)
     functions["nowhere"] = Function("tests.functions:not_there", 10)
@@ -41,6 +41,12 @@ async def test_what_fails_is_told_to_the_model(hosts: FunctionHosts) -> None:
     garbage = await hosts.call("get_weather", "{")
     assert garbage.has_failed
     assert "not JSON" in garbage.output
+
+
+async def test_what_would_break_the_answer_does_not(hosts: FunctionHosts) -> None:
+    left = await call(hosts, "leave")
+    assert left == Called("Error: SystemExit: 3.", has_failed=True)
+    assert await call(hosts, "half") == Called("a?b", has_failed=False)
 
 
 async def test_a_function_that_is_not_there_shows_nothing_of_the_machine(

@@ -94,6 +94,21 @@ async def test_a_postgres_that_hangs_is_left_alone_and_taken_back(
     await postgres.aclose()
 
 
+async def test_a_crowd_that_waits_for_connections_is_no_outage(postgres_url: str) -> None:
+    """The server answers all the while: only those who waited too long are turned away."""
+    postgres = Postgres(postgres_url, pool_size=2)
+    crowd = await asyncio.gather(
+        *(postgres.fetch("select pg_sleep(0.15)", budget_seconds=0.5) for _ in range(30)),
+        return_exceptions=True,
+    )
+    served = sum(isinstance(each, list) for each in crowd)
+    assert 4 <= served < 30
+    assert all(isinstance(each, list | DependencyDownError) for each in crowd)
+    assert postgres.dependency.is_up
+    assert await postgres.fetch("select 1")
+    await postgres.aclose()
+
+
 async def test_redis_answers_and_runs_scripts(redis_url: str) -> None:
     redis = Redis(redis_url)
     await redis.use(lambda client: client.set("a", "1"))

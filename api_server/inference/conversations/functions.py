@@ -49,9 +49,9 @@ class FunctionTools:
     async def attempt(self, call: ToolCall) -> tuple[str, bool]:
         """The same, and whether it has failed."""
         try:
-            return _as_text(await self._result_of(call)), False
+            return _whole(_as_text(await self._result_of(call))), False
         except _CallFailedError as exc:
-            reason = str(exc)[:MAX_RESULT_CHARS]
+            reason = _whole(str(exc)[:MAX_RESULT_CHARS])
             fields = {"function": call.name[:64], "reason": reason[:500]}
             log.warning("a model called a function in vain", extra=fields)
             return f"Error: {reason}.", True
@@ -71,7 +71,7 @@ class FunctionTools:
                 return await asyncio.to_thread(function, **arguments)
         except ValidationError as exc:
             raise _CallFailedError(f"wrong arguments: {_reasons(exc)}") from exc
-        except Exception as exc:  # the edge to code that is not ours
+        except (Exception, SystemExit) as exc:  # the edge to code that is not ours
             if limit.expired():
                 raise _CallFailedError(f"it took longer than {self._call_seconds:g} s") from exc
             log.exception("a function of a conversation failed", extra={"function": call.name})
@@ -133,3 +133,8 @@ def _as_text(result: object) -> str:
         return to_json(result).decode()[:MAX_RESULT_CHARS]
     except PydanticSerializationError:
         return str(result)[:MAX_RESULT_CHARS]
+
+
+def _whole(text: str) -> str:
+    """Without halves of surrogate pairs, which no JSON can carry on."""
+    return text.encode("utf-8", "replace").decode()

@@ -10,6 +10,7 @@ from api_server.inference.conversations.factory import Location
 from api_server.schemas.apps import Caller
 from api_server.schemas.conversations import ProcessBody, Wanted
 from api_server.services.access.permissions import allows_model, check_model
+from api_server.services.access.tokens import MOST_USER_CHARACTERS
 from api_server.services.reading import check_storable, read_json
 
 DEFAULT_LOCATION = "local"
@@ -29,7 +30,7 @@ def read_process(body: bytes) -> Wanted:
     return Wanted(
         content=check_storable(content, "messages[0].content"),
         location=location,
-        user=None if user in (None, "") else check_storable(str(user), "userId"),
+        user=None if user in (None, "") else _user(str(user)),
         thread_id=asked.thread or asked.thread_id or None,
         assistant_id=asked.assistant or asked.assistant_id or None,
         model=asked.model or None,
@@ -62,6 +63,17 @@ def choose_model(catalogue: Catalogue, caller: Caller, wanted: Wanted) -> str:
 
 def _fits(model: Model, location: str) -> bool:
     return model.location == location and model.serves == "text"
+
+
+def _user(name: str) -> str:
+    """As in the token of an end user."""
+    if len(name) > MOST_USER_CHARACTERS or not name.isprintable():
+        raise InvalidRequestError(
+            f"userId: must be a text of at most {MOST_USER_CHARACTERS} characters that can be "
+            "printed.",
+            param="userId",
+        )
+    return name
 
 
 def _content(messages: Any) -> str:

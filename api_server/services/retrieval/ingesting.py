@@ -127,6 +127,8 @@ class Ingests:
         is_kept = False
         try:
             is_kept = await self._take_in(job, attempt, hold)
+        except _UnwantedError:
+            pass
         except UnreadableFileError as exc:
             record.fail("error", exc.code, exc.message, logging.INFO)
             await self._store.fail(attempt, hold, exc.code, exc.message)
@@ -218,9 +220,10 @@ class Ingests:
         return False
 
     async def _note(self, attempt: Attempt, hold: Hold, chunks: int) -> None:
-        """To know it is worth something, but no reason to stop."""
+        """That PostgreSQL is away is no reason to stop; that nobody wants the file any more is."""
         with contextlib.suppress(DependencyDownError):
-            await self._store.reached(attempt, hold, chunks)
+            if not await self._store.reached(attempt, hold, chunks):
+                raise _UnwantedError
 
     async def _give_up(self, attempt: Attempt) -> None:
         try:
@@ -229,6 +232,10 @@ class Ingests:
             self._left.add(attempt)
         else:
             self._left.discard(attempt)
+
+
+class _UnwantedError(Exception):
+    """The file or its vector store is deleted, or another attempt took its place."""
 
 
 def point_id(attempt: Attempt, number: int, part: int) -> str:

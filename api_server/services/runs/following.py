@@ -13,7 +13,6 @@ from api_server.services.runs.objects import STOPS, to_json
 from api_server.stores.run_rows import Event
 from api_server.stores.runs import RunStore
 
-LOOK_SECONDS = 1.0
 FIRST_LOOK_SECONDS = 0.1
 """After the beginning of a run, of which whoever does it may have told before anybody followed."""
 
@@ -94,8 +93,8 @@ class Following:
                     events, is_over = (), False
                 if is_over:
                     break
-                if not events:
-                    await follower.wait(LOOK_SECONDS)
+                if not events and stop is None:  # behind a stop mostly nothing comes: look at once
+                    await follower.wait(self._hub.look_seconds)
                     if time.monotonic() - spoke >= ALIVE_SECONDS:
                         spoke = time.monotonic()
                         yield ()

@@ -15,6 +15,12 @@ KEPT_EVENTS = 512
 
 MOST_FOLLOWERS = 2000
 
+LOOK_SECONDS = 1.0
+LOOKS_A_SECOND = 200
+"""Of all followers together: who has heard nothing for so long looks into PostgreSQL. News come by
+themselves; this is for those that get lost.
+"""
+
 
 class Channel:
     """The newest events of a run that is done here. All up to `floor` are rows."""
@@ -96,6 +102,11 @@ class Hub:
 
     def channel(self, run_id: str) -> Channel | None:
         return self._channels.get(run_id)
+
+    @property
+    def look_seconds(self) -> float:
+        """How long a follower waits for news before it looks."""
+        return max(LOOK_SECONDS, self._count / LOOKS_A_SECOND)
 
     def told(self, run_id: str) -> None:
         """There is something new of a run."""

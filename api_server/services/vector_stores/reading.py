@@ -75,7 +75,7 @@ def check_chunking(chunking: Chunking | None) -> Chunking | None:
 def files_of(batch: NewFileBatch) -> list[NewStoreFile]:
     """Of a batch, with what it says for all of them. Raises `InvalidRequestError`."""
     if (batch.file_ids is None) == (batch.files is None):
-        raise InvalidRequestError("Give file_ids or files, not both.", param="file_ids")
+        raise InvalidRequestError("Give either file_ids or files.", param="file_ids")
     files = batch.files
     if files is None:
         files = [
