@@ -162,7 +162,6 @@ async def _forget(
     connection: Connection, ids: Sequence[str], app_ids: Sequence[str], counts: Sequence[int]
 ) -> None:
     """Of files that are locked, so that no vector store takes one in meanwhile."""
-    await connection.execute(_SQL["leave_chunks"], list(ids))
     await connection.execute(_SQL["doom_pieces"], list(ids))
     await connection.execute(_SQL["forget_files"], list(ids))
     await give_bytes(connection, app_ids, counts)

@@ -78,11 +78,6 @@ order by expires_at
 limit $1
 for update skip locked
 
--- name: leave_chunks
-insert into stale_chunks (app_id, vector_store_id, file_id)
-select app_id, vector_store_id, file_id from vector_store_files
-where file_id = any($1::text[])
-
 -- name: doom_pieces
 insert into loose_objects (object, app_id, is_doomed)
 select part.object, files.app_id, true
