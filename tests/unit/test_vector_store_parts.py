@@ -95,6 +95,11 @@ def test_a_chunk_that_several_questions_find_counts_once() -> None:
     assert len(best_of(found, 1)) == 1
 
 
+def test_parts_of_a_chunk_that_was_too_long_are_found_each() -> None:
+    parts = [Source(chunk(text, start=start), 0.5, {}) for text, start in (("one", 0), ("two", 3))]
+    assert [each.chunk.text for each in best_of(parts, 5)] == ["one", "two"]
+
+
 def test_the_threads_store_is_searched_before_the_assistants() -> None:
     def having(*ids: str) -> ToolResources:
         return ToolResources(file_search=FileSearchResources(vector_store_ids=list(ids)))

@@ -15,8 +15,8 @@ from api_server.errors import (
     InferenceError,
 )
 from api_server.inference.catalogue import Catalogue, Model
-from api_server.inference.estimating import estimate_tokens
 from api_server.observability.record import RequestRecord
+from api_server.schemas.apps import Caller
 from api_server.services.client import Client
 from api_server.services.jobs.asking import Listener, caller_of, new_record
 from api_server.services.jobs.trouble import PutOff, outcome_of, pause_seconds
@@ -144,22 +144,8 @@ class Asking:
 
     async def _ask(self, texts: Sequence[str]) -> list[Vector]:
         self._asked += 1
-        record = self._record()
-        listener = Listener(caller_of(self._job))
-        body = msgspec.json.encode({"model": self._model.id, "input": texts})
-        try:
-            await self._embedder.embed(body, listener, record)
-            record.status = 200
-        except ApiError as exc:
-            record.status = exc.status
-            record.fail("error", exc.code, exc.message, exc.log_level)
-            raise
-        except asyncio.CancelledError:
-            record.fail("error", "cancelled", "the file is not wanted any more", record.log_level)
-            raise
-        finally:
-            self._ended(record)
-        return _read(listener.body, len(texts))
+        caller = caller_of(self._job)
+        return await ask(self._embedder, self._model.id, texts, caller, self._record(), self._ended)
 
     def _record(self) -> RequestRecord:
         """Each request is one of its own, for the ledger as well."""
@@ -169,9 +155,30 @@ class Asking:
         return record
 
 
-def tokens_of(text: str) -> int:
-    """By estimate."""
-    return estimate_tokens(text.encode("utf-8", "replace"))
+async def ask(
+    embedder: Embedder,
+    model: str,
+    texts: Sequence[str],
+    caller: Caller,
+    record: RequestRecord,
+    ended: Ended,
+) -> list[Vector]:
+    """A vector for each text, by one request; `ended` gets its record. Raises `ApiError`."""
+    listener = Listener(caller)
+    body = msgspec.json.encode({"model": model, "input": texts})
+    try:
+        await embedder.embed(body, listener, record)
+        record.status = 200
+    except ApiError as exc:
+        record.status = exc.status
+        record.fail("error", exc.code, exc.message, exc.log_level)
+        raise
+    except asyncio.CancelledError:
+        record.fail("error", "cancelled", "nobody waits for it any more", record.log_level)
+        raise
+    finally:
+        ended(record)
+    return _read(listener.body, len(texts))
 
 
 def _read(body: bytes, count: int) -> list[Vector]:
