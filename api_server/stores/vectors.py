@@ -144,14 +144,20 @@ class Vectors:
                 return sorted(chunks, key=lambda chunk: (chunk.n, chunk.start))
 
     async def set_attributes(
-        self, app_id: str, vector_store_id: str, file_id: str, attributes: Attributes
+        self,
+        app_id: str,
+        vector_store_id: str,
+        file_id: str,
+        attributes: Attributes,
+        *,
+        budget_seconds: float = WRITE_SECONDS,
     ) -> None:
         """Give all chunks of a file these attributes instead of theirs."""
         body = {
             "payload": payload_of(attributes),
             "filter": of_chunks(app_id, [vector_store_id], file_id=file_id),
         }
-        await self._write("POST", "points/payload", body)
+        await self._write("POST", "points/payload", body, budget_seconds=budget_seconds)
 
     async def delete(
         self,
@@ -192,14 +198,21 @@ class Vectors:
             raise _refused(self._wanted.name, size, why_refused(answer))
         return answer.status
 
-    async def _write(self, method: str, what: str, body: Mapping[str, object]) -> None:
+    async def _write(
+        self,
+        method: str,
+        what: str,
+        body: Mapping[str, object],
+        *,
+        budget_seconds: float = WRITE_SECONDS,
+    ) -> None:
         """In a collection that is not there, there is nothing to change."""
         await self._qdrant.ask(
             method,
             f"{self._path}/{what}?wait=true",
             body,
             besides={404},
-            budget_seconds=WRITE_SECONDS,
+            budget_seconds=budget_seconds,
         )
 
     async def _make_collection(self, vector_size: int) -> None:
