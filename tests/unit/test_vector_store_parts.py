@@ -18,7 +18,7 @@ from api_server.services.vector_stores.citing import (
     details_of,
     output_of,
 )
-from api_server.services.vector_stores.file_search import question_of, stores_of
+from api_server.services.vector_stores.file_search import LONGEST_QUESTION, question_of, stores_of
 from api_server.services.vector_stores.objects import batch_status, content_of
 from api_server.services.vector_stores.reading import files_of, filter_of
 from api_server.services.vector_stores.searching import Source, best_of, sources_of
@@ -115,6 +115,7 @@ def test_the_threads_store_is_searched_before_the_assistants() -> None:
 )
 def test_what_a_model_asks_is_understood(arguments: str, question: str) -> None:
     assert question_of(arguments) == question
+    assert len(question_of("x" * 10_000)) == LONGEST_QUESTION
 
 
 @pytest.mark.parametrize("arguments", ["", "{}", '{"query": " "}', '{"query": "a\\u0000b"}'])
@@ -144,6 +145,8 @@ def test_filters_are_read_with_all_their_parts() -> None:
         deep = {"type": "and", "filters": [deep]}
     with pytest.raises(InvalidRequestError, match="deeper"):
         wish(deep)
+    with pytest.raises(InvalidRequestError, match="no key"):
+        wish({"type": "and", "filters": [one], "key": "a"})
     with pytest.raises(InvalidRequestError, match="more than 64"):
         wish({"type": "or", "filters": [one] * 65})
 
