@@ -95,7 +95,7 @@ class _Connection:
         """The answer, and whether the connection can be used again."""
         self.has_heard = False
         incoming = _Incoming()
-        parser = httptools.HttpResponseParser(incoming)
+        incoming.parser = parser = httptools.HttpResponseParser(incoming)
         self._writer.write(request)
         await self._writer.drain()
         while not incoming.is_complete:
@@ -111,7 +111,6 @@ class _Connection:
             except (httptools.HttpParserError, httptools.HttpParserUpgrade) as exc:
                 raise ConnectionBrokenError("the server does not speak HTTP") from exc
             incoming.status = parser.get_status_code()
-            incoming.stays_open = incoming.stays_open and parser.should_keep_alive()
         return Answer(incoming.status, b"".join(incoming.chunks)), incoming.stays_open
 
     def close(self) -> None:
@@ -121,19 +120,19 @@ class _Connection:
 class _Incoming:
     """What the parser tells."""
 
+    parser: httptools.HttpResponseParser
+
     def __init__(self) -> None:
         self.chunks: list[bytes] = []
         self.size = 0
         self.status = 0
         self.is_complete = False
-        self.stays_open = True
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if name.lower() == b"connection" and value.lower() == b"close":
-            self.stays_open = False
+        self.stays_open = False
 
     def on_body(self, body: bytes) -> None:
         self.chunks.append(body)
 
     def on_message_complete(self) -> None:
         self.is_complete = True
+        self.stays_open = self.parser.should_keep_alive()  # forgotten as soon as this returns
+        del self.parser  # it holds us as well

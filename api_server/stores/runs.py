@@ -1,7 +1,8 @@
 """Runs in PostgreSQL: what they are, how far they are, what their streams said.
 
 A run is done by whoever holds its job: `write` writes nothing for others. Locks are taken in the
-order job, run, thread; whoever adds a run locks its thread first, and that alone.
+order place in the queue, job, run, thread; whoever adds a run locks its thread first, and that
+alone.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence

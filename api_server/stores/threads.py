@@ -16,9 +16,6 @@ from api_server.stores.postgres import Connection, Postgres, Row, queries
 Role = Literal["user", "assistant"]
 MessageStatus = Literal["in_progress", "incomplete", "completed"]
 
-MOST_IN_CONTEXT = 10_000
-"""Messages that are read for a run, unless it asks for fewer."""
-
 _SQL = queries("threads")
 
 
@@ -195,13 +192,6 @@ class ThreadStore:
         scope = (app_id, thread_id, run_id)
         rows, has_more = await page_of(self.postgres, _SQL, "messages", scope, page)
         return [_message(row) for row in rows], has_more
-
-    async def context(
-        self, app_id: str, thread_id: str, *, last: int = MOST_IN_CONTEXT
-    ) -> list[Message]:
-        """The newest messages, the oldest of them first."""
-        rows = await self.postgres.fetch(_SQL["context"], app_id, thread_id, last)
-        return [_message(row) for row in reversed(rows)]
 
 
 def _thread(row: Row) -> Thread:

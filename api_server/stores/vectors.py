@@ -19,10 +19,6 @@ from api_server.stores.vector_setup import collection_body, index_body
 WRITE_SECONDS = 30.0
 """For what is written; a search gets `qdrant.BUDGET_SECONDS`."""
 
-ATTRIBUTES_SECONDS = 5.0
-"""A client waits, and a transaction of PostgreSQL, which must not be the first to give up: it would
-be taken for the one that is away."""
-
 MOST_POINTS = 128
 """In one request."""
 
@@ -148,14 +144,20 @@ class Vectors:
                 return sorted(chunks, key=lambda chunk: (chunk.n, chunk.start))
 
     async def set_attributes(
-        self, app_id: str, vector_store_id: str, file_id: str, attributes: Attributes
+        self,
+        app_id: str,
+        vector_store_id: str,
+        file_id: str,
+        attributes: Attributes,
+        *,
+        budget_seconds: float = WRITE_SECONDS,
     ) -> None:
         """Give all chunks of a file these attributes instead of theirs."""
         body = {
             "payload": payload_of(attributes),
             "filter": of_chunks(app_id, [vector_store_id], file_id=file_id),
         }
-        await self._write("POST", "points/payload", body, budget_seconds=ATTRIBUTES_SECONDS)
+        await self._write("POST", "points/payload", body, budget_seconds=budget_seconds)
 
     async def delete(
         self,
@@ -201,6 +203,7 @@ class Vectors:
         method: str,
         what: str,
         body: Mapping[str, object],
+        *,
         budget_seconds: float = WRITE_SECONDS,
     ) -> None:
         """In a collection that is not there, there is nothing to change."""

@@ -19,7 +19,6 @@ create table threads (
     tool_resources json,
     metadata json not null default '{}'
 );
-create index threads_by_app on threads (app_id, created_at, seq);
 
 create table messages (
     id text primary key,
@@ -144,3 +143,5 @@ create table actions (
     unique (run_id, tool_call_id)
 );
 create index actions_by_app on actions (app_id, created_at, seq);
+create index actions_by_thread on actions (thread_id, created_at, seq);
+create index actions_pending on actions (app_id, created_at, seq) where status = 'pending';

@@ -92,6 +92,8 @@ create table vector_stores (
     expired_at timestamptz
 );
 create index vector_stores_in_order on vector_stores (app_id, created_at, seq);
+create index vector_stores_to_expire on vector_stores (last_active_at)
+    where expired_at is null and expires_after_days is not null;
 
 create table vector_store_batches (
     id text primary key,
@@ -100,6 +102,7 @@ create table vector_store_batches (
     created_at timestamptz not null default now(),
     cancelled_at timestamptz
 );
+create index vector_store_batches_by_store on vector_store_batches (vector_store_id);
 
 -- `generation` is new with each time that a file is taken in: chunks of an older one do not count.
 -- While it is in progress, `chunks` is how many of them are kept, from the first on.
@@ -126,7 +129,7 @@ create index vector_store_files_in_order
     on vector_store_files (vector_store_id, created_at, seq);
 create index vector_store_files_by_batch on vector_store_files (batch_id, created_at, seq)
     where batch_id is not null;
-create index vector_store_files_by_job on vector_store_files (job_id);
+create index vector_store_files_by_file on vector_store_files (file_id);
 create index vector_store_files_under_way on vector_store_files (job_id)
     where status = 'in_progress';
 

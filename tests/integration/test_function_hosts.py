@@ -66,6 +66,14 @@ async def test_one_that_hangs_or_ends_its_process_hurts_no_other(hosts: Function
     assert not (await call(hosts, "get_weather", city="Oslo")).has_failed
 
 
+async def test_a_process_that_ended_while_it_was_idle_costs_no_call(hosts: FunctionHosts) -> None:
+    await call(hosts, "get_weather", city="Oslo")
+    (process,) = hosts._idle
+    process.kill()
+    await process.wait()
+    assert not (await call(hosts, "get_weather", city="Oslo")).has_failed
+
+
 async def test_a_cancelled_call_ends_its_process(hosts: FunctionHosts) -> None:
     calling = asyncio.create_task(call(hosts, "sleep", seconds=30))
     await asyncio.sleep(1.0)

@@ -14,9 +14,9 @@ from api_server.services.runs.hub import Hub
 from api_server.services.runs.objects import run_object, to_json
 from api_server.services.runs.writing import LostError, Pen, Scribe, WantedCancelledError
 from api_server.stores.jobs import JobStore, Taken
-from api_server.stores.postgres import Connection, Postgres
+from api_server.stores.postgres import Connection, Postgres, queries
 from api_server.stores.run_rows import Change, Event, Run
-from api_server.stores.runs import RunStore, TakenError, add_run
+from api_server.stores.runs import RunStore, TakenError, add_run, end_job, lock_job
 from api_server.stores.threads import NewThread, insert_thread
 from tests.job_rows import new_job
 
@@ -109,3 +109,29 @@ async def test_a_pen_learns_what_became_of_its_run(postgres: Postgres) -> None:
     with pytest.raises(LostError):
         await pen.keep_pace()
     await scribe.aclose()
+
+
+@pytest.mark.parametrize("is_locked", [True, False])
+async def test_who_ends_a_job_and_who_claims_it_do_not_wait_for_each_other(
+    postgres: Postgres, is_locked: bool
+) -> None:
+    await begun(postgres)
+    claim = queries("jobs")["claim_next"]
+    claiming: asyncio.Task[object] | None = None
+
+    async def ending(connection: Connection) -> str | None:
+        nonlocal claiming
+        state = await lock_job(connection, "job_1") if is_locked else None
+        claiming = asyncio.create_task(
+            postgres.fetch(claim, "w", 1, [], [], 30.0, 60.0, "run", "job_clock_run")
+        )
+        if is_locked:
+            await asyncio.sleep(0.2)
+        await end_job(connection, "job_1", "Not wanted.")
+        return state
+
+    assert await RunStore(postgres).transaction(ending) == ("queued" if is_locked else None)
+    assert claiming is not None
+    await claiming
+    rows = await postgres.fetch("select state from jobs")
+    assert [row["state"] for row in rows] == ["cancelled"]

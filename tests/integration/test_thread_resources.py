@@ -137,19 +137,3 @@ async def test_runs_of_a_thread_are_stopped_before_it_is_deleted(
     await service.delete(SHOP, thread_id)
     assert stopped == [(thread_id, ["run_1"])]
     assert await postgres.fetch("select from runs") == []
-
-
-async def test_a_context_is_the_newest_messages_oldest_first(postgres: Postgres) -> None:
-    store = ThreadStore(postgres)
-    service = ThreadService(store, Resources(Recorded()), never)
-    messages = [{"role": "user", "content": str(n)} for n in range(5)]
-    body = msgspec.json.encode({"messages": messages})
-    thread_id = (await service.create(SHOP, body))["id"]
-
-    async def texts(app_id: str, **options: int) -> list[str]:
-        found = await store.context(app_id, thread_id, **options)
-        return [msgspec.json.decode(each.content)[0]["text"]["value"] for each in found]
-
-    assert await texts(SHOP.app.id) == list("01234")
-    assert await texts(SHOP.app.id, last=2) == list("34")
-    assert await texts("app_other") == []

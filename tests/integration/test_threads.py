@@ -134,6 +134,7 @@ async def test_pages_go_both_ways_and_ties_keep_their_order(shop: Kept, postgres
     assert await listed(shop, thread.id, limit=3, before=ids["1"]) == list("432")
     assert await listed(shop, thread.id, limit=3, order="asc", before=ids["4"]) == list("123")
     assert await listed(shop, thread.id, after=ids["5"], before=ids["2"]) == list("43")
+    assert await listed(shop, thread.id, limit=1, after=ids["5"], before=ids["2"]) == ["4"]
     assert await listed(shop, thread.id, after=ids["0"]) == []
     walked = [m.content[0].text.value async for m in pages.list(thread.id, limit=2, order="asc")]
     assert walked == list("0123456")

@@ -365,6 +365,31 @@ async def search(gateway: VectorGateway, store: str) -> httpx.Response:
     return await gateway.ask("POST", f"/v1/vector_stores/{store}/search", json={"query": "one"})
 
 
+async def test_a_vector_database_that_hangs_is_no_outage_of_postgresql(
+    own: VectorServer,
+    tmp_path: Path,
+    postgres_url: str,
+    s3_server: S3Server,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    play_words(monkeypatch)
+    monkeypatch.setattr("api_server.services.vector_stores.files.CHUNKS_SECONDS", 0.5)
+    monkeypatch.setattr("api_server.services.vector_stores.files.ATTRIBUTES_SECONDS", 1.5)
+    async with vector_gateway(tmp_path, postgres_url, s3_server, own.address) as gateway:
+        store = await gateway.store_of({"a.txt": "one two"})
+        (file,) = [each.id async for each in gateway.client.vector_stores.files.list(store)]
+        path = f"/v1/vector_stores/{store}"
+        own.pause()
+        wanted = {"attributes": {"a": 1}}
+        changes = (gateway.ask("POST", f"{path}/files/{file}", json=wanted) for _ in range(12))
+        statuses = {each.status_code for each in await asyncio.gather(*changes)}
+        assert statuses <= {503, 429}, statuses
+        dependencies = (await gateway.guarded.http.get("/health")).json()["dependencies"]
+        assert dependencies["postgres"] == "up", dependencies
+        assert (await gateway.ask("GET", f"{path}/files/{file}")).json()["attributes"] == {}
+        own.resume()
+
+
 @pytest.mark.parametrize("fault", ["kill", "pause"])
 async def test_an_outage_of_the_vector_database_is_a_503_and_costs_chats_nothing(
     own: VectorServer,

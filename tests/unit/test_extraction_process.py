@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import signal
 import sys
 import time
 from dataclasses import replace
@@ -158,3 +159,4 @@ def test_what_a_reader_says_is_read_with_care() -> None:
         assert fault_of(1, complaint, Limits()).code == "invalid_file"
     said = b'warning\n{"code": "unsupported_file", "message": "No."}\n'
     assert fault_of(1, said, Limits()).message == "No."
+    assert "of a processor" in fault_of(-signal.SIGXCPU, b"", Limits()).message

@@ -10,7 +10,7 @@ from api_server.schemas.apps import ANYONE
 from api_server.services.client import Client
 from api_server.services.retrieval.embedding import Asking, Contexts, tokens_of
 from api_server.services.retrieval.prefixes import Prefixes, prefixes_of
-from api_server.services.vector_stores.embedding import Questions
+from api_server.services.vector_stores.questions import Questions
 from api_server.stores.jobs import Taken
 from tests.ingest_parts import EMBEDDING_MODEL
 

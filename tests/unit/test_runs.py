@@ -6,8 +6,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from api_server.errors import InvalidRequestError
-from api_server.schemas.assistants import KeptAssistant
+from api_server.errors import InvalidRequestError, OverloadedError
+from api_server.schemas.assistants import FileSearch, KeptAssistant
 from api_server.schemas.runs import RunBody, ToolOutput, Wish
 from api_server.services.runs.context import NOT_SHOWN, chat_body, chat_messages, within
 from api_server.services.runs.endings import EXPIRED, Ending, close
@@ -66,6 +66,7 @@ def test_what_a_run_did_comes_in_its_order_and_only_if_completed() -> None:
         step("s2", "tool_calls", calls),
         step("s3", "tool_calls", calls, "failed"),
         message_step("s4", "m3", "failed"),
+        step("s5", "tool_calls", calls, "in_progress"),
     ]
     actions = [action("a1", "s2", "1"), action("a2", "s2", "2"), action("a3", "s3", "3")]
     found = chat_messages("Be brief.", heard, "run_1", steps, actions)
@@ -121,7 +122,7 @@ def test_the_oldest_messages_go_first() -> None:
 
 
 def test_what_is_not_asked_for_is_the_assistants() -> None:
-    kept = KeptAssistant("m", instructions="one", temperature=0.5)
+    kept = KeptAssistant("m", instructions="one", temperature=0.5, tools=[FileSearch()])
     wish = wish_from(kept, RunBody(assistant_id="a", additional_instructions="two", top_p=0.0))
     assert (wish.model, wish.instructions, wish.temperature, wish.top_p) == (
         "m",
@@ -131,6 +132,11 @@ def test_what_is_not_asked_for_is_the_assistants() -> None:
     )
     wish = wish_from(kept, RunBody(assistant_id="a", instructions="", temperature=0.0))
     assert (wish.instructions, wish.temperature) == ("", 0.0)
+    assert (wish.parallel_tool_calls, len(wish.tools)) == (True, 1)
+    wish = wish_from(
+        kept, RunBody(assistant_id="a", model="n", tools=[], parallel_tool_calls=False)
+    )
+    assert (wish.model, wish.tools, wish.parallel_tool_calls) == ("n", [], False)
 
 
 def test_all_outputs_and_no_others() -> None:
@@ -188,3 +194,22 @@ def test_a_channel_keeps_what_no_row_has() -> None:
     assert channel.after(10) is None
     assert channel.after(10 + KEPT_EVENTS) == found[KEPT_EVENTS:]
     assert channel.after(10**9) == []
+    channel.tell([Event(n, "e", "{}") for n in range(3000, 3002 + KEPT_EVENTS)])
+    channel.written(20 + KEPT_EVENTS)
+    assert channel.after(20 + KEPT_EVENTS) is not None, "what is no row stays, however much it is"
+
+
+def test_who_did_a_run_before_does_not_close_the_channel_of_who_does_it_now() -> None:
+    hub = Hub()
+    before, now = hub.open("r", 1), hub.open("r", 2)
+    hub.close("r", before)
+    assert hub.channel("r") is now
+    hub.close("r", now)
+    assert hub.channel("r") is None
+
+
+def test_followers_have_a_bound_and_leave_room_when_they_go() -> None:
+    hub = Hub(most=1)
+    for _ in range(2):
+        with hub.follow("r"), pytest.raises(OverloadedError), hub.follow("r"):
+            pass

@@ -18,7 +18,7 @@ from api_server.services.vector_stores.citing import (
     details_of,
     output_of,
 )
-from api_server.services.vector_stores.file_search import question_of, stores_of
+from api_server.services.vector_stores.file_search import LONGEST_QUESTION, question_of, stores_of
 from api_server.services.vector_stores.objects import batch_status, content_of
 from api_server.services.vector_stores.reading import files_of, filter_of
 from api_server.services.vector_stores.searching import Source, best_of, sources_of
@@ -95,6 +95,11 @@ def test_a_chunk_that_several_questions_find_counts_once() -> None:
     assert len(best_of(found, 1)) == 1
 
 
+def test_parts_of_a_chunk_that_was_too_long_are_found_each() -> None:
+    parts = [Source(chunk(text, start=start), 0.5, {}) for text, start in (("one", 0), ("two", 3))]
+    assert [each.chunk.text for each in best_of(parts, 5)] == ["one", "two"]
+
+
 def test_the_threads_store_is_searched_before_the_assistants() -> None:
     def having(*ids: str) -> ToolResources:
         return ToolResources(file_search=FileSearchResources(vector_store_ids=list(ids)))
@@ -110,6 +115,7 @@ def test_the_threads_store_is_searched_before_the_assistants() -> None:
 )
 def test_what_a_model_asks_is_understood(arguments: str, question: str) -> None:
     assert question_of(arguments) == question
+    assert len(question_of("x" * 10_000)) == LONGEST_QUESTION
 
 
 @pytest.mark.parametrize("arguments", ["", "{}", '{"query": " "}', '{"query": "a\\u0000b"}'])
@@ -139,6 +145,8 @@ def test_filters_are_read_with_all_their_parts() -> None:
         deep = {"type": "and", "filters": [deep]}
     with pytest.raises(InvalidRequestError, match="deeper"):
         wish(deep)
+    with pytest.raises(InvalidRequestError, match="no key"):
+        wish({"type": "and", "filters": [one], "key": "a"})
     with pytest.raises(InvalidRequestError, match="more than 64"):
         wish({"type": "or", "filters": [one] * 65})
 

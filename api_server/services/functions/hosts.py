@@ -104,7 +104,7 @@ class FunctionHosts:
     async def _asked(self, told: Mapping[str, str], seconds: float) -> dict[str, Any] | None:
         """What a process answers; None where it has ended. Raises `TimeoutError`."""
         async with self._places:
-            process = self._idle.pop() if self._idle else await self._start()
+            process = await self._process()
             answer = None
             try:
                 async with asyncio.timeout(seconds):
@@ -116,7 +116,13 @@ class FunctionHosts:
                     await _killed(process)
             return answer
 
-    async def _start(self) -> asyncio.subprocess.Process:
+    async def _process(self) -> asyncio.subprocess.Process:
+        """One that waits for work, unless it has ended meanwhile; else a new one."""
+        while self._idle:
+            process = self._idle.pop()
+            if process.returncode is None:
+                return process
+            await _killed(process)
         return await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "api_server.functions"),
             stdin=asyncio.subprocess.PIPE,

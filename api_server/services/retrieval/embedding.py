@@ -17,6 +17,7 @@ from api_server.errors import (
 from api_server.inference.catalogue import Catalogue, Model
 from api_server.inference.estimating import estimate_tokens
 from api_server.observability.record import RequestRecord
+from api_server.schemas.apps import Caller
 from api_server.services.client import Client
 from api_server.services.jobs.asking import Listener, caller_of, new_record
 from api_server.services.jobs.trouble import PutOff, outcome_of, pause_seconds
@@ -149,23 +150,9 @@ class Asking:
 
     async def _ask(self, texts: Sequence[str]) -> list[Vector]:
         self._asked += 1
-        record = self._record()
-        listener = Listener(caller_of(self._job))
+        caller = caller_of(self._job)
         asked = [self.prefix + text for text in texts]
-        body = msgspec.json.encode({"model": self._model.id, "input": asked})
-        try:
-            await self._embedder.embed(body, listener, record)
-            record.status = 200
-        except ApiError as exc:
-            record.status = exc.status
-            record.fail("error", exc.code, exc.message, exc.log_level)
-            raise
-        except asyncio.CancelledError:
-            record.fail("error", "cancelled", "the file is not wanted any more", record.log_level)
-            raise
-        finally:
-            self._ended(record)
-        return _read(listener.body, len(texts))
+        return await ask(self._embedder, self._model.id, asked, caller, self._record(), self._ended)
 
     def _record(self) -> RequestRecord:
         """Each request is one of its own, for the ledger as well."""
@@ -173,6 +160,32 @@ class Asking:
         digest = sha256(f"{record.request_id} {self._asked}".encode()).hexdigest()
         record.request_id = f"req_{digest[:32]}"
         return record
+
+
+async def ask(
+    embedder: Embedder,
+    model: str,
+    texts: Sequence[str],
+    caller: Caller,
+    record: RequestRecord,
+    ended: Ended,
+) -> list[Vector]:
+    """A vector for each text, by one request; `ended` gets its record. Raises `ApiError`."""
+    listener = Listener(caller)
+    body = msgspec.json.encode({"model": model, "input": texts})
+    try:
+        await embedder.embed(body, listener, record)
+        record.status = 200
+    except ApiError as exc:
+        record.status = exc.status
+        record.fail("error", exc.code, exc.message, exc.log_level)
+        raise
+    except asyncio.CancelledError:
+        record.fail("error", "cancelled", "nobody waits for it any more", record.log_level)
+        raise
+    finally:
+        ended(record)
+    return _read(listener.body, len(texts))
 
 
 def tokens_of(text: str) -> int:

@@ -1,11 +1,14 @@
 """Files of vector stores, one by one and in batches."""
 
+import asyncio
+
 import msgspec
 
-from api_server.errors import InvalidRequestError, NotFoundError
+from api_server.errors import InvalidRequestError, NotFoundError, OverloadedError
 from api_server.schemas.apps import Caller
 from api_server.schemas.paging import Page, list_answer
 from api_server.schemas.vector_stores import AttributesChange, NewFileBatch, NewStoreFile
+from api_server.services.assistants.rules import check_id
 from api_server.services.vector_stores.adding import Adding
 from api_server.services.vector_stores.objects import (
     Json,
@@ -15,7 +18,6 @@ from api_server.services.vector_stores.objects import (
 )
 from api_server.services.vector_stores.reading import (
     check_chunking,
-    check_id,
     check_status,
     files_of,
     read_body,
@@ -37,6 +39,12 @@ from api_server.stores.vectors import Vectors
 ATTRIBUTES_SECONDS = 10.0
 """To write attributes in both stores."""
 
+CHUNKS_SECONDS = 5.0
+"""Of them, at most, for the chunks: a vector database that hangs is no fault of PostgreSQL's."""
+
+CHANGES_AT_ONCE = 2
+"""Each holds a connection to PostgreSQL while it waits for the vector database."""
+
 _FILE = msgspec.json.Decoder(NewStoreFile)
 _BATCH = msgspec.json.Decoder(NewFileBatch)
 _ATTRIBUTES = msgspec.json.Decoder(AttributesChange)
@@ -52,6 +60,7 @@ class StoreFileService:
         self._adding = adding
         self._jobs = jobs
         self._vectors = vectors
+        self._changing = asyncio.Semaphore(CHANGES_AT_ONCE)
 
     async def add(self, caller: Caller, vector_store_id: str, body: bytes) -> Json:
         """One that is in it already is taken in anew."""
@@ -78,10 +87,24 @@ class StoreFileService:
         async def work(connection: Connection) -> StoreFile | None:
             if not await set_attributes(connection, app_id, vector_store_id, file_id, told):
                 raise NotFoundError.of("file", file_id)
-            await self._vectors.set_attributes(app_id, vector_store_id, file_id, attributes)
+            await self._vectors.set_attributes(
+                app_id, vector_store_id, file_id, attributes, budget_seconds=CHUNKS_SECONDS
+            )
             return await find_file(connection, app_id, vector_store_id, file_id)
 
-        changed = await self._store.postgres.transaction(work, budget_seconds=ATTRIBUTES_SECONDS)
+        try:
+            async with asyncio.timeout(ATTRIBUTES_SECONDS):
+                await self._changing.acquire()
+        except TimeoutError as exc:
+            raise OverloadedError(
+                "Too many files get other attributes now.", retry_after_seconds=5
+            ) from exc
+        try:
+            changed = await self._store.postgres.transaction(
+                work, budget_seconds=ATTRIBUTES_SECONDS
+            )
+        finally:
+            self._changing.release()
         return _told(vector_store_id, changed, file_id)
 
     async def remove(self, caller: Caller, vector_store_id: str, file_id: str) -> Json:

@@ -5,7 +5,7 @@ from typing import TypeVar
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from api_server.errors import InvalidRequestError, NotFoundError
+from api_server.errors import InvalidRequestError
 from api_server.schemas.chunks import Comparison, Compound, Filter
 from api_server.schemas.vector_stores import (
     MOST_CONDITIONS,
@@ -16,40 +16,18 @@ from api_server.schemas.vector_stores import (
     SearchBody,
     StaticChunking,
 )
-from api_server.services.reading import check_storable, read_json
+from api_server.services.assistants.rules import read_kept
+from api_server.services.reading import check_storable
 
 T = TypeVar("T")
 
 STATUSES = ("in_progress", "completed", "failed", "cancelled")
 DEEPEST = 8
-_ANY = msgspec.json.Decoder()
 
 
 def read_body(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
     """A body whose texts are to be kept. Raises `InvalidRequestError` that names the field."""
-    found = read_json(body or b"{}", decoder)
-    if b"\\u0000" in body:  # JSON has no other way to say it
-        _check_texts(_ANY.decode(body), "")
-    return found
-
-
-def _check_texts(value: object, path: str) -> None:
-    if isinstance(value, str):
-        check_storable(value, path)
-    elif isinstance(value, list):
-        for each in value:
-            _check_texts(each, path)
-    elif isinstance(value, dict):
-        for key, each in value.items():
-            _check_texts(key, path)
-            _check_texts(each, path or str(key))
-
-
-def check_id(what: str, id_: str) -> str:
-    """An id that can be one. Raises `NotFoundError`."""
-    if not (id_.isascii() and id_.isprintable() and len(id_) <= 128):
-        raise NotFoundError.of(what, id_)
-    return id_
+    return read_kept(body or b"{}", decoder)
 
 
 def check_status(status: str | None) -> str | None:

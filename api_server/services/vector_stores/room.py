@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 
 from api_server.services.jobs.room import Besides
+from api_server.services.retrieval.embedding import Embedder, Ended
 from api_server.services.vector_stores.adding import Adding
-from api_server.services.vector_stores.embedding import Embedder, Ended, Questions
 from api_server.services.vector_stores.files import StoreFileService
+from api_server.services.vector_stores.questions import Questions
 from api_server.services.vector_stores.searching import Searching
 from api_server.services.vector_stores.service import VectorStoreService
 from api_server.services.vector_stores.sweeping import Sweeping

@@ -10,13 +10,13 @@ from api_server.errors import NotFoundError
 from api_server.schemas.apps import Caller
 from api_server.schemas.chunks import Attribute, Chunk, Filter, Hit
 from api_server.services.vector_stores.adding import expired_error
-from api_server.services.vector_stores.embedding import Questions
+from api_server.services.vector_stores.questions import Questions
 from api_server.stores.vector_store_files import Taken, VectorStoreFileStore
 from api_server.stores.vector_stores import VectorStoreStore
 from api_server.stores.vectors import Vectors
 
 ROUNDS = 4
-"""So often a search is made again without chunks that do not count any more."""
+"""So often a search is made, each time for twice as many and without chunks that do not count."""
 
 _ATTRIBUTES = msgspec.json.Decoder(dict[str, str | float | bool])
 
@@ -77,18 +77,18 @@ class Searching:
         """Without chunks of a generation that is stale, or not complete yet."""
         unwanted: list[str] = []
         kept: list[Source] = []
-        for _ in range(ROUNDS):
+        for doublings in range(ROUNDS):
             hits = await self._vectors.search(
                 *(app_id, wish.vector_store_ids, vector),
-                limit=wish.limit,
+                limit=wish.limit << doublings,
                 score_threshold=wish.score_threshold or None,
                 by_attributes=wish.by_attributes,
                 without_generations=unwanted,
             )
             current = await self._files.current(app_id, {_taken(hit) for hit in hits})
-            kept = sources_of(hits, current)
+            kept = sources_of(hits, current)[: wish.limit]
             stale = {hit.chunk.generation for hit in hits if _taken(hit) not in current}
-            if not stale:
+            if not stale or len(kept) == wish.limit:
                 break
             unwanted += sorted(stale)
         return kept
@@ -109,9 +109,10 @@ def sources_of(hits: Sequence[Hit], current: dict[Taken, str]) -> list[Source]:
 
 def best_of(found: Sequence[Source], limit: int) -> list[Source]:
     """Each chunk once, with its best score. Pure."""
-    best: dict[tuple[str, str, int], Source] = {}
+    best: dict[tuple[str, str, int, int], Source] = {}
     for each in found:
-        key = (each.chunk.vector_store_id, each.chunk.file_id, each.chunk.n)
+        chunk = each.chunk  # one that was too long for the engine is there in parts
+        key = (chunk.vector_store_id, chunk.file_id, chunk.n, chunk.start)
         if key not in best or best[key].score < each.score:
             best[key] = each
     return sorted(best.values(), key=lambda each: -each.score)[:limit]

@@ -14,11 +14,11 @@ from api_server.schemas.vector_stores import (
     SearchBody,
     VectorStoreChange,
 )
+from api_server.services.assistants.rules import check_id
 from api_server.services.vector_stores.adding import Adding
 from api_server.services.vector_stores.objects import Json, store_object
 from api_server.services.vector_stores.reading import (
     check_chunking,
-    check_id,
     filter_of,
     questions_of,
     read_body,

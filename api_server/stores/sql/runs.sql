@@ -31,7 +31,11 @@ select * from runs
 where id = $1 and thread_id = $2 and app_id = $3 and ($4::text is null or user_name = $4)
 
 -- name: lock_job
-select state, lease_owner from jobs where id = $1 for update
+-- Its place in the queue first, in the order of whoever claims it: else both wait for each other.
+with place as materialized (
+    select job_id from job_queue where job_id = $1 for update
+)
+select state from jobs where id = $1 and (select count(*) from place) >= 0 for update
 
 -- name: lock
 select *, clock_timestamp() as at from runs where id = $1
@@ -143,13 +147,15 @@ where id = $1 and state = 'processing' and lease_owner is null
 returning pg_notify('jobs', 'new')
 
 -- name: end_job
+-- In the order of `lock_job`.
 with gone as (
     delete from job_queue where job_id = $1
+    returning job_id
 ), ended as (
     update jobs set state = 'cancelled', chat = '', fence = fence + 1, finished_at = now(),
         lease_owner = null, lease_until = null, error_code = 'CANCELLED', message = $2,
         retry_possible = false
-    where id = $1 and state in ('queued', 'processing')
+    where id = $1 and state in ('queued', 'processing') and (select count(*) from gone) >= 0
     returning id
 )
 select id, pg_notify('jobs', 'stop ' || id) from ended

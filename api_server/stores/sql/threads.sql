@@ -88,11 +88,3 @@ where
     and (created_at, seq) > ($4, $5) and (created_at, seq) < ($6, $7)
 order by created_at desc, seq desc
 limit $8
-
--- name: context
-select
-    id, thread_id, created_at, status, role, content, assistant_id, run_id, attachments, metadata,
-    incomplete_details, completed_at, incomplete_at
-from messages where app_id = $1 and thread_id = $2
-order by created_at desc, seq desc
-limit $3

@@ -55,7 +55,7 @@ where app_id = $1 and id = any($2::text[]) and expired_at is null
 -- name: expire
 with late as (
     update vector_stores set expired_at = now()
-    where expired_at is null
+    where expired_at is null and expires_after_days is not null
         and last_active_at + expires_after_days * interval '1 day' < now()
     returning id, app_id
 ), cancelled as (
