@@ -13,9 +13,6 @@ from api_server.services.runs.objects import STOPS, to_json
 from api_server.stores.run_rows import Event
 from api_server.stores.runs import RunStore
 
-FIRST_LOOK_SECONDS = 0.1
-"""After the beginning of a run, of which whoever does it may have told before anybody followed."""
-
 ALIVE_SECONDS = 15.0
 PATIENCE_SECONDS = 30.0
 """So long a stream waits for a PostgreSQL that is away."""
@@ -80,9 +77,6 @@ class Following:
                 if stop is not None and not to_end:
                     break
                 channel = self._hub.channel(run_id) or channel
-                if events is known and known and channel is None:
-                    await follower.wait(FIRST_LOOK_SECONDS)
-                    channel = self._hub.channel(run_id)
                 try:
                     events, is_over = await self._next(run_id, after, channel, look=not events)
                     away_since = None
