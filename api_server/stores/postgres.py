@@ -23,6 +23,9 @@ CONNECT_SECONDS = 2.0
 CLOSE_SECONDS = 1.0
 IDLE_IN_TRANSACTION_SECONDS = 15
 LISTEN_CHECK_SECONDS = 15.0
+AGAIN_SECONDS = (0.05, 0.2)
+"""After a deadlock: whoever waited for our locks must have them before we take them again."""
+
 FAULTS: tuple[type[BaseException], ...] = (
     OSError,
     TimeoutError,
@@ -104,11 +107,23 @@ class Postgres:
         *,
         budget_seconds: float = BUDGET_SECONDS,
     ) -> T:
-        """Do it all or nothing. After a `DependencyDownError` it may have happened all the same."""
+        """Do it all or nothing. After a `DependencyDownError` it may have happened all the same.
 
-        async def run(connection: Connection) -> T:
+        `work` is called again where it was undone for the sake of another transaction, since both
+        waited for each other.
+        """
+
+        async def once(connection: Connection) -> T:
             async with connection.transaction():
                 return await work(connection)
+
+        async def run(connection: Connection) -> T:
+            for pause in AGAIN_SECONDS:
+                try:
+                    return await once(connection)
+                except asyncpg.DeadlockDetectedError:
+                    await asyncio.sleep(pause)
+            return await once(connection)
 
         return await self.use(run, budget_seconds=budget_seconds)
 

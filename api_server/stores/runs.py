@@ -5,6 +5,7 @@ order place in the queue, job, run, thread; whoever adds a run locks its thread 
 alone.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,7 +16,7 @@ import msgspec
 
 from api_server.schemas.paging import Page
 from api_server.stores.paging import page_of
-from api_server.stores.postgres import Connection, Postgres, queries
+from api_server.stores.postgres import AGAIN_SECONDS, Connection, Postgres, queries
 from api_server.stores.run_rows import (
     Action,
     Change,
@@ -189,6 +190,7 @@ class RunStore:
                 _SQL["write"], *_columns(changes), budget_seconds=WRITE_SECONDS
             )
         except asyncpg.DeadlockDetectedError:  # its thread is being deleted
+            await asyncio.sleep(AGAIN_SECONDS[0])
             rows = await self._postgres.fetch(
                 _SQL["write"], *_columns(changes), budget_seconds=WRITE_SECONDS
             )

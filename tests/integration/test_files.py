@@ -306,6 +306,8 @@ async def test_ranges_and_tags(files: FileGateway) -> None:
     assert (await ranged("bytes=0-1", **{"if-range": etag})).status_code == 206
     unchanged = await files.http.get(path, headers={"if-none-match": f'"x", {etag}'})
     assert (unchanged.status_code, unchanged.content) == (304, b"")
+    weak = await files.http.get(path, headers={"if-none-match": f"W/{etag}"})
+    assert weak.status_code == 304
 
 
 async def test_a_reader_that_stops_is_cut_off(files: FileGateway) -> None:

@@ -80,6 +80,13 @@ async def test_who_lost_the_job_writes_nothing(postgres: Postgres) -> None:
     assert found.status == "in_progress"
 
 
+async def test_who_did_an_earlier_leg_writes_nothing(postgres: Postgres) -> None:
+    run, store = await begun(postgres), RunStore(postgres)
+    held = await claimed(postgres)
+    await postgres.execute("update runs set job_id = 'job_of_the_next_leg'")
+    assert await store.write([Change(replace(run, status="in_progress"), held.fence)]) == {}
+
+
 async def test_a_pen_learns_what_became_of_its_run(postgres: Postgres) -> None:
     run, store, hub = await begun(postgres), RunStore(postgres), Hub()
     scribe = Scribe(store, hub)

@@ -1,6 +1,7 @@
 """The guarded connections to PostgreSQL and Redis, against real servers."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable, Iterator
 
@@ -56,6 +57,32 @@ async def test_a_transaction_that_stands_still_loses_its_locks(
         await holding
     await stopped.aclose()
     await other.aclose()
+
+
+async def test_transactions_that_wait_for_each_other_are_both_done(postgres_url: str) -> None:
+    both = asyncio.Barrier(2)
+    tries = 0
+
+    async def add(postgres: Postgres, first: int, second: int) -> None:
+        async def work(connection: Connection) -> None:
+            nonlocal tries
+            tries += 1
+            is_new = tries <= 2
+            await connection.execute("update pairs set n = n + 1 where id = $1", first)
+            if is_new:
+                await both.wait()
+            await connection.execute("update pairs set n = n + 1 where id = $1", second)
+
+        await postgres.transaction(work, budget_seconds=20)
+
+    async with contextlib.aclosing(Postgres(postgres_url)) as postgres:
+        await postgres.execute(
+            "create table pairs as select id, 0 as n from generate_series(1, 2) as id",
+            budget_seconds=20,
+        )
+        await asyncio.gather(add(postgres, 1, 2), add(postgres, 2, 1))
+        assert [row["n"] for row in await postgres.fetch("select n from pairs")] == [2, 2]
+    assert tries > 2
 
 
 async def test_an_error_of_the_query_is_no_outage(postgres_url: str) -> None:
