@@ -5,6 +5,7 @@ What the operator has elsewhere (POSTGRES_URL, REDIS_URL, S3_URL, QDRANT_URL) is
 """
 
 import secrets
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,8 @@ from api_server.local.data_dir import (
     POSTGRES_URL_FILE,
     REDIS_FILE,
     REDIS_URL_FILE,
+    STACK_FILE,
+    STORES_FILE,
     VECTORS_FILE,
     VECTORS_FOLDER,
     write_private,
@@ -78,7 +81,15 @@ async def prepare_stores(settings: Settings, say: Say) -> LocalStores:
         supervisor, told = await _vectors(settings, say)
         supervisors.append(supervisor)
         variables |= told
+    _write_variables(settings.environment.data_dir.resolve(), variables)
     return LocalStores(supervisors, variables)
+
+
+def _write_variables(data_dir: Path, variables: Mapping[str, str]) -> None:
+    """What a command beside the gateway needs to find the same stores and models."""
+    told = {**variables, "STACK_CONFIG": str(data_dir / STACK_FILE)}
+    lines = [f"export {name}={shlex.quote(value)}\n" for name, value in told.items()]
+    write_private(data_dir / STORES_FILE, "".join(lines))
 
 
 async def _postgres(settings: Settings, say: Say) -> tuple[Supervisor, str]:

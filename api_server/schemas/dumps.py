@@ -27,6 +27,9 @@ Moment = Annotated[int, msgspec.Meta(ge=0, le=253_402_300_799)]
 """Seconds of the epoch, up to the year 9999."""
 
 
+KeptId = Annotated[Id, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{1,128}(?!\n)$")]
+"""One that can stand in a path."""
+
 Purpose = Literal[
     "assistants",
     "assistants_output",
@@ -55,7 +58,7 @@ class Named(msgspec.Struct, frozen=True):
 
 
 class DumpedAssistant(msgspec.Struct, frozen=True):
-    id: Id
+    id: KeptId
     model: Model
     created_at: Moment | None = None
     name: Name | None = None
@@ -109,7 +112,7 @@ class IncompleteDetails(msgspec.Struct, frozen=True):
 
 
 class DumpedMessage(msgspec.Struct, frozen=True):
-    id: Id
+    id: KeptId
     role: Literal["user", "assistant"]
     content: list[DumpedPart]
     created_at: Moment | None = None
@@ -126,9 +129,9 @@ class DumpedMessage(msgspec.Struct, frozen=True):
 class DumpedThread(msgspec.Struct, frozen=True):
     """`user`: whose it is here, by the `sub` of that user's tokens; OpenAI has nothing like it."""
 
-    id: Id
+    id: KeptId
     created_at: Moment | None = None
-    user: Annotated[str, msgspec.Meta(min_length=1, max_length=128)] | None = None
+    user: Annotated[str, msgspec.Meta(min_length=1, max_length=256)] | None = None
     tool_resources: ToolResources | None = None
     metadata: Metadata | None = None
     messages: list[msgspec.Raw] = []
@@ -137,7 +140,7 @@ class DumpedThread(msgspec.Struct, frozen=True):
 class DumpedFile(msgspec.Struct, frozen=True):
     """`path`: where its content is, from the folder of the dump."""
 
-    id: Id
+    id: KeptId
     filename: Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
     path: str
     purpose: Purpose = "assistants"

@@ -236,7 +236,10 @@ async def test_an_id_of_another_app_is_refused_for_that_object_alone(
         }
         more = write(
             tmp_path,
-            assistants=[ASSISTANT, ASSISTANT | {"id": "asst_new"}, {"id": "asst_bad"}, 7],
+            assistants=[
+                *(ASSISTANT, ASSISTANT | {"id": "asst_new"}, ASSISTANT | {"id": "../asst"}),
+                *({"id": "asst_bad"}, 7),
+            ],
             threads=[THREAD, stolen],
             files=[
                 FILE,
@@ -247,7 +250,7 @@ async def test_an_id_of_another_app_is_refused_for_that_object_alone(
         said = await take_in(more, postgres_url, s3, "--model", "fake", app="other")
         assert said["counts"] == {
             "file": {"taken": 0, "known": 0, "refused": 3},
-            "assistant": {"taken": 1, "known": 0, "refused": 3},
+            "assistant": {"taken": 1, "known": 0, "refused": 4},
             "message": {"taken": 1, "known": 0, "refused": 1},
             "thread": {"taken": 1, "known": 0, "refused": 1},
         }

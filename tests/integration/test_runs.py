@@ -80,7 +80,9 @@ async def test_a_stream_says_it_all_and_can_be_read_again(home: Home) -> None:
     run = told[-2].data
     assert await home.get(f"/v1/threads/{thread}/runs/{run['id']}") == run
     path = f"/v1/threads/{thread}/runs/{run['id']}/events"
+    began = time.monotonic()
     assert await home.stream(path) == told
+    assert time.monotonic() - began < 0.9, "nothing comes behind the end of a run"
     assert await home.stream(f"{path}?after=7") == told[7:]
     assert names(await home.stream(f"{path}?after={ids[-1]}")) == ["done"]
 
