@@ -77,7 +77,9 @@ class Following:
                 if stop is not None and not to_end:
                     break
                 try:
-                    events, is_over = await self._next(run_id, after, look=not events)
+                    events, is_over = await self._next(
+                        run_id, after, look=not events or stop is not None
+                    )
                     away_since = None
                 except DependencyDownError:
                     away_since = away_since or time.monotonic()
