@@ -59,7 +59,7 @@ async def open_stored_inference(
         found = services.access.directory.app(app)
         if found is None:
             raise ConfigurationError(f"There is no app {app!r}; `apps list` shows those there are.")
-        yield StoredInferenceFactory(kept.conversations, kept.runs.service, Caller(found))
+        yield StoredInferenceFactory(kept.conversations, kept.runs, Caller(found))
 
 
 class InferenceFactory(factory.InferenceFactory):

@@ -22,6 +22,7 @@ from api_server.services.retrieval.extracting import Limits
 from api_server.services.retrieval.ingesting import Rules as IngestRules
 from api_server.services.retrieval.prefixes import prefixes_of
 from api_server.services.retrieval.room import furnish_ingests
+from api_server.services.runs.endings import Ended
 from api_server.services.runs.outside import stop_runs
 from api_server.services.runs.room import RunRules, Runs, furnish_runs
 from api_server.services.runs.tools import ServerTool, Tools
@@ -54,6 +55,7 @@ class Asking:
     admit: Admit
     job_ended: Callable[[RequestRecord], None]
     vectors_ended: Callable[[RequestRecord], None]
+    run_ended: Ended
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,7 @@ def compose_kept(
         *(assistants.threads, assistants.resources, _tools(hosts, found)),
         *(job_rules, _run_rules(settings, slots.runs)),
         ended=asking.job_ended,
+        run_ended=asking.run_ended,
         admit=asking.admit,
     )
     ingests = NOTHING_ELSE

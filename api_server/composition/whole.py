@@ -177,6 +177,7 @@ def compose(
         admit=partial(_admit, quotas),
         job_ended=partial(_job_ended, metrics, ledger),
         vectors_ended=partial(_vectors_ended, metrics, ledger),
+        run_ended=metrics.run_ended,
     )
     rules = _rules(settings)
     job_slots, slots = _slots(settings, only_works=only_works)

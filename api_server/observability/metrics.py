@@ -49,6 +49,8 @@ _KINDS: Mapping[str, ErrorKind] = {
 Phase = Literal["queued", "connecting", "generating"]
 BreakerState = Literal["closed", "open", "half-open"]
 _BREAKER_STATES: tuple[BreakerState, ...] = ("closed", "open", "half-open")
+RunEnd = Literal["completed", "incomplete", "failed", "cancelled", "expired"]
+_RUN_ENDS: tuple[RunEnd, ...] = ("completed", "incomplete", "failed", "cancelled", "expired")
 LimitKind = Literal["requests", "tokens", "concurrent"]
 
 # Fine around the latency targets of 0.5, 1 and 1.5 s.
@@ -275,6 +277,13 @@ JOB_SECONDS = Family(
     ("kind",),
     _JOB,
 )
+RUN_SECONDS = Family(
+    "llm_gateway_run_seconds",
+    "histogram",
+    "From the creation of a run to its end, of those that ended in these processes, by its status.",
+    ("status",),
+    _JOB,
+)
 DISK_FREE = Family(
     "llm_gateway_disk_free_bytes", "gauge", "Room on the disk of DATA_DIR.", across="max"
 )
@@ -300,7 +309,8 @@ FAMILIES = (
     *(REQUESTS, ERRORS, QUEUE_WAIT, OVERHEAD, IN_FLIGHT, OLDEST_QUEUED, SLOTS, SLOTS_BUSY),
     *(SHED, LIMITED, CANCELLED, RETRIES, FALLBACKS, DROPPED_MESSAGES, REPLICA_SOUND, BREAKER),
     *(DEPENDENCY, CACHE, SPOOL_ROWS, LEDGER_SHIPPED, LEDGER_LOST),
-    *(JOBS, OLDEST_JOB, JOB_SECONDS, DISK_FREE, DISK_SIZE, MEMORY, LOOP_LAG, WORKERS),
+    *(JOBS, OLDEST_JOB, JOB_SECONDS, RUN_SECONDS),
+    *(DISK_FREE, DISK_SIZE, MEMORY, LOOP_LAG, WORKERS),
 )
 _BY_NAME = {family.name: family for family in FAMILIES}
 
@@ -370,6 +380,8 @@ class Metrics:
                 self._cells[first] = 0.0
         for model in self._models:
             self._start_at_zero(model)
+        for status in _RUN_ENDS:
+            self._place(RUN_SECONDS, status)
         own.is_alive = True
 
     def request_ended(self, record: RequestRecord) -> None:
@@ -496,6 +508,10 @@ class Metrics:
         """A job came to its end here."""
         observe(self._cells, self._place(JOB_SECONDS, "wait"), _JOB, waited_seconds)
         observe(self._cells, self._place(JOB_SECONDS, "run"), _JOB, ran_seconds)
+
+    def run_ended(self, status: RunEnd, seconds: float) -> None:
+        """A run came to its end here; one that is begun again ends again."""
+        observe(self._cells, self._place(RUN_SECONDS, status), _JOB, seconds)
 
     def render(self) -> bytes:
         """All metrics over all workers, in Prometheus' text format."""

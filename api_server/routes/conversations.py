@@ -11,7 +11,7 @@ from api_server.errors import DependencyDownError
 from api_server.routes.stored import STREAM, body_of, caller_of, service_of, takes
 from api_server.schemas.conversations import ProcessBody
 from api_server.services.conversations.service import ConversationService
-from api_server.services.runs.service import Begun
+from api_server.services.runs.queue import Begun
 
 router = APIRouter(tags=["assistants"])
 

@@ -15,8 +15,8 @@ from api_server.routes.stored import (
 )
 from api_server.schemas.runs import RunBody, RunChange, ThreadAndRunBody, ToolOutputs
 from api_server.services.runs.objects import run_object
+from api_server.services.runs.queue import Begun
 from api_server.services.runs.room import Runs
-from api_server.services.runs.service import Begun
 
 router = APIRouter(tags=["assistants"])
 
@@ -68,21 +68,21 @@ async def create_run(thread_id: str, request: Request) -> Response:
 async def list_runs(thread_id: str, request: Request) -> Response:
     """The runs of a thread."""
     page = page_of(request)
-    return answer(await _runs(request).service.listed(caller_of(request), thread_id, page))
+    return answer(await _runs(request).reader.listed(caller_of(request), thread_id, page))
 
 
 @router.get("/v1/threads/{thread_id}/runs/{run_id}")
 async def retrieve_run(thread_id: str, run_id: str, request: Request) -> Response:
     """One run."""
-    return answer(await _runs(request).service.retrieve(caller_of(request), thread_id, run_id))
+    return answer(await _runs(request).reader.retrieve(caller_of(request), thread_id, run_id))
 
 
 @router.post("/v1/threads/{thread_id}/runs/{run_id}", openapi_extra=takes(RunChange))
 async def modify_run(thread_id: str, run_id: str, request: Request) -> Response:
     """Replace its metadata."""
     body = await body_of(request)
-    service = _runs(request).service
-    return answer(await service.modify(caller_of(request), thread_id, run_id, body))
+    reader = _runs(request).reader
+    return answer(await reader.modify(caller_of(request), thread_id, run_id, body))
 
 
 @router.post("/v1/threads/{thread_id}/runs/{run_id}/cancel")
@@ -99,8 +99,8 @@ async def cancel_run(thread_id: str, run_id: str, request: Request) -> Response:
 async def submit_tool_outputs(thread_id: str, run_id: str, request: Request) -> Response:
     """The outputs of the calls that it waits for."""
     body = await body_of(request)
-    service = _runs(request).service
-    return _answer(request, await service.submit(caller_of(request), thread_id, run_id, body))
+    outputs = _runs(request).outputs
+    return _answer(request, await outputs.submit(caller_of(request), thread_id, run_id, body))
 
 
 @router.post("/v1/threads/{thread_id}/runs/{run_id}/resume")
@@ -121,7 +121,7 @@ async def follow_run(thread_id: str, run_id: str, request: Request) -> Response:
     if not (asked.isascii() and asked.isdigit() and len(asked) <= 18):
         raise InvalidRequestError("after: must be the id of an event, or 0.", param="after")
     runs = _runs(request)
-    run = await runs.service.find(caller_of(request), thread_id, run_id)
+    run = await runs.reader.find(caller_of(request), thread_id, run_id)
     blocks = runs.following.stream(run.id, int(asked), to_end=True)
     return StreamingResponse(blocks, media_type="text/event-stream", headers=STREAM_HEADERS)
 
@@ -130,7 +130,7 @@ async def follow_run(thread_id: str, run_id: str, request: Request) -> Response:
 async def list_steps(thread_id: str, run_id: str, request: Request) -> Response:
     """What it has done so far."""
     ids, page = (thread_id, run_id), page_of(request)
-    found = await _runs(request).service.steps(
+    found = await _runs(request).reader.steps(
         caller_of(request), *ids, page, with_results=_with_results(request)
     )
     return answer(found)
@@ -139,7 +139,7 @@ async def list_steps(thread_id: str, run_id: str, request: Request) -> Response:
 @router.get("/v1/threads/{thread_id}/runs/{run_id}/steps/{step_id}")
 async def retrieve_step(thread_id: str, run_id: str, step_id: str, request: Request) -> Response:
     """One step."""
-    found = await _runs(request).service.step(
+    found = await _runs(request).reader.step(
         caller_of(request), thread_id, run_id, step_id, with_results=_with_results(request)
     )
     return answer(found)

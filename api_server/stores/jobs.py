@@ -263,22 +263,12 @@ class JobStore:
     ) -> list[Taken]:
         """Take up to so many jobs: first those whose lease is over, then the first in the queue."""
 
-        async def work(connection: Connection) -> list[Row]:
-            others = (list(without_models), list(without_apps))
-            rows: list[Row] = await connection.fetch(
-                _SQL["claim_again"],
-                *(owner, count, *others, lease_seconds, max_attempts, self._kind),
-            )
-            if len(rows) < count:
-                left = count - len(rows)
-                rows += await connection.fetch(
-                    _SQL["claim_next"],
-                    *(owner, left, *others, lease_seconds, timeout_seconds),
-                    *(self._kind, self._clock),
-                )
-            return rows
-
-        rows = await self._postgres.transaction(work, budget_seconds=BUDGET_SECONDS)
+        rows = await self._postgres.fetch(
+            _SQL["claim"],
+            *(owner, count, list(without_models), list(without_apps)),
+            *(lease_seconds, timeout_seconds, max_attempts, self._kind, self._clock),
+            budget_seconds=BUDGET_SECONDS,
+        )
         return [_taken(row) for row in rows]
 
     async def put_off(self, job_id: str, fence: int, seconds: float) -> None:

@@ -169,6 +169,7 @@ class Postgres:
                         max_size=self._pool_size,
                         timeout=CONNECT_SECONDS,
                         max_inactive_connection_lifetime=60.0,
+                        reset=_leave,
                     )
         return self._pool
 
@@ -193,3 +194,9 @@ class Postgres:
             connection.terminate()
             raise
         return connection
+
+
+async def _leave(connection: "asyncpg.Connection[Row]") -> None:
+    """Given back as it is: no work changes its session, and to reset it would take as long as a
+    query, and undo what `_connect` set. A transaction that was left open is rolled back before.
+    """

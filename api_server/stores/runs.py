@@ -90,6 +90,10 @@ class RunStore:
                 raise
             raise TakenError from exc
 
+    async def flush(self) -> None:
+        """What `add_run` and `continue_run` were part of is on the disk after this."""
+        await self._postgres.execute(_SQL["flush"], budget_seconds=WRITE_SECONDS)
+
     # reading
 
     async def assistant(self, app_id: str, assistant_id: str) -> tuple[str, datetime] | None:
@@ -226,7 +230,10 @@ async def forget_events(connection: Connection, seconds: float) -> None:
 
 
 async def add_run(connection: Connection, run: Run, events: Sequence[Event]) -> None:
-    """Write a new run down, in a thread that is locked, with the first events of its stream."""
+    """Write a new run down, in a thread that is locked, with the first events of its stream.
+
+    What this is part of counts only after a `flush`.
+    """
     await connection.execute(
         _SQL["add"],
         *(run.id, run.thread_id, run.app_id, run.user_name, run.assistant_id, run.body),
@@ -268,7 +275,7 @@ async def put(connection: Connection, change: Change) -> None:
 async def continue_run(
     connection: Connection, run_id: str, job_id: str, seconds: float | None
 ) -> Run:
-    """A new leg of a run that is locked; `seconds` sets its time anew."""
+    """A new leg of a run that is locked; `seconds` sets its time anew. A `flush` is due."""
     row = await connection.fetchrow(_SQL["continue"], run_id, job_id, seconds)
     assert row is not None, "whoever continues a run has locked it"
     return read_row(Run, row)

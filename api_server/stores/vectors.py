@@ -19,6 +19,10 @@ from api_server.stores.vector_setup import collection_body, index_body
 WRITE_SECONDS = 30.0
 """For what is written; a search gets `qdrant.BUDGET_SECONDS`."""
 
+ATTRIBUTES_SECONDS = 5.0
+"""A client waits, and a transaction of PostgreSQL, which must not be the first to give up: it would
+be taken for the one that is away."""
+
 MOST_POINTS = 128
 """In one request."""
 
@@ -151,7 +155,7 @@ class Vectors:
             "payload": payload_of(attributes),
             "filter": of_chunks(app_id, [vector_store_id], file_id=file_id),
         }
-        await self._write("POST", "points/payload", body)
+        await self._write("POST", "points/payload", body, budget_seconds=ATTRIBUTES_SECONDS)
 
     async def delete(
         self,
@@ -192,14 +196,20 @@ class Vectors:
             raise _refused(self._wanted.name, size, why_refused(answer))
         return answer.status
 
-    async def _write(self, method: str, what: str, body: Mapping[str, object]) -> None:
+    async def _write(
+        self,
+        method: str,
+        what: str,
+        body: Mapping[str, object],
+        budget_seconds: float = WRITE_SECONDS,
+    ) -> None:
         """In a collection that is not there, there is nothing to change."""
         await self._qdrant.ask(
             method,
             f"{self._path}/{what}?wait=true",
             body,
             besides={404},
-            budget_seconds=WRITE_SECONDS,
+            budget_seconds=budget_seconds,
         )
 
     async def _make_collection(self, vector_size: int) -> None:

@@ -18,7 +18,7 @@ def board() -> Board:
     return Board(
         uid="stack-tenants",
         title="LLM serving: tenants and jobs",
-        description="Usage by app from the ledger in PostgreSQL; the queue, jobs, kept answers.",
+        description="Usage by app from the ledger in PostgreSQL; queue, jobs, runs, kept answers.",
         since="now-6h",
         rows=[
             Row(9, [_usage()]),
@@ -27,6 +27,7 @@ def board() -> Board:
             Row(8, list(_queue())),
             Row(8, [_jobs_by_state(), _jobs_waiting()]),
             Row(8, list(_jobs())),
+            Row(8, list(_runs())),
             Row(8, list(_answers())),
         ],
     )
@@ -268,6 +269,34 @@ def _jobs() -> Iterator[Panel]:
         ],
         width=8,
         quiet="no job ended in this time",
+    )
+
+
+def _runs() -> Iterator[Panel]:
+    yield Panel(
+        title="Runs of assistants that ended",
+        description="By how they ended, as a rate; one that was begun again ends again.",
+        unit="reqps",
+        queries=[
+            Prom("{{status}}", f"sum by (status) (rate(llm_gateway_run_seconds_count[{WINDOW}]))")
+        ],
+        width=12,
+        draw="stack",
+    )
+    yield Panel(
+        title="How long runs take",
+        description="Of 100 runs that ended so, 95 took no longer, from their creation to their "
+        "end, with all that they waited for.",
+        unit="s",
+        queries=[
+            Prom(
+                "{{status}}, p95",
+                "histogram_quantile(0.95, sum by (status, le) "
+                f"(rate(llm_gateway_run_seconds_bucket[{WINDOW}]))) >= 0",
+            )
+        ],
+        width=12,
+        quiet="no run ended in this time",
     )
 
 

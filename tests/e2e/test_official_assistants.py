@@ -20,7 +20,6 @@ from tests.belongings import FAMILIES
 from tests.e2e.conftest import MODEL_SECONDS
 from tests.local_stack import LocalStack, local_stack
 from tests.recording_proxy import Recorded, RecordingProxy, recording_proxy
-from tests.s3 import S3Server
 from tests.wire import assert_valid
 
 SCRIPT = Path(__file__).parent / "official_assistants.py"
@@ -152,11 +151,9 @@ def test_the_script_has_nothing_of_ours() -> None:
 
 
 @pytest.mark.timeout(MODEL_SECONDS + 400)
-def test_it_runs_to_its_end_and_every_answer_is_valid(
-    stack: LocalStack, tmp_path: Path, s3_server: S3Server
-) -> None:
+def test_it_runs_to_its_end_and_every_answer_is_valid(stack: LocalStack, tmp_path: Path) -> None:
     assert stack.is_ready()
-    with local_stack(tmp_path / "data", EMBEDDINGS="on", **s3_server.variables) as local:
+    with local_stack(tmp_path / "data", EMBEDDINGS="on") as local:
         local.wait_ready(MODEL_SECONDS)
         with recording_proxy(local.url) as proxy:
             printed = run_script(proxy)

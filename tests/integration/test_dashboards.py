@@ -37,6 +37,7 @@ LONGEST_SECONDS = 0.9
 TIMEOUTS = dict.fromkeys(
     ("queue_seconds", "connect_seconds", "first_token_seconds", "idle_seconds", "total_seconds"), 20
 )
+SAID = {"role": "user", "content": "hi"}
 TYPES: Any = {"explain": {}}
 GPU = b'DCGM_FI_DEV_GPU_UTIL{gpu="0"} 50\n'
 
@@ -58,10 +59,22 @@ class Watched:
     async def chat(self, app: Issued, headers: dict[str, str] | None = None, **body: Any) -> float:
         """Seconds from the request to the last byte of a stream."""
         began = time.perf_counter()
-        body = {"model": "fake", "messages": [{"role": "user", "content": "hi"}]} | body
+        body = {"model": "fake", "messages": [SAID]} | body
         shown = {"authorization": f"Bearer {app.key}"} | (headers or {})
         await self.http.post("/v1/chat/completions", json={"stream": True} | body, headers=shown)
         return time.perf_counter() - began
+
+    async def run(self, assistant: str) -> None:
+        body = {"assistant_id": assistant, "thread": {"messages": [SAID]}}
+        await self.http.post("/v1/threads/runs", json=body, headers=self.shown())
+
+    async def assistant(self) -> str:
+        body = {"model": "fake"}
+        made = await self.http.post("/v1/assistants", json=body, headers=self.shown())
+        return str(made.raise_for_status().json()["id"])
+
+    def shown(self) -> dict[str, str]:
+        return {"authorization": f"Bearer {self.shop.key}"}
 
     async def job(self) -> None:
         body = {"request_type": "explain", "request": "queues", "app_code": self.shop.app_code}
@@ -246,8 +259,9 @@ async def loaded(stack: Watched) -> AsyncIterator[None]:
 
 
 async def everything(stack: Watched) -> None:
-    """Chats, some of which fail, are beyond a limit, or were answered before; and jobs."""
+    """Chats, some of which fail, are beyond a limit, or were answered before; jobs and runs."""
     use = {"x-cache": "use"}
+    assistant = await stack.assistant()
     while True:
         await asyncio.gather(
             *(stack.chat(stack.shop, first_pause=0.2, tokens=5, pause=0.02) for _ in range(6)),
@@ -255,7 +269,8 @@ async def everything(stack: Watched) -> None:
             stack.chat(stack.shop, use, first_pause=0.0, temperature=0),
             stack.chat(stack.tight),
             stack.job(),
-            stack.http.get("/v1/models", headers={"authorization": f"Bearer {stack.shop.key}"}),
+            stack.run(assistant),
+            stack.http.get("/v1/models", headers=stack.shown()),
         )
 
 

@@ -248,11 +248,6 @@ def with_file(file: str, *, searched: bool) -> Json:
     return {"role": "user", "content": "x", "attachments": [attached]}
 
 
-def with_image(file: str) -> Json:
-    content = [{"type": "image_file", "image_file": {"file_id": file}}]
-    return {"role": "user", "content": content}
-
-
 def named_in_bodies(mine: Ids, theirs: Ids) -> list[tuple[str, Json]]:
     """Every place of a body where the id of something can stand that is an app's."""
     assistant, file = theirs["assistant_id"], theirs["file_id"]
@@ -263,7 +258,7 @@ def named_in_bodies(mine: Ids, theirs: Ids) -> list[tuple[str, Json]]:
         f"/v1/threads/{mine['thread_id']}",
         f"/v1/vector_stores/{mine['vector_store_id']}",
     )
-    messages = [with_file(file, searched=False), with_file(file, searched=True), with_image(file)]
+    messages = [with_file(file, searched=False), with_file(file, searched=True)]
     own = {"assistant_id": mine["assistant_id"]}
     new = {"model": "fake", "tools": [{"type": "file_search"}]}
     said = {"messages": [{"role": "user", "content": "x"}]}
@@ -375,7 +370,6 @@ async def test_a_user_works_with_what_is_its_own(town: Town) -> None:
     stores = thread["tool_resources"]["file_search"]["vector_store_ids"]
     path = f"/v1/threads/{thread['id']}"
     await town.ann.post(f"{path}/messages", with_file(spare, searched=True))
-    await town.ann.post("/v1/threads", {"messages": [with_image(spare)]})
     again = await town.ann.post(path, {"tool_resources": thread["tool_resources"]})
     assert again["tool_resources"] == thread["tool_resources"]
     assert (await town.bob.ask("GET", path)).status_code == 404

@@ -46,6 +46,46 @@ async def test_an_engine_that_fails_ends_the_run_which_can_be_resumed(home: Home
     assert "completed" in refused["error"]["message"]
 
 
+async def test_each_end_of_a_run_is_counted_once(home: Home) -> None:
+    thread, assistant = await home.thread(), await home.assistant()
+    made = await home.run(thread, assistant)
+    await home.until(thread, made["id"], "completed")
+    home.engine.obey(fault="error_500")
+    made = await home.run(thread, assistant)
+    failed = await home.until(thread, made["id"], "failed")
+    home.engine.obey()
+    await resumed(home, failed)
+    home.engine.obey(fault="loading_503")
+    made = await home.run(thread, assistant)
+    path = f"/v1/threads/{thread}/runs/{made['id']}/cancel"
+    await home.post(path)
+    await home.until(thread, made["id"], "cancelled")
+    told = (await home.http.get("/metrics")).text
+    for status, count in (("completed", 2), ("failed", 1), ("cancelled", 1), ("expired", 0)):
+        assert f'llm_gateway_run_seconds_count{{status="{status}"}} {count}\n' in told, status
+
+
+async def test_of_many_who_resume_at_once_one_begins_a_leg(home: Home, postgres_url: str) -> None:
+    home.engine.obey(fault="error_500")
+    thread = await home.thread()
+    made = await home.run(thread, await home.assistant())
+    run = await home.until(thread, made["id"])
+    assert run["status"] == "failed"
+    home.engine.obey(pause=0.02, tokens=5)
+    path = f"/v1/threads/{thread}/runs/{run['id']}"
+    answers = await asyncio.gather(*(home.http.post(f"{path}/resume") for _ in range(8)))
+    assert sorted(each.status_code for each in answers) == [200] + [400] * 7
+    assert all("cannot be resumed" in each.text for each in answers if each.status_code == 400)
+    assert (await home.until(thread, run["id"]))["status"] == "completed"
+    assert len(await home.messages(thread)) == 2
+    async with contextlib.aclosing(Postgres(postgres_url)) as postgres:
+        (row,) = await postgres.fetch("select leg from runs")
+        assert row["leg"] == 2
+        assert len(await postgres.fetch("select from jobs where kind = 'run'")) == 2
+    told = names(await home.stream(f"{path}/events"))
+    assert told.count("thread.run.queued") == 2
+
+
 async def test_half_a_message_is_not_there_twice_after_a_resume(home: Home) -> None:
     home.engine.obey(fault="close_in_stream")
     thread = await home.thread()
@@ -214,7 +254,8 @@ async def test_the_client_that_leaves_does_not_stop_the_run(home: Home) -> None:
             if told.event == "thread.message.delta":
                 break
     run = (await home.get(f"/v1/threads/{thread}/runs"))["data"][0]
-    assert (await home.until(thread, run["id"]))["status"] == "completed"
+    ended = await home.until(thread, run["id"])
+    assert ended["status"] == "completed", ended["last_error"]
 
 
 async def test_a_stream_goes_on_when_the_worker_is_killed(

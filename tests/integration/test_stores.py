@@ -41,6 +41,7 @@ async def test_a_transaction_that_stands_still_loses_its_locks(
 ) -> None:
     monkeypatch.setattr("api_server.stores.postgres.IDLE_IN_TRANSACTION_SECONDS", 1)
     stopped, other = Postgres(postgres_url), Postgres(postgres_url)
+    await stopped.fetch("select 1")  # also where the connection was lent before
 
     async def hold(connection: Connection) -> None:
         await connection.execute("lock table apps in access exclusive mode")

@@ -108,8 +108,9 @@ async def test_a_vector_store_comes_along_and_goes_where_its_thread_fails(
     thread = plain(await service.create(SHOP, msgspec.json.encode(body)))
     assert stores.made == [(["file-a"], 7)]
     assert thread["tool_resources"] == {"file_search": {"vector_store_ids": ["vs_1"]}}
-    image = {"type": "image_file", "image_file": {"file_id": "file-lost"}}
-    body["messages"] = [{"role": "user", "content": [image]}]  # type: ignore[assignment]
+    lost = [{"file_id": "file-lost", "tools": []}]
+    messages = [{"role": "user", "content": "x", "attachments": lost}]
+    body["messages"] = messages  # type: ignore[assignment]
     with pytest.raises(InvalidRequestError, match="file-lost"):
         await service.create(SHOP, msgspec.json.encode(body))
     assert len(stores.made) == 2

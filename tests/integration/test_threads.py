@@ -102,7 +102,6 @@ async def test_parts_come_back_as_they_were_sent(shop: Kept, postgres_url: str) 
         content=[
             {"type": "text", "text": "hi"},
             {"type": "image_url", "image_url": {"url": "https://a.example/b.png"}},
-            {"type": "image_file", "image_file": {"file_id": "file-1", "detail": "high"}},
         ],
         attachments=[{"file_id": "file-1", "tools": []}],
     )
@@ -110,7 +109,6 @@ async def test_parts_come_back_as_they_were_sent(shop: Kept, postgres_url: str) 
     assert said["content"] == [
         TEXT,
         {"type": "image_url", "image_url": {"url": "https://a.example/b.png", "detail": "auto"}},
-        {"type": "image_file", "image_file": {"file_id": "file-1", "detail": "high"}},
     ]
     assert said["attachments"] == [{"file_id": "file-1", "tools": []}]
 
@@ -243,7 +241,7 @@ REFUSED: tuple[tuple[Any, str], ...] = (
             "role": "user",
             "content": [{"type": "image_file", "image_file": {"file_id": "file-no"}}],
         },
-        "file-no",
+        "no model of this stack",
     ),
     (USER | {"metadata": {str(n): "" for n in range(17)}}, "metadata"),
     (USER | {"attachments": [{"tools": []}]}, "file_id"),

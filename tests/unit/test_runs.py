@@ -9,13 +9,14 @@ import pytest
 from api_server.errors import InvalidRequestError
 from api_server.schemas.assistants import KeptAssistant
 from api_server.schemas.runs import RunBody, ToolOutput, Wish
-from api_server.services.runs.context import chat_body, chat_messages, within
+from api_server.services.runs.context import NOT_SHOWN, chat_body, chat_messages, within
 from api_server.services.runs.endings import EXPIRED, Ending, close
 from api_server.services.runs.hearing import Answer, Piece
 from api_server.services.runs.hub import KEPT_EVENTS, Hub
 from api_server.services.runs.objects import text_content, to_json
-from api_server.services.runs.service import check_outputs, wish_from
+from api_server.services.runs.outputs import check_outputs
 from api_server.services.runs.tools import Tools
+from api_server.services.runs.wishes import wish_from
 from api_server.stores.run_rows import Action, Event, Heard, Run, Step
 
 AT = datetime(2026, 11, 21, tzinfo=UTC)
@@ -76,10 +77,16 @@ def test_what_a_run_did_comes_in_its_order_and_only_if_completed() -> None:
     assert [each["content"] for each in found[4:]] == ["1", "2"]
 
 
-def test_an_image_file_is_refused_by_name() -> None:
-    content = to_json([{"type": "image_file", "image_file": {"file_id": "f"}}])
-    with pytest.raises(InvalidRequestError, match="image_file"):
-        chat_messages("", [Heard("m", "user", None, content)], "run_1", [], [])
+def test_a_thread_that_was_moved_in_with_an_image_can_go_on() -> None:
+    """Nobody can send one here."""
+    image = {"type": "image_file", "image_file": {"file_id": "f"}}
+    text = {"type": "text", "text": {"value": "What is this?", "annotations": []}}
+    heard = [Heard("m", "user", None, to_json([text, image]))]
+    (message,) = chat_messages("", heard, "run_1", [], [])
+    assert message["content"] == [
+        {"type": "text", "text": "What is this?"},
+        {"type": "text", "text": NOT_SHOWN},
+    ]
 
 
 def body_of(wish: dict[str, Any], *, is_first: bool, most: int | None = None) -> dict[str, Any]:

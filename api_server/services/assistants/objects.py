@@ -8,7 +8,7 @@ import msgspec
 
 from api_server.errors import InvalidRequestError
 from api_server.schemas.ids import new_id
-from api_server.schemas.threads import ImageFilePart, MessageBody, TextPart
+from api_server.schemas.threads import MessageBody, TextPart
 from api_server.stores.assistants import Assistant
 from api_server.stores.threads import Message, NewMessage, Thread
 
@@ -68,17 +68,6 @@ def new_message(app_id: str, thread_id: str, body: MessageBody) -> NewMessage:
         attachments=attachments,
         metadata=to_json(body.metadata or {}),
     )
-
-
-def image_files(bodies: Iterable[MessageBody]) -> list[str]:
-    """The ids of files that are shown as images."""
-    return [
-        part.image_file.file_id
-        for body in bodies
-        if not isinstance(body.content, str)
-        for part in body.content
-        if isinstance(part, ImageFilePart)
-    ]
 
 
 def attached_files(bodies: Iterable[MessageBody]) -> list[str]:

@@ -9,7 +9,7 @@ from api_server.errors import InvalidRequestError, NotFoundError
 from api_server.inference.catalogue import Catalogue
 from api_server.schemas.apps import Caller
 from api_server.schemas.assistants import CodeInterpreter, Tool, ToolResources
-from api_server.schemas.threads import MessageBody
+from api_server.schemas.threads import ImageFilePart, MessageBody
 from api_server.services.access.permissions import check_model
 from api_server.services.reading import check_storable, read_json
 
@@ -18,6 +18,10 @@ T = TypeVar("T")
 NO_SANDBOX = (
     "code_interpreter is not served here: no sandbox is configured; this stack runs no code in the "
     "gateway. Leave the tool out."
+)
+NO_IMAGE_FILES = (
+    "image_file: no model of this stack is shown files. Send the image as image_url, which a model "
+    "that looks at images is shown."
 )
 MOST_DEPTH = 100
 """Of lists and objects in each other."""
@@ -84,8 +88,13 @@ def check_resources(resources: ToolResources | None, *, may_make: bool) -> None:
 
 
 def check_messages(bodies: Sequence[MessageBody]) -> None:
-    """Raises `InvalidRequestError` for an attachment's tool that is not served."""
+    """Raises `InvalidRequestError` for an attachment's tool that is not served, and for an image
+    that no model would see: its thread could not be answered any more.
+    """
     for body in bodies:
+        for number, part in enumerate(() if isinstance(body.content, str) else body.content):
+            if isinstance(part, ImageFilePart):
+                raise InvalidRequestError(NO_IMAGE_FILES, param=f"content[{number}].image_file")
         for number, each in enumerate(body.attachments or ()):
             if any(isinstance(tool, CodeInterpreter) for tool in each.tools):
                 raise InvalidRequestError(NO_SANDBOX, param=f"attachments[{number}].tools")

@@ -15,7 +15,6 @@ from api_server.schemas.threads import MessageBody, MessageChange, ThreadBody, T
 from api_server.services.assistants.objects import (
     Json,
     attached_files,
-    image_files,
     message_object,
     new_message,
     searched_files,
@@ -103,8 +102,7 @@ class ThreadService:
         """
         check_messages(bodies)
         messages = [new_message(thread.app_id, thread.id, body) for body in bodies]
-        named = [*image_files(bodies), *attached_files(bodies)]
-        await self._resources.check_files(connection, caller, named)
+        await self._resources.check_files(connection, caller, attached_files(bodies))
         searched = searched_files(bodies)
         if searched:
             thread = await self._make_searchable(connection, caller, thread, searched)

@@ -18,7 +18,8 @@ from api_server.inference.tracking import StreamError
 from api_server.schemas.apps import Caller
 from api_server.schemas.conversations import Wanted
 from api_server.services.conversations.service import ConversationService
-from api_server.services.runs.service import Begun, RunService
+from api_server.services.runs.queue import Begun
+from api_server.services.runs.room import Runs
 
 
 class StoredInference:
@@ -28,7 +29,7 @@ class StoredInference:
         self,
         location: Location,
         conversations: ConversationService,
-        runs: RunService,
+        runs: Runs,
         caller: Caller,
         functions: Functions,
     ) -> None:
@@ -55,7 +56,7 @@ class StoredInference:
         del message_id
         try:
             if run_id is not None:
-                run = await self._runs.find(self._caller, thread_id, run_id)
+                run = await self._runs.reader.find(self._caller, thread_id, run_id)
                 begun = Begun(run, 0, (), wants_stream=True)
             else:
                 begun = await self._conversations.begin(
@@ -103,7 +104,7 @@ class StoredInference:
             ]
         }
         run = begun.run
-        return await self._runs.submit(
+        return await self._runs.outputs.submit(
             self._caller, run.thread_id, run.id, msgspec.json.encode(body)
         )
 
@@ -111,9 +112,7 @@ class StoredInference:
 class StoredInferenceFactory:
     """Makes inferences for one app, as `InferenceFactory` does over memory."""
 
-    def __init__(
-        self, conversations: ConversationService, runs: RunService, caller: Caller
-    ) -> None:
+    def __init__(self, conversations: ConversationService, runs: Runs, caller: Caller) -> None:
         self._conversations = conversations
         self._runs = runs
         self._caller = caller

@@ -21,7 +21,8 @@ from api_server.services.assistants.rules import check_id
 from api_server.services.conversations.reading import choose_model, read_process
 from api_server.services.functions.hosts import FunctionHosts
 from api_server.services.runs.following import Following
-from api_server.services.runs.service import Begun, RunService
+from api_server.services.runs.queue import Begun
+from api_server.services.runs.service import RunService
 from api_server.stores.assistants import AssistantStore
 from api_server.stores.run_rows import Event
 from api_server.stores.threads import ThreadStore

@@ -98,8 +98,8 @@ class Worker:
         try:
             while True:
                 self._wake.clear()
-                if not await self._take_some():
-                    await self._something_new()
+                await self._take_some()
+                await self._something_new()
         finally:
             keeping.cancel()
 
@@ -124,11 +124,11 @@ class Worker:
 
     # inside
 
-    async def _take_some(self) -> bool:
-        """Take what there is for the free slots; False where there is nothing to do now."""
+    async def _take_some(self) -> None:
+        """Take what there is for the free slots."""
         free = self.slots - len(self._running)
         if free <= 0 or self._is_paused("all", ""):
-            return False
+            return
         try:
             taken = await self._store.claim(
                 self.name,
@@ -140,14 +140,13 @@ class Worker:
                 without_apps=self._paused("app"),
             )
         except DependencyDownError:
-            return False
+            return
         except Exception:  # the top of a background loop
             log.exception("no job could be taken")
-            return False
+            return
         for job in taken:
             task = asyncio.create_task(self._do(job))
             self._running[job.id, job.fence] = task
-        return bool(taken)
 
     async def _something_new(self) -> None:
         """Wait to be told of new jobs or of a free slot, but not for long."""
@@ -171,8 +170,10 @@ class Worker:
         finally:
             self._lost.discard(held)
             self._ending.discard(held)
+            was_full = len(self._running) >= self.slots
             del self._running[held]
-            self._wake.set()
+            if was_full:  # else there was nothing to take
+                self._wake.set()
 
     async def _outcome(self, job: Taken) -> End | None:
         """What came of a job; None where it is ours no more, or was put off."""

@@ -18,6 +18,8 @@ Json = dict[str, Any]
 MOST_MESSAGES = 1000
 """Of a thread, for a run that does not say how many of the last it wants."""
 
+NOT_SHOWN = "[An image that cannot be shown here.]"
+
 _PARTS = msgspec.json.Decoder(list[dict[str, Any]])
 _DETAILS = msgspec.json.Decoder(dict[str, Any])
 
@@ -31,7 +33,7 @@ def chat_messages(
 ) -> list[Json]:
     """The messages of a chat: the thread's, then what this run has said and called so far.
 
-    Only what was completed counts. Raises `InvalidRequestError` for what no model is shown.
+    Only what was completed counts.
     """
     messages: list[Json] = []
     if instructions:
@@ -125,10 +127,7 @@ def _part(part: Json) -> Json:
         return {"type": "text", "text": part["text"]["value"]}
     if part["type"] == "image_url":
         return {"type": "image_url", "image_url": part["image_url"]}
-    raise InvalidRequestError(
-        f"A message of the thread has content of the type {part['type']!r}, which no model here "
-        "is shown; send images as image_url."
-    )
+    return {"type": "text", "text": NOT_SHOWN}  # of a thread that was moved in
 
 
 def _call(action: Action) -> Json:

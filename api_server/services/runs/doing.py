@@ -12,8 +12,9 @@ from api_server.observability.record import RequestRecord
 from api_server.services.jobs.asking import caller_of
 from api_server.services.runs.context import MOST_MESSAGES
 from api_server.services.runs.hub import Hub
-from api_server.services.runs.leg import Bench, Leg
+from api_server.services.runs.leg import Leg
 from api_server.services.runs.outside import GAP
+from api_server.services.runs.under_way import Bench
 from api_server.services.runs.writing import Pen, Scribe
 from api_server.stores.jobs import Taken
 

@@ -1,6 +1,6 @@
 """How a run ends, and what was under way in it with it. Pure."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Literal
@@ -94,6 +94,16 @@ def close(
             closed.actions.append(replace(action, status=_OF_ACTIONS[ending.status], ended_at=at))
     closed.events.append((f"thread.run.{ending.status}", run_object(closed.run)))
     return closed
+
+
+Ended = Callable[[FinalStatus, float], None]
+"""Told of each run that ended: how, and how many seconds after its creation."""
+
+
+def tell_ended(ended: Ended, run: Run) -> None:
+    """Of a run whose end is written."""
+    if run.ended_at is not None and run.status in _OF_STEPS:
+        ended(run.status, (run.ended_at - run.created_at).total_seconds())
 
 
 def ended_run(run: Run, ending: Ending, at: datetime) -> Run:

@@ -8,12 +8,15 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 
 from api_server.errors import DependencyDownError
-from api_server.services.runs.hub import Hub
+from api_server.services.runs.hub import Channel, Hub
 from api_server.services.runs.objects import STOPS, to_json
 from api_server.stores.run_rows import Event
 from api_server.stores.runs import RunStore
 
 LOOK_SECONDS = 1.0
+FIRST_LOOK_SECONDS = 0.1
+"""After the beginning of a run, of which whoever does it may have told before anybody followed."""
+
 ALIVE_SECONDS = 15.0
 PATIENCE_SECONDS = 30.0
 """So long a stream waits for a PostgreSQL that is away."""
@@ -67,6 +70,7 @@ class Following:
             spoke = time.monotonic()
             away_since: float | None = None
             events: Sequence[Event] = known
+            channel: Channel | None = None
             while True:
                 stop = next((n for n, each in enumerate(events, 1) if each.event in STOPS), None)
                 if stop is not None and not to_end:
@@ -76,9 +80,13 @@ class Following:
                     yield events
                 if stop is not None and not to_end:
                     break
+                channel = self._hub.channel(run_id) or channel
+                if events is known and known and channel is None:
+                    await follower.wait(FIRST_LOOK_SECONDS)
+                    channel = self._hub.channel(run_id)
                 try:
                     events, is_over = await self._next(
-                        run_id, after, look=not events or stop is not None
+                        *(run_id, after, channel), look=not events or stop is not None
                     )
                     away_since = None
                 except DependencyDownError:
@@ -94,11 +102,14 @@ class Following:
                         spoke = time.monotonic()
                         yield ()
 
-    async def _next(self, run_id: str, after: int, *, look: bool) -> tuple[Sequence[Event], bool]:
-        """What comes behind an event, and whether nothing will."""
-        channel = self._hub.channel(run_id)
+    async def _next(
+        self, run_id: str, after: int, channel: Channel | None, *, look: bool
+    ) -> tuple[Sequence[Event], bool]:
+        """What comes behind an event, and whether nothing will. `channel` may be closed by now: it
+        still has the last that was said.
+        """
         newest = channel.after(after) if channel is not None else None
-        if newest is not None:
+        if newest or (newest is not None and channel is self._hub.channel(run_id)):
             return newest, False
         events = await self._store.events(run_id, after)
         if events or not look:

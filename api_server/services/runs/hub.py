@@ -49,19 +49,29 @@ class Follower:
     """One who follows the events of a run, or waits for news of it."""
 
     def __init__(self) -> None:
-        self._news = asyncio.Event()
+        self._has_news = False
+        self._waiting: asyncio.Future[None] | None = None
 
     def tell(self) -> None:
-        self._news.set()
+        self._has_news = True
+        self._wake()
 
     async def wait(self, seconds: float) -> None:
-        """Until there may be something new, no longer than so long."""
-        waiting = asyncio.create_task(self._news.wait())
-        try:
-            await asyncio.wait({waiting}, timeout=seconds)
-        finally:
-            waiting.cancel()
-        self._news.clear()
+        """Until there may be something new, no longer than so long. One waits at a time."""
+        if not self._has_news:
+            loop = asyncio.get_running_loop()
+            self._waiting = loop.create_future()
+            timer = loop.call_later(seconds, self._wake)
+            try:
+                await self._waiting
+            finally:
+                timer.cancel()
+                self._waiting = None
+        self._has_news = False
+
+    def _wake(self) -> None:
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
 
 
 class Hub:

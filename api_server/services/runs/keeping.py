@@ -7,10 +7,17 @@ import asyncio
 import logging
 
 from api_server.errors import DependencyDownError
-from api_server.services.runs.endings import CANCELLED, EXPIRED, Ending, resumable
+from api_server.services.runs.endings import (
+    CANCELLED,
+    EXPIRED,
+    Ended,
+    Ending,
+    resumable,
+    tell_ended,
+)
 from api_server.services.runs.outside import GAP, end_run
 from api_server.stores.postgres import Connection
-from api_server.stores.run_rows import ACTIVE
+from api_server.stores.run_rows import ACTIVE, Run
 from api_server.stores.runs import (
     Abandoned,
     RunStore,
@@ -29,8 +36,9 @@ log = logging.getLogger(__name__)
 class Keeper:
     """`event_seconds` is how long the stream of a run that has ended can be read."""
 
-    def __init__(self, store: RunStore, event_seconds: float) -> None:
+    def __init__(self, store: RunStore, event_seconds: float, ended: Ended) -> None:
         self._store = store
+        self._ended = ended
         self._event_seconds = event_seconds
 
     async def run(self) -> None:
@@ -69,18 +77,18 @@ class Keeper:
     ) -> None:
         """End one, unless it has gone on meanwhile."""
 
-        async def work(connection: Connection) -> None:
+        async def work(connection: Connection) -> Run | None:
             state = await lock_job(connection, job_id)
             found = await lock_run(connection, run_id)
             if found is None:
-                return
+                return None
             run, at = found
             if run.status not in ACTIVE or run.job_id != job_id:
-                return
+                return None
             if ending is EXPIRED and (run.expires_at is None or run.expires_at > at):
-                return
+                return None
             if ending is None and state in ("queued", "processing"):
-                return
+                return None
             how = ending or _ending_of(job_state)
             if run.status == "cancelling":
                 how = CANCELLED
@@ -88,9 +96,11 @@ class Keeper:
                 told = resumable(run, message or "The run was given up by whoever did it.")
                 how = Ending("failed", ("server_error", told), can_resume=True)
             await end_job(connection, job_id, message)
-            await end_run(connection, run, how, at, gap=GAP)
+            return await end_run(connection, run, how, at, gap=GAP)
 
-        await self._store.transaction(work)
+        ended = await self._store.transaction(work)
+        if ended is not None:
+            tell_ended(self._ended, ended)
 
 
 def _ending_of(job_state: str | None) -> Ending:

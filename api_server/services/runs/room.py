@@ -12,12 +12,16 @@ from api_server.services.jobs.room import Besides
 from api_server.services.jobs.rules import Rules
 from api_server.services.jobs.worker import Worker
 from api_server.services.runs.doing import RunDoer
+from api_server.services.runs.endings import Ended
 from api_server.services.runs.following import Following
 from api_server.services.runs.hub import Hub
 from api_server.services.runs.keeping import Keeper
-from api_server.services.runs.leg import Bench, Chats
-from api_server.services.runs.service import Admit, RunService
+from api_server.services.runs.outputs import Outputs
+from api_server.services.runs.queue import Admit, Queue
+from api_server.services.runs.reading import RunReader
+from api_server.services.runs.service import RunService
 from api_server.services.runs.tools import Tools
+from api_server.services.runs.under_way import Bench, Chats
 from api_server.services.runs.writing import Scribe
 from api_server.stores.jobs import JobStore
 from api_server.stores.postgres import Postgres
@@ -44,12 +48,16 @@ class Runs:
     """What routes ask."""
 
     service: RunService
+    reader: RunReader
+    outputs: Outputs
     following: Following
     scribe: Scribe
+    queue: Queue
 
     async def aclose(self) -> None:
         """After those who do runs have come to their end."""
         await self.scribe.aclose()
+        await self.queue.aclose()
 
 
 def furnish_runs(
@@ -63,12 +71,15 @@ def furnish_runs(
     rules: RunRules,
     *,
     ended: Callable[[RequestRecord], None],
+    run_ended: Ended,
     admit: Admit,
 ) -> tuple[Runs, Besides]:
-    """`ended` gets the record of each request to an engine, `admit` counts legs."""
+    """`ended` gets the record of each request to an engine, `run_ended` each run that ended,
+    `admit` counts legs.
+    """
     store, jobs, hub = RunStore(postgres), JobStore(postgres, "run"), Hub()
     scribe = Scribe(store, hub)
-    bench = Bench(store, chats, tools, ended, rules.max_rounds)
+    bench = Bench(store, chats, tools, ended, run_ended, rules.max_rounds)
     doer = RunDoer(bench, hub, scribe)
     lasting = Rules(
         timeout_seconds=rules.run_seconds + SLACK_SECONDS,
@@ -83,15 +94,17 @@ def furnish_runs(
         for worker in workers:
             worker.wake()
 
+    reader, queue = RunReader(store), Queue(store, jobs, lasting, admit, begun=begun)
     service = RunService(
-        *(store, jobs, threads, resources, catalogue, lasting, admit),
+        *(store, queue, reader, threads, resources, catalogue),
         run_seconds=rules.run_seconds,
-        begun=begun,
+        ended=run_ended,
     )
-    keeper = Keeper(store, rules.event_seconds)
+    keeper = Keeper(store, rules.event_seconds, run_ended)
     heard = {"cancel": doer.cancel, "events": hub.told}
     besides = Besides(workers, [keeper.run, doer.look], heard)
-    return Runs(service, Following(store, hub), scribe), besides
+    outputs = Outputs(store, reader, queue)
+    return Runs(service, reader, outputs, Following(store, hub), scribe, queue), besides
 
 
 def _observe(_waited_seconds: float, _ran_seconds: float) -> None:

@@ -63,29 +63,46 @@ select w.place, jobs.id, jobs.digest, jobs.batch_id
 from unnest($1::text[], $2::text[]) with ordinality as w (app_id, idempotency_key, place)
 join jobs on jobs.app_id = w.app_id and jobs.idempotency_key = w.idempotency_key
 
--- name: claim_next
-with next as (
-    select job_id from job_queue
-    where kind = $7 and model <> all($3::text[]) and app_id <> all($4::text[])
-    order by tag, seq
+-- name: claim
+-- First those whose lease is over, then the first in the queue.
+with due as materialized (
+    select id from jobs
+    where kind = $8 and state = 'processing' and lease_until < now() and attempts < $7
+        and expires_at > now() and model <> all($3::text[]) and app_id <> all($4::text[])
+    order by lease_until
     limit $2
+    for update skip locked
+), again as (
+    update jobs set
+        attempts = attempts + 1, fence = fence + 1, lease_owner = $1,
+        lease_until = now() + $5::double precision * interval '1 second'
+    from due where jobs.id = due.id
+    returning jobs.*
+), next as (
+    select job_id from job_queue
+    where kind = $8 and model <> all($3::text[]) and app_id <> all($4::text[])
+    order by tag, seq
+    limit $2 - (select count(*) from due)
     for update skip locked
 ), gone as (
     delete from job_queue using next where job_queue.job_id = next.job_id
     returning job_queue.job_id, job_queue.tag, job_queue.seq
 ), clock as (
     select setval(
-        $8::text::regclass,
-        greatest(max(gone.tag), coalesce(pg_sequence_last_value($8::text::regclass), 0))
+        $9::text::regclass,
+        greatest(max(gone.tag), coalesce(pg_sequence_last_value($9::text::regclass), 0))
     )
     from gone having count(*) > 0
-), taken as (
+), begun as (
     update jobs set
         state = 'processing', attempts = attempts + 1, fence = fence + 1, lease_owner = $1,
         lease_until = now() + $5::double precision * interval '1 second',
         started_at = now(), expires_at = now() + $6::double precision * interval '1 second'
     from gone where jobs.id = gone.job_id
     returning jobs.*, gone.tag, gone.seq
+), taken as (
+    select again.*, null::bigint as tag, null::bigint as seq from again
+    union all select begun.* from begun
 )
 select
     taken.id, taken.app_id, taken.user_name, taken.request_type, taken.chat, taken.model,
@@ -94,31 +111,7 @@ select
     extract(epoch from now() - taken.queued_at)::double precision as waited_seconds,
     apps.name as app_name, apps.policy::text as policy, apps.revoked_at is not null as is_revoked
 from taken left join clock on true left join apps on apps.id = taken.app_id
-order by taken.tag, taken.seq
-
--- name: claim_again
-with due as (
-    select id from jobs
-    where kind = $7 and state = 'processing' and lease_until < now() and attempts < $6
-        and expires_at > now() and model <> all($3::text[])
-        and app_id <> all($4::text[])
-    order by lease_until
-    limit $2
-    for update skip locked
-), taken as (
-    update jobs set
-        attempts = attempts + 1, fence = fence + 1, lease_owner = $1,
-        lease_until = now() + $5::double precision * interval '1 second'
-    from due where jobs.id = due.id
-    returning jobs.*
-)
-select
-    taken.id, taken.app_id, taken.user_name, taken.request_type, taken.chat, taken.model,
-    taken.class as priority, taken.attempts, taken.fence,
-    extract(epoch from taken.expires_at - now())::double precision as seconds_left,
-    extract(epoch from now() - taken.queued_at)::double precision as waited_seconds,
-    apps.name as app_name, apps.policy::text as policy, apps.revoked_at is not null as is_revoked
-from taken left join apps on apps.id = taken.app_id
+order by taken.tag nulls first, taken.seq
 
 -- name: put_off
 update jobs set

@@ -6,6 +6,7 @@ select true from threads
 where id = $1 and app_id = $2 and ($3::text is null or user_name = $3)
 
 -- name: add
+-- The commit waits for no disk: it holds a row that all of the app's runs want (`flush` waits).
 with added as (
     insert into runs (
         id, thread_id, app_id, user_name, assistant_id, body, metadata, job_id, created_at,
@@ -14,10 +15,16 @@ with added as (
     values (
         $1, $2, $3, $4, $5, $6::json, $7::json, $8, $9, $10, cardinality($11::text[])
     )
+), told as (
+    insert into run_events (run_id, n, event, data)
+    select $1, w.n, w.event, w.data
+    from unnest($11::text[], $12::text[]) with ordinality as w (event, data, n)
 )
-insert into run_events (run_id, n, event, data)
-select $1, w.n, w.event, w.data
-from unnest($11::text[], $12::text[]) with ordinality as w (event, data, n)
+select set_config('synchronous_commit', 'off', true)
+
+-- name: flush
+-- A commit that does wait, and with it all that came before.
+select pg_logical_emit_message(true, 'runs', '')
 
 -- name: find
 select * from runs
@@ -156,7 +163,7 @@ update runs set
         else now() + $3::double precision * interval '1 second'
     end
 where id = $1
-returning *
+returning *, set_config('synchronous_commit', 'off', true)
 
 -- name: write
 -- What belongs to runs, all or nothing for each: only where its job is still held, or where the
