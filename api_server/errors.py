@@ -477,6 +477,11 @@ def is_job_path(path: str) -> bool:
     return _is_below(path, JOB_PATHS)
 
 
+def is_conversation_path(path: str) -> bool:
+    """Whether a path is the conversation endpoint's. Pure."""
+    return _is_below(path, CONVERSATION_PATHS)
+
+
 def _is_below(path: str, families: Sequence[str]) -> bool:
     return any(f"{path}/".startswith(f"{each}/") for each in families)
 
@@ -487,7 +492,7 @@ def envelope_for(path: str, error: ApiError) -> Mapping[str, object]:
     `{"status": "error", "error_code", "message"}` in the jobs API, `{"error": "..."}` in the
     conversation endpoint, else OpenAI's.
     """
-    if _is_below(path, CONVERSATION_PATHS):
+    if is_conversation_path(path):
         return {"error": error.message}
     if not is_job_path(path):
         return error.envelope()

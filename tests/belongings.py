@@ -102,8 +102,13 @@ class Belongings:
         return [self.done, self.waiting] if "thread_id" in route.names else [self.done]
 
 
-async def furnish(person: Person, engine: FakeEngine, words: str) -> Belongings:
-    """Make it all; `words` is what the files say, and nobody else's do."""
+async def furnish(
+    person: Person, engine: FakeEngine, words: str, app: Person | None = None
+) -> Belongings:
+    """Make it all; `words` is what the files say, and nobody else's do. For an end user, `app` has
+    the key that makes what is the app's.
+    """
+    app = app or person
     made: Json = {}
     file = {"file": (f"{words[:6]}.txt", words.encode())}
     for name in ("file_id", "spare"):
@@ -113,17 +118,17 @@ async def furnish(person: Person, engine: FakeEngine, words: str) -> Belongings:
     made["upload_id"] = (await person.post("/v1/uploads", new))["id"]
     parts = f"/v1/uploads/{made['upload_id']}/parts"
     part = (await person.post(parts, files={"data": b"part"}))["id"]
-    made["vector_store_id"] = (await person.post("/v1/vector_stores", {"name": words[:6]}))["id"]
+    made["vector_store_id"] = (await app.post("/v1/vector_stores", {"name": words[:6]}))["id"]
     batches = f"/v1/vector_stores/{made['vector_store_id']}/file_batches"
-    made["batch_id"] = (await person.post(batches, {"file_ids": [made["file_id"]]}))["id"]
-    await _until(person, f"{batches}/{made['batch_id']}", "completed")
+    made["batch_id"] = (await app.post(batches, {"file_ids": [made["file_id"]]}))["id"]
+    await _until(app, f"{batches}/{made['batch_id']}", "completed")
     search = {"file_search": {"vector_store_ids": [made["vector_store_id"]]}}
     assistant = {
         "model": "fake",
         "tools": [WEATHER, {"type": "file_search"}],
         "tool_resources": search,
     }
-    made["assistant_id"] = (await person.post("/v1/assistants", assistant))["id"]
+    made["assistant_id"] = (await app.post("/v1/assistants", assistant))["id"]
     engine.obey(calls=[CALL])
     done, call = await _waiting_run(person, made)
     await _submit(person, done, call)
@@ -139,7 +144,7 @@ async def furnish(person: Person, engine: FakeEngine, words: str) -> Belongings:
 
 async def _waiting_run(person: Person, made: Json) -> tuple[Json, str]:
     """A thread with a message and a run that waits for an output; the call's id."""
-    resources = {"file_search": {"vector_store_ids": [made["vector_store_id"]]}}
+    resources = {"file_search": {"vector_stores": [{"file_ids": [made["spare"]]}]}}
     thread = (await person.post("/v1/threads", {"tool_resources": resources}))["id"]
     path = f"/v1/threads/{thread}"
     message = {
@@ -235,16 +240,21 @@ def _all_of(table: str) -> str:
 
 
 async def ids_of(postgres_url: str, app_id: str, user: str | None = None) -> set[str]:
-    """Of everything that an app has; with `user` of that user's threads and what is in them."""
+    """Of everything that an app has; with `user` of that user's threads and what is in them, and
+    of the user's files and uploads.
+    """
     connection = await asyncpg.connect(postgres_url)
     tables: tuple[str, ...] = ("threads", "messages", "runs", "run_steps", "actions")
+    tables += ("files", "uploads")
     if user is None:
-        tables += ("assistants", "files", "uploads", "vector_stores", "vector_store_batches")
+        tables += ("assistants", "vector_stores", "vector_store_batches")
     try:
         found: set[str] = set()
         for table in tables:
             column = "id" if table == "threads" else "thread_id"
             whose = f"{column} in (select id from threads where user_name = $2)"
+            if table in ("files", "uploads"):
+                whose = "user_name = $2"
             query = f"select id from {table} where app_id = $1 and ($2::text is null or "
             query += f"{whose})" if user is not None else "true)"
             found.update(row["id"] for row in await connection.fetch(query, app_id, user))

@@ -8,7 +8,8 @@ from fastapi import APIRouter, Request
 from starlette.responses import StreamingResponse
 
 from api_server.errors import DependencyDownError
-from api_server.routes.stored import body_of, caller_of, service_of
+from api_server.routes.stored import STREAM, body_of, caller_of, service_of, takes
+from api_server.schemas.conversations import ProcessBody
 from api_server.services.conversations.service import ConversationService
 from api_server.services.runs.queue import Begun
 
@@ -17,7 +18,12 @@ router = APIRouter(tags=["assistants"])
 FAILED = b"data: [ERROR]\n\n"
 
 
-@router.post("/api/messages/process")
+@router.post(
+    "/api/messages/process",
+    openapi_extra=takes(ProcessBody),
+    response_class=StreamingResponse,
+    responses=STREAM,
+)
 async def process_messages(request: Request) -> StreamingResponse:
     """Answer a message of a thread, as a stream of chunks."""
     conversations: ConversationService = service_of(request, "conversations")

@@ -1,5 +1,7 @@
 """`/v1/files`: contents that are kept (docs/files.md)."""
 
+from typing import Any
+
 from fastapi import APIRouter, Request, Response
 
 from api_server.errors import NotSetUpError
@@ -39,6 +41,14 @@ FORM = {
             }
         },
     }
+}
+
+
+_BYTES = {"content": {"*/*": {"schema": {"type": "string", "format": "binary"}}}}
+CONTENT: dict[int | str, dict[str, Any]] = {
+    200: _BYTES,
+    206: {"description": "The range"} | _BYTES,
+    304: {"description": "As it was"},
 }
 
 
@@ -102,7 +112,7 @@ async def delete(file_id: str, request: Request) -> Response:
     return answer({"id": file_id, "object": "file", "deleted": True})
 
 
-@router.get("/v1/files/{file_id}/content")
+@router.get("/v1/files/{file_id}/content", response_class=Response, responses=CONTENT)
 async def content(file_id: str, request: Request) -> Response:
     """The content, or the range that is asked for."""
     service = files_of(request).service

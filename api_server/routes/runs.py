@@ -4,7 +4,16 @@ from fastapi import APIRouter, Request, Response
 from starlette.responses import StreamingResponse
 
 from api_server.errors import InvalidRequestError
-from api_server.routes.stored import answer, body_of, caller_of, page_of, service_of
+from api_server.routes.stored import (
+    STREAM,
+    answer,
+    body_of,
+    caller_of,
+    page_of,
+    service_of,
+    takes,
+)
+from api_server.schemas.runs import RunBody, RunChange, ThreadAndRunBody, ToolOutputs
 from api_server.services.runs.objects import run_object
 from api_server.services.runs.queue import Begun
 from api_server.services.runs.room import Runs
@@ -37,7 +46,7 @@ def _stream(request: Request, begun: Begun) -> Response:
     return StreamingResponse(blocks, media_type="text/event-stream", headers=STREAM_HEADERS)
 
 
-@router.post("/v1/threads/runs")
+@router.post("/v1/threads/runs", openapi_extra=takes(ThreadAndRunBody), responses=STREAM)
 async def create_thread_and_run(request: Request) -> Response:
     """A thread and its first run."""
     body = await body_of(request)
@@ -46,7 +55,7 @@ async def create_thread_and_run(request: Request) -> Response:
     )
 
 
-@router.post("/v1/threads/{thread_id}/runs")
+@router.post("/v1/threads/{thread_id}/runs", openapi_extra=takes(RunBody), responses=STREAM)
 async def create_run(thread_id: str, request: Request) -> Response:
     """A run of a thread."""
     body = await body_of(request)
@@ -68,7 +77,7 @@ async def retrieve_run(thread_id: str, run_id: str, request: Request) -> Respons
     return answer(await _runs(request).reader.retrieve(caller_of(request), thread_id, run_id))
 
 
-@router.post("/v1/threads/{thread_id}/runs/{run_id}")
+@router.post("/v1/threads/{thread_id}/runs/{run_id}", openapi_extra=takes(RunChange))
 async def modify_run(thread_id: str, run_id: str, request: Request) -> Response:
     """Replace its metadata."""
     body = await body_of(request)
@@ -82,7 +91,11 @@ async def cancel_run(thread_id: str, run_id: str, request: Request) -> Response:
     return answer(await _runs(request).service.cancel(caller_of(request), thread_id, run_id))
 
 
-@router.post("/v1/threads/{thread_id}/runs/{run_id}/submit_tool_outputs")
+@router.post(
+    "/v1/threads/{thread_id}/runs/{run_id}/submit_tool_outputs",
+    openapi_extra=takes(ToolOutputs),
+    responses=STREAM,
+)
 async def submit_tool_outputs(thread_id: str, run_id: str, request: Request) -> Response:
     """The outputs of the calls that it waits for."""
     body = await body_of(request)
@@ -97,7 +110,11 @@ async def resume_run(thread_id: str, run_id: str, request: Request) -> Response:
     return answer(run_object(begun.run))
 
 
-@router.get("/v1/threads/{thread_id}/runs/{run_id}/events")
+@router.get(
+    "/v1/threads/{thread_id}/runs/{run_id}/events",
+    response_class=StreamingResponse,
+    responses=STREAM,
+)
 async def follow_run(thread_id: str, run_id: str, request: Request) -> Response:
     """Its stream from after an event on, again."""
     asked = request.query_params.get("after") or request.headers.get("last-event-id") or "0"

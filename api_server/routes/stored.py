@@ -54,6 +54,12 @@ def answer(content: Any) -> Response:
     return Response(msgspec.json.encode(content), media_type="application/json")
 
 
+STREAM: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}
+}
+"""`responses` of a route that answers with a stream, where that is asked for."""
+
+
 def takes(schema: type, *, required: bool = True) -> dict[str, Any]:
     """`openapi_extra` of a route that reads its body itself; openapi.py describes the schema."""
     content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema.__name__}"}}}

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Request, Response
 
 from api_server.routes.files import files_of
 from api_server.routes.multipart import form_events
-from api_server.routes.stored import answer, body_of, caller_of
+from api_server.routes.stored import answer, body_of, caller_of, takes
 from api_server.services.files.answers import part_answer, upload_answer
 from api_server.services.files.forms import receive
 from api_server.services.files.rules import (
@@ -62,7 +62,7 @@ _NEW = msgspec.json.Decoder(NewUpload)
 _COMPLETION = msgspec.json.Decoder(Completion)
 
 
-@router.post("/v1/uploads")
+@router.post("/v1/uploads", openapi_extra=takes(NewUpload))
 async def create(request: Request) -> Response:
     """Begin an upload: it takes parts for an hour."""
     uploads = files_of(request).uploads
@@ -94,7 +94,7 @@ async def add_part(upload_id: str, request: Request) -> Response:
         return answer(part_answer(await files.uploads.add_part(upload, await writer.finish())))
 
 
-@router.post("/v1/uploads/{upload_id}/complete")
+@router.post("/v1/uploads/{upload_id}/complete", openapi_extra=takes(Completion))
 async def complete(upload_id: str, request: Request) -> Response:
     """Make a file of parts. The same once more answers with the same file."""
     uploads = files_of(request).uploads

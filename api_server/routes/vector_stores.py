@@ -7,7 +7,15 @@ from typing import cast
 from fastapi import APIRouter, Request, Response
 
 from api_server.errors import NotSetUpError
-from api_server.routes.stored import answer, body_of, caller_of, page_of
+from api_server.routes.stored import answer, body_of, caller_of, page_of, takes
+from api_server.schemas.vector_stores import (
+    AttributesChange,
+    NewFileBatch,
+    NewStoreFile,
+    NewVectorStore,
+    SearchBody,
+    VectorStoreChange,
+)
 from api_server.services.access.permissions import refuse_end_users
 from api_server.services.vector_stores.files import StoreFileService
 from api_server.services.vector_stores.room import VectorStores
@@ -36,7 +44,7 @@ def _files(request: Request) -> StoreFileService:
     return _room(request).files
 
 
-@router.post("")
+@router.post("", openapi_extra=takes(NewVectorStore, required=False))
 async def create_vector_store(request: Request) -> Response:
     """A new vector store, perhaps with files."""
     service = _stores(request)
@@ -55,7 +63,7 @@ async def retrieve_vector_store(vector_store_id: str, request: Request) -> Respo
     return answer(await _stores(request).retrieve(caller_of(request), vector_store_id))
 
 
-@router.post("/{vector_store_id}")
+@router.post("/{vector_store_id}", openapi_extra=takes(VectorStoreChange))
 async def modify_vector_store(vector_store_id: str, request: Request) -> Response:
     """Change what the body has; null sets a field back."""
     service, body = _stores(request), await body_of(request)
@@ -68,14 +76,14 @@ async def delete_vector_store(vector_store_id: str, request: Request) -> Respons
     return answer(await _stores(request).delete(caller_of(request), vector_store_id))
 
 
-@router.post("/{vector_store_id}/search")
+@router.post("/{vector_store_id}/search", openapi_extra=takes(SearchBody))
 async def search_vector_store(vector_store_id: str, request: Request) -> Response:
     """The passages of its files that are nearest to a question."""
     service, body = _stores(request), await body_of(request)
     return answer(await service.search(caller_of(request), vector_store_id, body))
 
 
-@router.post("/{vector_store_id}/files")
+@router.post("/{vector_store_id}/files", openapi_extra=takes(NewStoreFile))
 async def add_file(vector_store_id: str, request: Request) -> Response:
     """Take a file in; it can be searched when its status is completed."""
     service, body = _files(request), await body_of(request)
@@ -97,7 +105,7 @@ async def retrieve_file(vector_store_id: str, file_id: str, request: Request) ->
     return answer(await service.retrieve(caller_of(request), vector_store_id, file_id))
 
 
-@router.post("/{vector_store_id}/files/{file_id}")
+@router.post("/{vector_store_id}/files/{file_id}", openapi_extra=takes(AttributesChange))
 async def change_file(vector_store_id: str, file_id: str, request: Request) -> Response:
     """Give it other attributes."""
     service, body = _files(request), await body_of(request)
@@ -118,7 +126,7 @@ async def file_content(vector_store_id: str, file_id: str, request: Request) -> 
     return answer(await service.content(caller_of(request), vector_store_id, file_id))
 
 
-@router.post("/{vector_store_id}/file_batches")
+@router.post("/{vector_store_id}/file_batches", openapi_extra=takes(NewFileBatch))
 async def add_batch(vector_store_id: str, request: Request) -> Response:
     """Take many files in, all of them or none."""
     service, body = _files(request), await body_of(request)

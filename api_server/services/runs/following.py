@@ -78,7 +78,9 @@ class Following:
                     break
                 channel = self._hub.channel(run_id) or channel
                 try:
-                    events, is_over = await self._next(run_id, after, channel, look=not events)
+                    events, is_over = await self._next(
+                        *(run_id, after, channel), look=not events or stop is not None
+                    )
                     away_since = None
                 except DependencyDownError:
                     away_since = away_since or time.monotonic()
