@@ -73,12 +73,17 @@ async def prepare_stores(settings: Settings, say: Say) -> LocalStores:
     if settings.environment.redis_url is None:
         supervisor, variables["REDIS_URL"] = await _redis(settings, say)
         supervisors.append(supervisor)
+    optional = []
     if settings.environment.s3_url is None:
-        supervisor, told = await _objects(settings, say)
-        supervisors.append(supervisor)
-        variables |= told
+        optional.append(("files", _objects))
     if settings.environment.qdrant_url is None and settings.serves_embeddings:
-        supervisor, told = await _vectors(settings, say)
+        optional.append(("vector stores", _vectors))
+    for what, prepare in optional:
+        try:
+            supervisor, told = await prepare(settings, say)
+        except SetupError as exc:  # everything else does without
+            say.line(f"going on without {what}: {exc}")
+            continue
         supervisors.append(supervisor)
         variables |= told
     _write_variables(settings.environment.data_dir.resolve(), variables)

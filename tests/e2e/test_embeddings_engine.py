@@ -173,6 +173,15 @@ def test_kill_9_of_the_supervisor_leaves_nothing(running: LocalStack, tmp_path: 
         eventually(lambda: stack.children() == [], 5, "no orphans")
 
 
+ELSEWHERE = {
+    "S3_URL": "http://127.0.0.1:9",
+    "S3_ACCESS_KEY": "key",
+    "S3_SECRET_KEY": "secret",
+    "QDRANT_URL": "http://127.0.0.1:9",
+}
+"""Stores that nobody asks, so that none is brought along into an empty cache."""
+
+
 def llama_server(stack: LocalStack) -> str:
     """The binary that a running stack uses, so that another can use it with an empty cache."""
     return str(Path(f"/proc/{stack.engine_pid()}/exe").readlink())
@@ -182,7 +191,7 @@ def test_off_by_default_and_then_nothing_is_downloaded(stack: LocalStack, tmp_pa
     cache = tmp_path / "cache"
     cache.mkdir()
     variables = {"XDG_CACHE_HOME": str(cache), "LLAMA_SERVER": llama_server(stack)}
-    with local_stack(tmp_path / "data", **variables) as plain:
+    with local_stack(tmp_path / "data", **variables, **ELSEWHERE) as plain:
         plain.wait_ready(START_SECONDS)
         assert [model["serves"] for model in plain.listed_models()] == ["text"]
         assert not any("--embeddings" in line for _, line in plain.children())
@@ -212,7 +221,7 @@ def test_a_model_of_ones_own_takes_the_place_of_the_shipped_one(
 ) -> None:
     """Any GGUF will do to see it; a chat model gives vectors too, though poor ones."""
     cache = {"XDG_CACHE_HOME": str(tmp_path / "cache"), "LLAMA_SERVER": llama_server(stack)}
-    with local_stack(tmp_path / "data", EMBEDDING_MODEL=str(TINY), **cache) as own:
+    with local_stack(tmp_path / "data", EMBEDDING_MODEL=str(TINY), **cache, **ELSEWHERE) as own:
         own.wait_ready(START_SECONDS)
         assert [model["id"] for model in own.listed_models()] == ["tiny", "tiny-q8_0"]
         (vector,) = embed(own, [CAT])
