@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from api_server import composition
+from api_server.composition import kept
 from api_server.errors import DependencyDownError
 from api_server.schemas.assistants import FileSearch, Function, Tool
 from api_server.services.runs.tools import Context, Json, Result, Tools
@@ -88,7 +88,7 @@ async def home(
     tmp_path: Path, postgres_url: str, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Home]:
     tools = Tools({"clock": clock}, {"file_search": Search()})
-    monkeypatch.setattr(composition, "Tools", lambda: tools)
+    monkeypatch.setattr(kept, "Tools", lambda *_: tools)
     async with assistants_home(
         tmp_path, postgres_url, assistants={"max_rounds": 2}, jobs={"lease_seconds": 1}
     ) as home:
