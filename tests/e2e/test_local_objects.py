@@ -63,3 +63,23 @@ def test_an_object_store_elsewhere_is_used_instead(tmp_path: Path) -> None:
             assert not [line for _, line in stack.children() if "serve s3" in line]
             assert [each.name for each in server.folder.iterdir()] == ["stack-files"]
     assert not (tmp_path / "data/objects").exists()
+
+
+def test_without_a_network_the_rest_starts_and_says_what_is_missing(tmp_path: Path) -> None:
+    """On a machine without rclone; its PATH has everything else."""
+    nowhere = {
+        "PIP_CONFIG_FILE": os.devnull,
+        "PIP_INDEX_URL": "http://127.0.0.1:9/simple",
+        "PIP_EXTRA_INDEX_URL": "",
+        "PIP_FIND_LINKS": "",
+        "PIP_RETRIES": "1",
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+    }
+    with local_stack(tmp_path / "first") as stack:
+        stack.wait_ready(120)
+        engine = str(Path(f"/proc/{stack.engine_pid()}/exe").readlink())
+    with local_stack(tmp_path / "data", LLAMA_SERVER=engine, **nowhere) as stack:
+        stack.wait_ready(120)
+        assert "going on without files: " in stack.output
+        answer = httpx.post(f"{stack.url}/v1/files", files=SMALL, data={"purpose": "user_data"})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "dependency_down")
