@@ -28,7 +28,7 @@ from api_server.services.runs.room import RunRules, Runs, furnish_runs
 from api_server.services.runs.tools import ServerTool, Tools
 from api_server.services.vector_stores.file_search import FileSearchTool
 from api_server.services.vector_stores.room import VectorStores, furnish_vector_stores
-from api_server.settings import Settings, inherited_environment
+from api_server.settings import Settings, functions_environment
 from api_server.settings.store_layout import load_buckets
 from api_server.stores.actions import ActionStore
 from api_server.stores.assistants import AssistantStore
@@ -175,10 +175,10 @@ def _vector_stores(
 
 
 def _functions(settings: Settings) -> FunctionHosts:
-    """The operator's; they see the environment, as their own code would."""
+    """The operator's; they see the environment but for the secrets of the stack."""
     told = settings.stack.assistants.functions
     functions = {name: Function(each.call, each.seconds) for name, each in told.items()}
-    return FunctionHosts(functions, inherited_environment())
+    return FunctionHosts(functions, functions_environment())
 
 
 def _tools(hosts: FunctionHosts, vector_stores: VectorStores | None) -> Tools:

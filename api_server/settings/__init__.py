@@ -22,6 +22,7 @@ from api_server.settings.environment import (
     Sources,
     engine_environment,
     environment_of,
+    functions_environment,
     inherited_environment,
     load_environment,
 )
@@ -43,6 +44,7 @@ __all__ = [
     "Settings",
     "Stack",
     "engine_environment",
+    "functions_environment",
     "inherited_environment",
     "load_environment",
     "load_settings",

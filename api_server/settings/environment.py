@@ -182,6 +182,17 @@ def engine_environment() -> dict[str, str]:
     }
 
 
+def functions_environment() -> dict[str, str]:
+    """The same for an operator's functions: they have keys of their own, and no use for ours."""
+    secret = ("_key", "_secret", "_password")
+    ours = {name.upper() for name in Environment.model_fields if name.endswith(secret)}
+    return {
+        name: value
+        for name, value in inherited_environment().items()
+        if name not in ours | OTHER_SECRETS
+    }
+
+
 def _may_be_a_key(name: str, settings: list[str]) -> bool:
     """Whether some model's `api_key_env` may mean it; not where it looks like a setting of ours.
 

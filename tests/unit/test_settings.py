@@ -12,6 +12,7 @@ from api_server.settings import (
     Environment,
     ModelConfig,
     Stack,
+    functions_environment,
     load_environment,
     load_settings,
     load_stack,
@@ -189,3 +190,15 @@ def test_secrets_are_not_shown() -> None:
     assert "hush-hush" not in repr(environment)
     settings = load_settings({"ENGINE_API_KEY": "hush-hush"})
     assert "hush-hush" not in repr(settings.models())
+
+
+def test_functions_of_the_operators_do_not_get_the_stacks_secrets(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ours = ("POSTGRES_URL", "REDIS_URL", "S3_SECRET_KEY", "JWT_SECRET", "ADMIN_API_KEY")
+    theirs = ("WEATHER_API_KEY", "PATH", "S3_URL")
+    for name in (*ours, *theirs):
+        monkeypatch.setenv(name, "x")
+    environment = functions_environment()
+    assert not set(ours) & set(environment)
+    assert set(theirs) <= set(environment)
