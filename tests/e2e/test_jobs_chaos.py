@@ -124,7 +124,7 @@ async def test_every_job_is_completed_once_however_many_are_killed(
             assert JOBS <= len(asked) <= JOBS + begun_again
             assert begun_again > 0, "nobody who worked was killed"
             since = (await postgres.fetch("select now() as at"))[0]["at"]
-            alive = "select count(*) as n from job_workers where seen_at > $1"
+            alive = "select count(*) as n from job_workers where kind = 'chat' and seen_at > $1"
             while (await postgres.fetch(alive, since))[0]["n"] < len(running):
                 await asyncio.sleep(0.1)
             assert [await program.stop() for program in running[1:]] == [0, 0]

@@ -85,7 +85,7 @@ async def test_a_worker_that_is_asked_to_stop_ends_what_it_does(
         states = [await place.is_in_state(id_, "completed") for id_ in ids]
         assert states == [True, True, False]
         assert await place.is_in_state(ids[2], "queued")
-        rows = await place.postgres.fetch("select * from job_workers")
+        rows = await place.postgres.fetch("select * from job_workers where kind = 'chat'")
         assert rows == []
     finally:
         await end(place, *place.workers)
@@ -134,7 +134,9 @@ async def test_what_a_worker_that_hangs_says_later_counts_no_more(
         first.signal(signal.SIGCONT)
         await asyncio.sleep(2)
         assert (await place.http.get(f"/get_request/{id_}")).json() == before
-        rows = await place.postgres.fetch("select count(*) as n from job_workers")
+        rows = await place.postgres.fetch(
+            "select count(*) as n from job_workers where kind = 'chat'"
+        )
         assert rows[0]["n"] == 2, "it lives and goes on"
     finally:
         await end(place, *place.workers)

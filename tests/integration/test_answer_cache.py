@@ -14,7 +14,7 @@ import openai
 import pytest
 from openai.types.chat import ChatCompletionMessageFunctionToolCall
 
-from api_server import composition
+from api_server.composition import whole as composition
 from api_server.inference.handlers.engine_client import EngineClient
 from api_server.services.answer_cache import cache
 from api_server.stores.answers import Answers

@@ -152,7 +152,7 @@ def test_filters_are_read_with_all_their_parts() -> None:
 
 
 def test_a_batch_names_its_files_in_one_way() -> None:
-    with pytest.raises(InvalidRequestError, match="not both"):
+    with pytest.raises(InvalidRequestError, match="either file_ids or files"):
         files_of(NewFileBatch())
     with pytest.raises(InvalidRequestError, match="names no file"):
         files_of(NewFileBatch(file_ids=[]))

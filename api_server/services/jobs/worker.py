@@ -101,14 +101,16 @@ class Worker:
                 await self._take_some()
                 await self._something_new()
         finally:
-            keeping.cancel()
+            await _ended(keeping)
 
     async def drain(self, seconds: float) -> None:
         """Let what runs come to its end within that time; give back the rest."""
+        if not self._running:
+            await self._leave()
+            return
         keeping = asyncio.create_task(self._keep_leases())
         try:
-            if tasks := set(self._running.values()):
-                await asyncio.wait(tasks, timeout=seconds)
+            await asyncio.wait(set(self._running.values()), timeout=seconds)
             rest = set(self._running.values())
             for task in rest:
                 task.cancel()
@@ -116,13 +118,16 @@ class Worker:
                 await asyncio.wait(rest, timeout=3.0)
             await self._finishing.aclose()
         finally:
-            keeping.cancel()
+            await _ended(keeping)
+        await self._leave()
+
+    # inside
+
+    async def _leave(self) -> None:
         try:
             await self._store.leave(self.name)
         except DependencyDownError:
             return  # it is seen as gone after ten seconds
-
-    # inside
 
     async def _take_some(self) -> None:
         """Take what there is for the free slots."""
@@ -294,3 +299,9 @@ class Worker:
 
     def _is_paused(self, kind: str, name: str) -> bool:
         return self._pauses.get((kind, name), (0.0, 0))[0] > time.monotonic()
+
+
+async def _ended(keeping: "asyncio.Task[None]") -> None:
+    """Cancelled, and over: a beat on its way would say that a worker lives which has left."""
+    keeping.cancel()
+    await asyncio.wait({keeping}, timeout=LOOK_SECONDS)
