@@ -11,7 +11,6 @@ import httpx
 import openai
 import pytest
 
-from tests.access import make_app
 from tests.file_gateway import FileGateway, file_gateway
 from tests.integration.conftest import raw_connection
 from tests.s3 import S3Server, running_s3
@@ -216,8 +215,7 @@ async def test_the_quota_of_an_app_holds_in_a_race(
         assert codes == {"storage_full"}
         [row] = await files.rows("select bytes, (select sum(bytes) from files) from app_files")
         assert tuple(row) == (900, 900)
-        other = await make_app(postgres_url, "other")
-        async with files.as_app(other.key) as http:
+        async with files.as_app(await files.another_app()) as http:
             assert (await http.post("/v1/files", **form(bytes(900)))).status_code == 200
         for file_id in kept:
             assert (await files.http.delete(f"/v1/files/{file_id}")).status_code == 200
