@@ -127,8 +127,9 @@ async def file_gateway(
     """With these settings of `files`; `s3` None: it is told of no object store."""
     app = await make_app(postgres_url)
     key = app.key or ""
-    for name in objects_in(s3) if s3 else ():  # of a test that failed
-        (s3.folder / BUCKET / name).unlink()
+    if s3 is not None:
+        for name in objects_in(s3):  # of a test that failed
+            (s3.folder / BUCKET / name).unlink()
     async with guarded_gateway(
         folder, postgres_url, s3.variables if s3 else {}, files=FILES | files
     ) as guarded:
