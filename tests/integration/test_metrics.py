@@ -9,7 +9,7 @@ import httpx
 import openai
 import pytest
 
-from api_server.errors import is_job_path
+from api_server.errors import is_conversation_path, is_job_path
 from api_server.observability.metrics import JOB_ROUTE, OPERATIONS
 from tests.fake_engine import running_engine
 from tests.integration.conftest import Stack, running_gateway
@@ -111,6 +111,8 @@ async def test_openapi_document_has_each_operation_once(stack: Stack) -> None:
             assert "422" not in operation["responses"], "ours is a 400"
             error = operation["responses"]["default"]["content"]["application/json"]["schema"]
             envelope = "JobError" if is_job_path(path) else "Error"
+            if is_conversation_path(path):
+                envelope = "ConversationError"
             assert error == {"$ref": f"#/components/schemas/{envelope}"}
 
 

@@ -14,7 +14,7 @@ from api_server.services.runs.hub import Hub
 from api_server.services.runs.objects import run_object, to_json
 from api_server.services.runs.writing import LostError, Pen, Scribe, WantedCancelledError
 from api_server.stores.jobs import JobStore, Taken
-from api_server.stores.postgres import Connection, Postgres, queries
+from api_server.stores.postgres import Connection, Postgres
 from api_server.stores.run_rows import Change, Event, Run
 from api_server.stores.runs import RunStore, TakenError, add_run, end_job, lock_job
 from api_server.stores.threads import NewThread, insert_thread
@@ -123,14 +123,14 @@ async def test_who_ends_a_job_and_who_claims_it_do_not_wait_for_each_other(
     postgres: Postgres, is_locked: bool
 ) -> None:
     await begun(postgres)
-    claim = queries("jobs")["claim_next"]
+    jobs = JobStore(postgres, "run")
     claiming: asyncio.Task[object] | None = None
 
     async def ending(connection: Connection) -> str | None:
         nonlocal claiming
         state = await lock_job(connection, "job_1") if is_locked else None
         claiming = asyncio.create_task(
-            postgres.fetch(claim, "w", 1, [], [], 30.0, 60.0, "run", "job_clock_run")
+            jobs.claim("w", 1, lease_seconds=30, timeout_seconds=60, max_attempts=3)
         )
         if is_locked:
             await asyncio.sleep(0.2)
