@@ -205,18 +205,23 @@ class InferenceFactory:
         self, inference_type: str = "local", available_functions: Functions | None = None
     ) -> ConversationInference:
         """What `get_inference` does."""
-        known = get_args(Location)
-        if inference_type not in known:
-            raise ValueError(
-                f"inference_type is {inference_type!r}; it must be {' or '.join(map(repr, known))}"
-            )
         return ConversationInference(
-            cast("Location", inference_type),
+            location_of(inference_type),
             self._service,
             self._conversations,
             available_functions or {},
             self._params,
         )
+
+
+def location_of(inference_type: str) -> Location:
+    """Raises `ValueError` for another type than local and cloud."""
+    known = get_args(Location)
+    if inference_type not in known:
+        raise ValueError(
+            f"inference_type is {inference_type!r}; it must be {' or '.join(map(repr, known))}"
+        )
+    return cast("Location", inference_type)
 
 
 def _is_answered(history: Sequence[Message]) -> bool:

@@ -6,12 +6,12 @@ process has room. Functions of this process are called here, when the run waits 
 
 import asyncio
 from collections.abc import AsyncGenerator
-from typing import Any, cast, get_args
+from typing import Any
 
 import msgspec
 
 from api_server.errors import InferenceError, StackError
-from api_server.inference.conversations.factory import Functions, Location
+from api_server.inference.conversations.factory import Functions, Location, location_of
 from api_server.inference.conversations.functions import FunctionTools
 from api_server.inference.schemas import ToolCall
 from api_server.inference.tracking import StreamError
@@ -121,13 +121,8 @@ class StoredInferenceFactory:
         self, inference_type: str = "local", available_functions: Functions | None = None
     ) -> StoredInference:
         """Raises `ValueError` for another type than local and cloud."""
-        known = get_args(Location)
-        if inference_type not in known:
-            raise ValueError(
-                f"inference_type is {inference_type!r}; it must be {' or '.join(map(repr, known))}"
-            )
         return StoredInference(
-            cast("Location", inference_type),
+            location_of(inference_type),
             *(self._conversations, self._runs, self._caller),
             available_functions or {},
         )

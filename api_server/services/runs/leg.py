@@ -127,16 +127,14 @@ class Leg:
         reply, record = await self._asking.ask(is_first=rounds == 0)
         prompt, completion = record.prompt_tokens or 0, record.completion_tokens or 0
         now, pen = self._work.now(), self._work.pen
-        is_cut = reply.answer.finish_reason == "length"
-        if is_cut:
+        if reply.answer.finish_reason == "length":
             raise FailedError(Ending("incomplete", reason="max_completion_tokens"))
         steps: list[Step] = []
         messages: list[Spoken] = []
         events: list[tuple[str, object]] = []
         if reply.answer.text or not reply.answer.calls:
-            message, told = reply.finish_message(
-                now, self._calling.citations(reply.answer.text), is_cut=False
-            )
+            citations = self._calling.citations(reply.answer.text)
+            message, told = reply.finish_message(now, citations)
             assert reply.message_step is not None, "a message has a step"
             done = ended_step(reply.message_step, "completed", now)
             if not reply.answer.calls:

@@ -88,7 +88,7 @@ class Reply:
         return message
 
     def finish_message(
-        self, at: datetime, annotations: list[Json], *, is_cut: bool
+        self, at: datetime, annotations: list[Json]
     ) -> tuple[Spoken, list[tuple[str, object]]]:
         """The whole message, and its events."""
         message = self.message or self.begin_message(at)
@@ -97,19 +97,8 @@ class Reply:
             delta = citation_delta(message.id, annotations)
             events.append(("thread.message.delta", delta))
         content = text_content(self.answer.text, annotations)
-        if is_cut:
-            details = to_json({"reason": "max_tokens"})
-            done = replace(
-                message,
-                status="incomplete",
-                content=content,
-                incomplete_details=details,
-                incomplete_at=at,
-            )
-        else:
-            done = replace(message, status="completed", content=content, completed_at=at)
-        self.message = done
-        events.append((f"thread.message.{done.status}", spoken_object(done, self._pen.run)))
+        self.message = done = replace(message, status="completed", content=content, completed_at=at)
+        events.append(("thread.message.completed", spoken_object(done, self._pen.run)))
         return done, events
 
     def calls(self, at: datetime) -> tuple[Step, list[Action]]:
