@@ -21,6 +21,8 @@ from tests.access import make_app
 from tests.replicas import running_gateway, running_replicas
 from tests.stores import PostgresServer, RedisServer
 
+pytestmark = pytest.mark.alone
+
 SLOTS = 32
 CLIENTS = 500
 FIRST_PAUSE, PAUSE = 0.2, 0.02

@@ -22,6 +22,8 @@ from tests.engine_probe import EngineProbe
 from tests.local_stack import LocalStack, changed_stack_file, local_stack
 from tests.wire import assert_valid
 
+pytestmark = pytest.mark.alone
+
 SLOTS = 2
 SURPLUS = 1
 QUEUE_SIZE = 4

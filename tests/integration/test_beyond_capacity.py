@@ -8,9 +8,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
+
 from load_tests.samples import Sample
 from tests.load_runs import Run, load
 from tests.replicas import RunningGateway, running_gateway, running_replicas
+
+pytestmark = pytest.mark.alone
 
 SLOTS = 4
 TOKENS = 2

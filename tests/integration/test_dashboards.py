@@ -30,6 +30,8 @@ from tests.integration.conftest import running_gateway
 from tests.integration.test_readers import url_of_reader
 from tests.prometheus import PROGRAM, Prometheus, running_prometheus
 
+pytestmark = pytest.mark.alone
+
 RATE_INTERVAL = "8s"
 FRESH_SECONDS, MEASURED_SECONDS, WAIT_SECONDS = 20, 8, 40
 CLIENTS = 16

@@ -46,6 +46,7 @@ HARDLY_MET = {
     "POST /v1/threads/{thread_id}/runs/{run_id}/cancel",
     "POST /v1/threads/{thread_id}/runs/{run_id}/submit_tool_outputs",
     "POST /v1/threads/{thread_id}/runs/{run_id}/resume",
+    "POST /v1/vector_stores/{vector_store_id}/file_batches",
 }
 """Routes whose bodies chance hardly ever gets right, or that a run which has ended refuses."""
 

@@ -17,6 +17,8 @@ import pytest
 from tests.racer import Race
 from tests.stores import RedisServer, running_redis
 
+pytestmark = pytest.mark.alone
+
 PROCESSES = 4
 
 

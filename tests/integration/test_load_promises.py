@@ -3,11 +3,14 @@
 from pathlib import Path
 
 import msgspec
+import pytest
 
 from load_tests.gate import Verdict
 from load_tests.report.writing import PAGE, VERDICTS, read_capacity
 from tests.load_runs import PATIENT, command
 from tests.replicas import running_gateway, running_replicas
+
+pytestmark = pytest.mark.alone
 
 RUN_SECONDS = 100
 

@@ -25,6 +25,8 @@ from tests.replicas import (
     until,
 )
 
+pytestmark = pytest.mark.alone
+
 PACE = {"tokens": 20, "pause": 0.02, "cached": 2}
 FAULTS = ("error_event_in_stream", "bad_value", "close_in_stream", "error_500")
 EACH = 3
