@@ -58,7 +58,8 @@ def test_example_says_first_how_to_run_it(name: str) -> None:
     opening = (REPOSITORY / "examples" / name).read_text().split('"""')[1]
     start = "make local EMBEDDINGS=on  " if name in WITH_EMBEDDINGS else "make local  "
     assert f"\n{start}" in opening
-    assert f"\npython examples/{name}\n" in opening
+    key = 'export OPENAI_API_KEY="$(cat .local/development.key)"'
+    assert f"\n{key}\npython examples/{name}\n" in opening
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
