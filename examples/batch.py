@@ -2,6 +2,7 @@
 
 make local                       # in one terminal
 pip install openai               # in another
+export OPENAI_API_KEY="$(cat .local/development.key)"
 python examples/batch.py
 """
 

@@ -1,6 +1,7 @@
 """One message in, its answer out: the conversation endpoint, without any client library.
 
 make local                       # in one terminal, then in another
+export OPENAI_API_KEY="$(cat .local/development.key)"
 python examples/conversation.py
 """
 

@@ -1,6 +1,6 @@
 """A handler of one's own: here a model made of one rule, served like any other.
 
-python -m examples.custom_handler
+.venv/bin/python -m examples.custom_handler
 
 For the gateway, an entry in the models of configs/stack.yaml (the folder must be importable):
 

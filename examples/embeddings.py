@@ -2,6 +2,7 @@
 
 make local EMBEDDINGS=on         # in one terminal
 pip install openai               # in another
+export OPENAI_API_KEY="$(cat .local/development.key)"
 python examples/embeddings.py
 """
 

@@ -2,7 +2,7 @@
 
 pip install openai
 OPENAI_API_KEY=sk-... python examples/export_assistants.py dump thread_abc thread_def ...
-python -m api_server import-assistants dump/dump.json --app "My App"
+.venv/bin/python -m api_server import-assistants dump/dump.json --app "My App"
 
 The API lists no threads: name those that you have. OPENAI_BASE_URL says where, else it is OpenAI.
 """

@@ -2,6 +2,7 @@
 
 make local EMBEDDINGS=on         # in one terminal
 pip install openai               # in another
+export OPENAI_API_KEY="$(cat .local/development.key)"
 python examples/file_search.py
 
 Files of yours: python examples/file_search.py notes.md report.pdf (all of docs/ takes a minute on

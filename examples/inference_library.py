@@ -1,7 +1,7 @@
 """Ask every model of configs/stack.yaml without a web server: plain, streamed, up to a stop word.
 
-"$(python -m api_server engine)" -m models/tiny/tiny-q8_0.gguf --port 8080   # in one terminal
-python -m examples.inference_library                                         # in another
+"$(.venv/bin/python -m api_server engine)" -m models/tiny/tiny-q8_0.gguf --port 8080  # in one
+.venv/bin/python -m examples.inference_library                        # in another terminal
 """
 
 import asyncio

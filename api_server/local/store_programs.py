@@ -6,7 +6,7 @@ Order: those of the machine where they are new enough, else those that store_bui
 import asyncio
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +29,9 @@ from api_server.local.unprivileged import (
     can_run,
     open_for_all,
 )
+
+Version = tuple[int, int]
+ReadVersion = Callable[[str], Version | None]
 
 CHECK_TIMEOUT_SECONDS = 10.0
 OLDEST_POSTGRES = 14
@@ -104,14 +107,11 @@ async def find_postgres(
 
 async def find_redis(*, cache_home: Path, say: Say, places: Places | None = None) -> Path:
     """The redis-server on PATH where it is new enough, else the installed one."""
-    on_path = shutil.which("redis-server", path=(places or Places()).path)
-    if on_path:
-        version = redis_version(await _said_version(Path(on_path)))
-        if version is not None and version >= OLDEST_REDIS:
-            return Path(on_path)
-        say.line(f"not using {on_path} from PATH: {version_fault(version, OLDEST_REDIS)}")
-    folder = await build_store(REDIS, cache=cache_of(cache_home), say=say)
-    return folder / "redis-server"
+    path = (places or Places()).path
+    found = await _on_path("redis-server", path, redis_version, OLDEST_REDIS, say)
+    if found is not None:
+        return found
+    return await build_store(REDIS, cache=cache_of(cache_home), say=say) / "redis-server"
 
 
 async def find_vector_engine(*, cache_home: Path, say: Say) -> Path:
@@ -121,14 +121,25 @@ async def find_vector_engine(*, cache_home: Path, say: Say) -> Path:
 
 async def find_rclone(*, cache_home: Path, say: Say, places: Places | None = None) -> Path:
     """The rclone on PATH where it is new enough, else the installed one."""
-    on_path = shutil.which("rclone", path=(places or Places()).path)
-    if on_path:
-        version = rclone_version(await _said_version(Path(on_path)))
-        if version is not None and version >= OLDEST_RCLONE:
-            return Path(on_path)
-        say.line(f"not using {on_path} from PATH: {version_fault(version, OLDEST_RCLONE)}")
-    folder = await build_store(RCLONE, cache=cache_of(cache_home), say=say)
-    return folder / "rclone"
+    path = (places or Places()).path
+    found = await _on_path("rclone", path, rclone_version, OLDEST_RCLONE, say)
+    if found is not None:
+        return found
+    return await build_store(RCLONE, cache=cache_of(cache_home), say=say) / "rclone"
+
+
+async def _on_path(
+    name: str, path: str | None, read: ReadVersion, oldest: Version, say: Say
+) -> Path | None:
+    """The program where it is new enough, else why it is not taken is said; path: as PATH."""
+    on_path = shutil.which(name, path=path)
+    if on_path is None:
+        return None
+    version = read(await _said_version(Path(on_path)))
+    if version is not None and version >= oldest:
+        return Path(on_path)
+    say.line(f"not using {on_path} from PATH: {version_fault(version, oldest)}")
+    return None
 
 
 def postgres_major(said: str) -> int | None:
@@ -137,19 +148,19 @@ def postgres_major(said: str) -> int | None:
     return int(match[1]) if match else None
 
 
-def redis_version(said: str) -> tuple[int, int] | None:
+def redis_version(said: str) -> Version | None:
     """(7, 0) of `Redis server v=7.0.15 sha=...`; None where it says no version."""
     match = re.search(r"server v=(\d+)\.(\d+)", said)
     return (int(match[1]), int(match[2])) if match else None
 
 
-def rclone_version(said: str) -> tuple[int, int] | None:
+def rclone_version(said: str) -> Version | None:
     """(1, 75) of `rclone v1.75.2`; None where it says no version."""
     match = re.search(r"rclone v(\d+)\.(\d+)", said)
     return (int(match[1]), int(match[2])) if match else None
 
 
-def version_fault(version: tuple[int, int] | None, oldest: tuple[int, int]) -> str:
+def version_fault(version: Version | None, oldest: Version) -> str:
     """Why a program is not taken."""
     wanted = ".".join(map(str, oldest))
     return "it does not run" if version is None else f"it is older than {wanted}"

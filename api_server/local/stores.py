@@ -86,13 +86,22 @@ async def prepare_stores(settings: Settings, say: Say) -> LocalStores:
             continue
         supervisors.append(supervisor)
         variables |= told
-    _write_variables(settings.environment.data_dir.resolve(), variables)
     return LocalStores(supervisors, variables)
 
 
-def _write_variables(data_dir: Path, variables: Mapping[str, str]) -> None:
-    """What a command beside the gateway needs to find the same stores and models."""
-    told = {**variables, "STACK_CONFIG": str(data_dir / STACK_FILE)}
+def write_variables(settings: Settings, stores: LocalStores, key: str) -> None:
+    """What a command beside the gateway needs to use the same stores and models, as the same apps.
+
+    key: the engines', without which a worker's requests to them would be refused.
+    """
+    data_dir, auth = settings.environment.data_dir.resolve(), settings.environment.auth
+    told = {
+        **stores.variables,
+        "STACK_CONFIG": str(data_dir / STACK_FILE),
+        "ENGINE_API_KEY": key,
+        "ENVIRONMENT": "development",
+        "AUTH": "on" if auth else "off",
+    }
     lines = [f"export {name}={shlex.quote(value)}\n" for name, value in told.items()]
     write_private(data_dir / STORES_FILE, "".join(lines))
 

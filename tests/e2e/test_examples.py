@@ -58,7 +58,8 @@ def test_example_says_first_how_to_run_it(name: str) -> None:
     opening = (REPOSITORY / "examples" / name).read_text().split('"""')[1]
     start = "make local EMBEDDINGS=on  " if name in WITH_EMBEDDINGS else "make local  "
     assert f"\n{start}" in opening
-    assert f"\npython examples/{name}\n" in opening
+    key = 'export OPENAI_API_KEY="$(cat .local/development.key)"'
+    assert f"\n{key}\npython examples/{name}\n" in opening
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -151,7 +152,7 @@ def test_documents_are_found_and_read_by_a_run(embedding_stack: LocalStack) -> N
 
 def test_the_library_asks_every_model_without_a_gateway(stack: LocalStack) -> None:
     opening = (REPOSITORY / "examples/inference_library.py").read_text().split('"""')[1]
-    assert "\npython -m examples.inference_library  " in opening
+    assert "\n.venv/bin/python -m examples.inference_library  " in opening
     done = subprocess.run(
         [sys.executable, "-m", "examples.inference_library"],
         cwd=REPOSITORY,
@@ -173,7 +174,7 @@ def test_the_library_asks_every_model_without_a_gateway(stack: LocalStack) -> No
 
 def test_a_handler_of_ones_own_needs_no_engine() -> None:
     opening = (REPOSITORY / "examples/custom_handler.py").read_text().split('"""')[1]
-    assert "\npython -m examples.custom_handler\n" in opening
+    assert "\n.venv/bin/python -m examples.custom_handler\n" in opening
     done = subprocess.run(
         [sys.executable, "-m", "examples.custom_handler"],
         cwd=REPOSITORY,

@@ -3,6 +3,8 @@
 import os
 import signal
 import stat
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import redis
 
 from api_server.local.process import free_port
 from tests.local_stack import (
+    REPOSITORY,
     LocalStack,
     changed_stack_file,
     eventually,
@@ -185,6 +188,36 @@ def test_what_the_operator_has_elsewhere_is_used_and_not_started(
         assert {name: told[name] for name in elsewhere} == elsewhere
         assert not [line for _, line in stack.children() if "redis" in line or "postgres" in line]
         assert not (stack.data_dir / "postgres").exists()
+
+
+def test_a_worker_beside_it_has_all_it_needs(tmp_path: Path) -> None:
+    """From `stores.env`; and an example its key, as its first lines say."""
+    data_dir = tmp_path / "data"
+    config = changed_stack_file(tmp_path, assistants={"runs": 0})
+    with local_stack(data_dir, AUTH="on", STACK_CONFIG=config) as stack:
+        stack.wait_ready(START_SECONDS)
+
+        def shell(script: str, **variables: str) -> subprocess.Popen[str]:
+            return subprocess.Popen(
+                ["bash", "-c", script],
+                cwd=REPOSITORY,
+                env=os.environ | variables | {"DATA_DIR": str(data_dir)},
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+
+        worker = shell(f". {data_dir}/stores.env; exec {sys.executable} -m api_server worker")
+        opening = (REPOSITORY / "examples/conversation.py").read_text().split('"""')[1]
+        as_told = "\n".join(opening.splitlines()[3:]).replace(".local/", f"{data_dir}/")
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        example = shell(as_told, OPENAI_BASE_URL=f"{stack.url}/v1", PATH=path)
+        try:
+            said, _ = example.communicate(timeout=60)
+            assert "Your name is Maria.\n[all of it is kept" in said
+        finally:
+            for process in (example, worker):
+                process.kill()
+                process.communicate()
 
 
 def test_key_of_a_developer_is_made_once_and_shown(tmp_path: Path) -> None:

@@ -112,6 +112,41 @@ async def test_the_development_key_counts_in_development_alone(
         assert (await gateway.admin("GET", "")).json()["data"] == []
 
 
+async def test_end_users_of_the_development_key_have_conversations_of_their_own(
+    tmp_path: Path, postgres_url: str
+) -> None:
+    """As on a laptop, with `make local`."""
+
+    def shown(user: str, **claims: object) -> dict[str, str]:
+        said = {"exp": int(time.time()) + 60, "sub": user, **claims}
+        return {"authorization": f"Bearer {jwt.encode(said, SECRET)}"}
+
+    hello = {"messages": [{"role": "user", "content": "hi"}]}
+    variables = {
+        "ENVIRONMENT": "development",
+        "DEVELOPMENT_KEY": DEVELOPMENT_KEY,
+        "JWT_SECRET": SECRET,
+        "JWT_APP": "development",
+    }
+    async with guarded_gateway(tmp_path, postgres_url, variables) as gateway:
+        ask = gateway.http
+        answer = await ask.post("/api/messages/process", json=hello, headers=shown("ada"))
+        assert answer.text.endswith("data: [DONE]\n\n"), answer.text
+        thread = json.loads(answer.text.split("\n")[0].removeprefix("data: "))["thread_id"]
+        path = f"/v1/threads/{thread}/messages"
+        named = shown("ada", app="app_development")
+        assert len((await ask.get(path, headers=named)).json()["data"]) == 2
+        assert (await ask.get(path, headers=shown("bob"))).status_code == 404
+        own = {"authorization": f"Bearer {DEVELOPMENT_KEY}"}
+        assert (await ask.get(path, headers=own)).status_code == 200
+        assert (await ask.get(path, headers=shown("ada", app="anyone"))).status_code == 401
+    async with guarded_gateway(
+        tmp_path, postgres_url, variables | {"ENVIRONMENT": "production"}
+    ) as gateway:
+        answer = await gateway.http.post("/api/messages/process", json=hello, headers=shown("ada"))
+        assert answer.status_code == 401
+
+
 async def test_the_development_key_works_without_a_database(tmp_path: Path) -> None:
     variables = {"AUTH": "on", "DEVELOPMENT_KEY": DEVELOPMENT_KEY}
     async with (

@@ -3,11 +3,27 @@
 import asyncio
 import json
 import os
+import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
 from api_server.services.functions.hosts import Called, Function, FunctionHosts
+
+ODD_MODULE = """
+import os, pathlib, time
+here = pathlib.Path(__file__).parent
+with (here / "imported").open("a") as file:
+    file.write(f"{os.getpid()}\\n")
+if (here / "broken").exists():
+    raise ValueError("not set up yet")
+while (here / "hangs").exists():
+    time.sleep(0.05)
+
+def greet() -> str:
+    return "hello"
+"""
 
 
 @pytest.fixture
@@ -95,3 +111,105 @@ async def test_processes_end_with_the_one_that_started_them(hosts: FunctionHosts
     process.stdin.close()
     async with asyncio.timeout(5):
         await process.wait()
+
+
+@pytest.fixture
+def odd(tmp_path: Path) -> Path:
+    """A folder with an operator's module, and the files that say how its import goes."""
+    (tmp_path / "odd_functions.py").write_text(ODD_MODULE)
+    return tmp_path
+
+
+def odd_hosts(folder: Path, *names: str, first: float = 20.0, again: float = 0.0) -> FunctionHosts:
+    functions = {name: Function("odd_functions:greet", 20) for name in names}
+    functions["get_weather"] = Function("tests.functions:get_weather", 20)
+    variables = {**os.environ, "PYTHONPATH": f"{folder}:{Path.cwd()}"}
+    return FunctionHosts(functions, variables, most=1, first_seconds=first, again_seconds=again)
+
+
+async def names_of(hosts: FunctionHosts) -> list[str]:
+    return [tool["function"]["name"] for tool in await hosts.tools()]
+
+
+def imports(folder: Path) -> list[int]:
+    """The processes that have imported the module, once for each time."""
+    return [int(line) for line in (folder / "imported").read_text().split()]
+
+
+async def test_a_function_that_could_not_be_described_is_asked_again(odd: Path) -> None:
+    (odd / "broken").touch()
+    hosts = odd_hosts(odd, "greet")
+    assert await names_of(hosts) == ["get_weather"]
+    (odd / "broken").unlink()
+    async with asyncio.timeout(20):
+        while await names_of(hosts) != ["greet", "get_weather"]:
+            await asyncio.sleep(0.05)
+    asked = len(imports(odd))
+    assert await names_of(hosts) == ["greet", "get_weather"]
+    assert len(imports(odd)) == asked
+    await hosts.aclose()
+
+
+async def test_it_is_not_asked_again_for_each_request(odd: Path) -> None:
+    (odd / "broken").touch()
+    hosts = odd_hosts(odd, "greet", again=600)
+    for _ in range(5):
+        assert await names_of(hosts) == ["get_weather"]
+    assert len(imports(odd)) == 1
+    await hosts.aclose()
+
+
+async def test_an_import_that_hangs_keeps_requests_waiting_once(odd: Path) -> None:
+    """However many functions are in that module; and it takes no place of a call."""
+    (odd / "hangs").touch()
+    hosts = odd_hosts(odd, "one", "two", "three", first=0.5)
+    async with asyncio.timeout(10):
+        described = await asyncio.gather(names_of(hosts), names_of(hosts))
+    assert list(described) == [[], []]
+    async with asyncio.timeout(0):  # goes off at the first wait
+        assert await names_of(hosts) == []
+    assert not (await call(hosts, "get_weather", city="Oslo")).has_failed
+    async with asyncio.timeout(10):
+        while not (odd / "imported").exists():
+            await asyncio.sleep(0.05)
+    await hosts.aclose()
+    assert len(imports(odd)) == 1
+    with pytest.raises(ProcessLookupError):
+        os.kill(imports(odd)[0], 0)
+
+
+async def test_who_finds_no_free_process_waits_its_own_seconds(odd: Path) -> None:
+    functions = {
+        "sleep": Function("tests.functions:sleep", 60),
+        "greet": Function("odd_functions:greet", 0.3),
+    }
+    hosts = FunctionHosts(functions, dict(os.environ), most=1)
+    holding = asyncio.create_task(call(hosts, "sleep", seconds=60))
+    await asyncio.sleep(0)
+    async with asyncio.timeout(10):
+        refused = await call(hosts, "greet")
+    assert refused == Called(
+        "Error: it was not called: no process was free for 0.3 s.", has_failed=True
+    )
+    assert not (odd / "imported").exists()
+    holding.cancel()
+    await asyncio.wait({holding}, timeout=5)
+    await hosts.aclose()
+
+
+async def test_a_process_that_cannot_be_started_fails_the_call(
+    hosts: FunctionHosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def never(*_: object, **__: object) -> None:
+        await asyncio.Event().wait()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "executable", "/nonexistent")
+        assert (await call(hosts, "get_weather", city="Oslo")).has_failed
+        assert await hosts.tools() == []
+    with monkeypatch.context() as patched:
+        patched.setattr(asyncio, "create_subprocess_exec", never)
+        async with asyncio.timeout(10):
+            slow = await call(hosts, "nap", seconds=0)
+        assert slow == Called("Error: it took longer than 0.6 s.", has_failed=True)
+    assert not (await call(hosts, "get_weather", city="Oslo")).has_failed

@@ -260,6 +260,20 @@ async def test_an_id_of_another_app_is_refused_for_that_object_alone(
         assert [each.id async for each in pages] == ["msg_n"]
 
 
+@pytest.mark.parametrize("name", ["development", "anyone"])
+async def test_the_apps_of_development_can_be_given_something(
+    guarded: Guarded,  # noqa: ARG001 - it makes the tables
+    postgres_url: str,
+    s3: S3Server,
+    tmp_path: Path,
+    name: str,
+) -> None:
+    """They are in no table."""
+    dump = write(tmp_path, assistants=[ASSISTANT])
+    said = await take_in(dump, postgres_url, s3, app=name)
+    assert said["counts"]["assistant"] == {"taken": 1, "known": 0, "refused": 0}
+
+
 async def test_what_is_no_dump_is_an_error_in_a_sentence(postgres_url: str, tmp_path: Path) -> None:
     await make_app(postgres_url)
     stack = tmp_path / "models.yaml"

@@ -52,7 +52,8 @@ class AppSource(Protocol):
 class Directory:
     """Answers from memory. `source` None: there is no database, and no app but the built-in ones.
 
-    `is_writer` is for the one of several processes that keeps the snapshot.
+    `built_in` are apps without credentials that are in no database; `is_writer` is for the one of
+    several processes that keeps the snapshot.
     """
 
     def __init__(
@@ -60,12 +61,14 @@ class Directory:
         source: AppSource | None,
         snapshot_path: Path,
         *,
+        built_in: Iterable[App] = (),
         listen: Listen | None = None,
         is_writer: bool = True,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._source = source
         self._path = snapshot_path
+        self._built_in = {key: app for app in built_in for key in (app.id, app.name)}
         self._listen = listen
         self._is_writer = is_writer
         self._clock = clock
@@ -101,14 +104,12 @@ class Directory:
 
     def app(self, name_or_id: str) -> App | None:
         """An app that is not revoked. Raises `DependencyDownError` as long as none are known."""
+        if (built_in := self._built_in.get(name_or_id)) is not None:
+            return built_in
         found = self._book.apps.get(name_or_id) or self._book.names.get(name_or_id)
         if found is None:
             self.check_is_known()
         return found
-
-    def apps(self) -> Iterable[App]:
-        """All apps that are not revoked."""
-        return self._book.apps.values()
 
     @property
     def is_known(self) -> bool:

@@ -6,6 +6,7 @@ process has room. Functions of this process are called here, when the run waits 
 
 import asyncio
 from collections.abc import AsyncGenerator
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -22,22 +23,15 @@ from api_server.services.runs.queue import Begun
 from api_server.services.runs.room import Runs
 
 
+@dataclass(frozen=True, slots=True)
 class StoredInference:
     """Answers messages of an app's threads with a model of one location."""
 
-    def __init__(
-        self,
-        location: Location,
-        conversations: ConversationService,
-        runs: Runs,
-        caller: Caller,
-        functions: Functions,
-    ) -> None:
-        self.location = location
-        self._conversations = conversations
-        self._runs = runs
-        self._caller = caller
-        self._functions = FunctionTools(functions)
+    location: Location
+    conversations: ConversationService
+    runs: Runs
+    caller: Caller
+    functions: FunctionTools
 
     async def process_conversation(
         self,
@@ -56,22 +50,22 @@ class StoredInference:
         del message_id
         try:
             if run_id is not None:
-                run = await self._runs.reader.find(self._caller, thread_id, run_id)
+                run = await self.runs.reader.find(self.caller, thread_id, run_id)
                 begun = Begun(run, 0, (), wants_stream=True)
             else:
-                begun = await self._conversations.begin(
-                    self._caller,
+                begun = await self.conversations.begin(
+                    self.caller,
                     Wanted(
                         content=user_message,
                         location=self.location,
                         thread_id=thread_id,
                         assistant_id=assistant_id,
                     ),
-                    self._functions.tools or None,
+                    self.functions.tools or None,
                 )
             while True:
                 required: dict[str, Any] | None = None
-                async for said in self._conversations.said(begun):
+                async for said in self.conversations.said(begun):
                     if said.text:
                         yield said.text
                     if said.has_failed:
@@ -96,7 +90,7 @@ class StoredInference:
             )
             for each in required["submit_tool_outputs"]["tool_calls"]
         ]
-        outputs = await asyncio.gather(*(self._functions.call(call) for call in calls))
+        outputs = await asyncio.gather(*(self.functions.call(call) for call in calls))
         body = {
             "tool_outputs": [
                 {"tool_call_id": call.id, "output": output}
@@ -104,18 +98,18 @@ class StoredInference:
             ]
         }
         run = begun.run
-        return await self._runs.outputs.submit(
-            self._caller, run.thread_id, run.id, msgspec.json.encode(body)
+        return await self.runs.outputs.submit(
+            self.caller, run.thread_id, run.id, msgspec.json.encode(body)
         )
 
 
+@dataclass(frozen=True, slots=True)
 class StoredInferenceFactory:
     """Makes inferences for one app, as `InferenceFactory` does over memory."""
 
-    def __init__(self, conversations: ConversationService, runs: Runs, caller: Caller) -> None:
-        self._conversations = conversations
-        self._runs = runs
-        self._caller = caller
+    conversations: ConversationService
+    runs: Runs
+    caller: Caller
 
     def get_inference(
         self, inference_type: str = "local", available_functions: Functions | None = None
@@ -123,6 +117,6 @@ class StoredInferenceFactory:
         """Raises `ValueError` for another type than local and cloud."""
         return StoredInference(
             location_of(inference_type),
-            *(self._conversations, self._runs, self._caller),
-            available_functions or {},
+            *(self.conversations, self.runs, self.caller),
+            FunctionTools(available_functions or {}),
         )
