@@ -79,6 +79,11 @@ class IngestStore:
         """End what is under way for the table although its job has ended."""
         await self._postgres.execute(_SQL["settle"])
 
+    async def do_others_wait(self, app_id: str) -> bool:
+        """Whether a file of another app waits for a place, and no file of that app has one."""
+        row = await self._postgres.fetchrow(_SQL["others_wait"], app_id)
+        return row is not None
+
     async def _is_ours(self, query: str, attempt: Attempt, hold: Hold, *values: object) -> bool:
         row = await self._postgres.fetchrow(
             _SQL[query], *attempt.values(), hold.job_id, hold.fence, *values

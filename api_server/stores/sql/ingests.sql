@@ -76,3 +76,17 @@ with ended as (
 )
 insert into stale_chunks (app_id, vector_store_id, file_id, generation)
 select app_id, vector_store_id, file_id, generation from settled
+
+-- name: others_wait
+select true as is_so from jobs as waiting
+where waiting.kind = 'ingest' and waiting.app_id <> $1
+    and (
+        waiting.state = 'queued'
+        or (waiting.state = 'processing' and waiting.lease_until < now())
+    )
+    and not exists (
+        select from jobs as held
+        where held.kind = 'ingest' and held.state = 'processing' and held.lease_until >= now()
+            and held.lease_owner is not null and held.app_id = waiting.app_id
+    )
+limit 1
