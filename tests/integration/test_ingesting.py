@@ -237,7 +237,7 @@ async def test_a_vector_database_that_is_away_or_set_up_wrongly(
 
 
 async def test_chunks_fit_into_the_context_and_what_does_not_is_cut(
-    postgres: Postgres, tmp_path: Path
+    postgres: Postgres, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The engine tells of its 512 tokens once; texts that have more than by estimate are halved."""
     model = PlayedModel(most_characters=1500)
@@ -250,6 +250,9 @@ async def test_chunks_fit_into_the_context_and_what_does_not_is_cut(
         covered = {at for each in chunks for at in range(each["start"], each["end"])}
         assert all(whole[at].isspace() for at in set(range(len(whole))) - covered)
         assert len({(each["n"], each["start"]) for each in chunks}) == len(chunks)
+    numbers = [each["n"] for each in chunks]
+    (line,) = [each for each in caplog.records if "too long" in each.message]
+    assert vars(line)["chunks"] == sum(numbers.count(n) > 1 for n in set(numbers)) > 1
 
 
 @pytest.mark.parametrize("how", ["cancelled", "removed", "file deleted", "store deleted", "again"])

@@ -182,16 +182,21 @@ class Ingests:
             make_point=partial(_point, attempt, wanted, text),
             note=partial(self._note, attempt, hold),
         )
-        await self._pour(attempt.app_id, pouring, batches_for(model))
+        await self._pour(attempt, pouring, batches_for(model))
         return await self._complete(attempt, hold, wanted, pouring)
 
-    async def _pour(self, app_id: str, pouring: Pouring, batches: Batches) -> None:
+    async def _pour(self, attempt: Attempt, pouring: Pouring, batches: Batches) -> None:
         """Raises `RateLimitedError` where the app's turn is over; it goes on where it is."""
-        turn = asyncio.create_task(self._give_way(app_id, pouring))
+        turn = asyncio.create_task(self._give_way(attempt.app_id, pouring))
         try:
             await pouring.run(batches)
         finally:
             turn.cancel()
+            if pouring.cut:
+                log.warning(
+                    "chunks were too long for the embedding engine and were cut",
+                    extra={"file": attempt.file_id, "chunks": pouring.cut},
+                )
         if not pouring.is_whole:
             raise RateLimitedError("A file of another app comes first.", retry_after_seconds=1.0)
 

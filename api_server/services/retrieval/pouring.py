@@ -43,7 +43,7 @@ Note = Callable[[int], Awaitable[None]]
 
 class Pouring:
     """`kept` chunks of the text were kept before. `bytes` is what the texts of all have. `is_whole`
-    is False after a `stop` that left something to do.
+    is False after a `stop` that left something to do; `cut` chunks were too long for the engine.
     """
 
     def __init__(
@@ -60,6 +60,7 @@ class Pouring:
         self.chunks = 0
         self.bytes = 0
         self.is_whole = True
+        self.cut = 0
         self._text = text
         self._embeds = embeds
         self._upsert = upsert
@@ -110,6 +111,7 @@ class Pouring:
             for number, piece in batch:
                 parts = await self._in_parts(piece, is_known_too_long=len(batch) == 1)
                 found += [(number, part, *each) for part, each in enumerate(parts)]
+                self.cut += len(parts) > 1
             return found
         return [
             (number, 0, piece, vector)
