@@ -23,10 +23,14 @@ REGION = "us-east-1"
 """Of our own servers. Said, so that the client does not ask for it before anything else."""
 
 CONNECT_SECONDS = 2.0
-READ_SECONDS = 10.0
+READ_SECONDS = 3.0
+"""With nothing sent back for so long, once a request is out, the server hangs."""
+
 MOST_CONNECTIONS = 16
-BUDGET_SECONDS = 5.0
+BUDGET_SECONDS = 2.0
 PUT_SECONDS = 20.0
+"""On a slow line; where nothing moves, the time-outs above end it sooner."""
+
 LONGEST_PAUSE_SECONDS = 4.0
 LEAST_PART_BYTES = 5 * 1024 * 1024
 """The client wants no smaller ones."""

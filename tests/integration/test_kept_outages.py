@@ -26,11 +26,10 @@ Fault = Literal["down", "hanging"]
 REFUSAL_SECONDS = 3.0
 SLOWER = {
     "POST /v1/vector_stores/{vector_store_id}/files/{file_id}": 6.0,
-    "GET /v1/files/{file_id}/content": 6.0,
-    "POST /v1/files": 12.0,
-    "POST /v1/uploads/{upload_id}/parts": 12.0,
+    "POST /v1/files": 5.0,
+    "POST /v1/uploads/{upload_id}/parts": 5.0,
 }
-"""What is written, or read from the object store, may take longer, until the outage is known."""
+"""What is written may take longer, until the outage is known."""
 
 KNOWN_SECONDS = 4.0
 CHAT_SECONDS = 1.0

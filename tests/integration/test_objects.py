@@ -64,6 +64,23 @@ async def test_a_server_that_goes_away_and_comes_back(bucket: str) -> None:
         await objects.aclose()
 
 
+@pytest.mark.parametrize(("fault", "put_seconds", "get_seconds"), [("down", 1, 1), ("hangs", 4, 3)])
+async def test_an_outage_is_told_soon_also_while_nobody_knows_of_it(
+    fault: str, put_seconds: float, get_seconds: float, bucket: str
+) -> None:
+    with running_s3() as server:
+        objects = Objects(server.url, server.access_key, server.secret_key)
+        await objects.put(bucket, "there", b"x")
+        (server.kill if fault == "down" else server.pause)()
+        async with asyncio.timeout(put_seconds):
+            with pytest.raises(DependencyDownError):
+                await objects.put(bucket, "new", bytes(2 * 1024 * 1024))
+        async with asyncio.timeout(get_seconds):
+            with pytest.raises(DependencyDownError):
+                await objects.get(bucket, "there", 0, 1)
+        await objects.aclose()
+
+
 async def test_a_server_that_hangs(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("api_server.stores.objects.READ_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
