@@ -301,6 +301,41 @@ async def test_a_store_expires_and_says_so(gateway: VectorGateway) -> None:
     assert len((await gateway.client.vector_stores.files.list(store)).data) == 1
 
 
+async def test_a_store_that_has_expired_stays_so(gateway: VectorGateway) -> None:
+    """Whether the sweep has seen it or not; one that has not can be kept from it."""
+    wish = {"anchor": "last_active_at", "days": 1}
+    stores = [await gateway.store_of({"a.txt": "one"}, expires_after=wish) for _ in range(2)]
+    late, timely = (f"/v1/vector_stores/{store}" for store in stores)
+    for store, hours in zip(stores, ("24 hours", "23 hours 59 minutes"), strict=True):
+        await gateway.rows(
+            f"update vector_stores set last_active_at = now() - interval '{hours}' where id = $1",
+            store,
+        )
+    statuses = [(await gateway.ask("GET", path)).json()["status"] for path in (late, timely)]
+    assert statuses == ["expired", "completed"]
+    for path, status in ((late, "expired"), (timely, "completed")):
+        answer = await gateway.ask("POST", path, json={"expires_after": None, "name": "x"})
+        assert answer.status_code == 200
+        assert (answer.json()["status"], answer.json()["name"]) == (status, "x")
+    assert (await gateway.ask("GET", timely)).json()["expires_at"] is None
+    answer = await gateway.ask("POST", f"{late}/search", json={"query": "one"})
+    assert answer.status_code == 400
+    answer = await gateway.ask("POST", f"{timely}/search", json={"query": "one"})
+    assert len(answer.json()["data"]) == 1
+
+
+@pytest.mark.parametrize(("days", "status"), [(0, 400), (1, 200), (365, 200), (366, 400)])
+async def test_days_of_a_store_at_their_edges(
+    gateway: VectorGateway, days: int, status: int
+) -> None:
+    wish = {"expires_after": {"anchor": "last_active_at", "days": days}}
+    made = await gateway.ask("POST", "/v1/vector_stores", json=wish)
+    assert made.status_code == status, made.text
+    store = (await gateway.client.vector_stores.create()).id
+    changed = await gateway.ask("POST", f"/v1/vector_stores/{store}", json=wish)
+    assert changed.status_code == status, changed.text
+
+
 ROUTES: list[tuple[str, str, dict[str, Any] | None]] = [
     ("GET", "", None),
     ("POST", "", {"name": "mine now"}),
