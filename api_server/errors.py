@@ -169,7 +169,7 @@ def _number(count: int | None) -> str:
 
 
 class StorageFullError(InvalidRequestError):
-    """The app's files are as many bytes as they may be; the message has the numbers."""
+    """What the app keeps is as much as it may be; the message has the numbers."""
 
     code = "storage_full"
 

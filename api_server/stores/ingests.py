@@ -27,7 +27,7 @@ class Attempt:
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """What is to be taken in. `chunking` and `attributes` are JSON; of `chunks` from the first on
-    the vectors were kept already.
+    the vectors were kept already; `chunks_of_others` is what the app's other files have.
     """
 
     chunking: str
@@ -36,6 +36,7 @@ class Wanted:
     filename: str
     content_type: str
     bytes: int
+    chunks_of_others: int
 
 
 @dataclass(frozen=True, slots=True)

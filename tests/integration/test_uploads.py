@@ -230,9 +230,7 @@ async def test_a_batch_file_of_an_upload_lives_30_days_from_its_completion(
     await files.rows("update uploads set created_at = now() - interval '50 minutes'")
     file = (await complete(files, upload, id_)).json()["file"]
     assert file["expires_at"] == file["created_at"] + 30 * 86_400
-    (row,) = await files.rows(
-        "select extract(epoch from expires_at - now()) as seconds from files"
-    )
+    (row,) = await files.rows("select extract(epoch from expires_at - now()) as seconds from files")
     assert 30 * 86_400 - 60 < row["seconds"] <= 30 * 86_400
 
 
@@ -267,7 +265,10 @@ async def test_lifetimes_at_their_edges(
 ) -> None:
     """The same of files and of uploads."""
     fields = {f"expires_after[{name}]": str(value) for name, value in wish.items()}
-    form = {"files": {"file": ("b.jsonl", b"{}")}, "data": {"purpose": "batch"} | fields}
+    form: dict[str, Any] = {
+        "files": {"file": ("b.jsonl", b"{}")},
+        "data": {"purpose": "batch"} | fields,
+    }
     made: httpx.Response = await files.http.post("/v1/files", **form)
     begun = await files.http.post("/v1/uploads", json=BATCH | {"expires_after": wish})
     assert (made.status_code, begun.status_code) == (status, status), (made.text, begun.text)

@@ -86,6 +86,7 @@ class Rules:
     model: str | None = None
     document_prefix: str | None = None
     turn_seconds: float = 30.0
+    app_chunks: int = 1_000_000
 
 
 class _Work(msgspec.Struct):
@@ -167,6 +168,8 @@ class Ingests:
             return False
         if job.is_revoked:
             raise UnreadableFileError("server_error", "The app was revoked.")
+        if wanted.chunks_of_others >= self._rules.app_chunks:
+            raise UnreadableFileError("server_error", _full(self._rules.app_chunks))
         model = embedding_model(self._catalogue, self._rules.model)
         if model is None:
             raise UnreadableFileError("server_error", _no_model(self._rules.model))
@@ -307,6 +310,13 @@ def _no_model(wanted: str | None) -> str:
     return (
         f"No model {wanted!r} serves embeddings: correct retrieval.embedding_model, or start the "
         "stack with EMBEDDINGS=on."
+    )
+
+
+def _full(app_chunks: int) -> str:
+    return (
+        f"All vector stores of the app together have {app_chunks} chunks or more, which is the "
+        "most. Take some files out, and add this one again."
     )
 
 
