@@ -3,6 +3,7 @@
     StackError
     ├── ClientLeftError                 nobody waits for the answer any more; never sent to anyone
     ├── ObjectMissingError              the object store has no object, or no bucket, of that name
+    ├── ObjectKeptError                 the object store is well, and does not remove this object
     ├── RowsRefusedError                a database will not take these rows, however often they come
     ├── UnreadableFileError             the text of a file cannot be had; one sentence says why
     ├── SetupError                      the operator must change something; one sentence says what
@@ -68,6 +69,10 @@ class ClientLeftError(StackError):
 
 class ObjectMissingError(StackError):
     """The object store has no such object, or no such bucket."""
+
+
+class ObjectKeptError(StackError):
+    """The object store is well, and refuses to remove this object."""
 
 
 class RowsRefusedError(StackError):
@@ -164,7 +169,7 @@ def _number(count: int | None) -> str:
 
 
 class StorageFullError(InvalidRequestError):
-    """The app's files are as many bytes as they may be; the message has the numbers."""
+    """What the app keeps is as much as it may be; the message has the numbers."""
 
     code = "storage_full"
 

@@ -50,9 +50,9 @@ class FolderFiles:
         assert found.stat().st_size <= max_bytes
         path.write_bytes(found.read_bytes())
 
-    def put(self, file_id: str, data: bytes) -> None:
-        (self.folder / APP).mkdir(parents=True, exist_ok=True)
-        (self.folder / APP / file_id).write_bytes(data)
+    def put(self, app_id: str, file_id: str, data: bytes) -> None:
+        (self.folder / app_id).mkdir(parents=True, exist_ok=True)
+        (self.folder / app_id / file_id).write_bytes(data)
 
 
 class SqlitePoints:
@@ -175,6 +175,7 @@ class Taking:
         models: Sequence[Model] = (EMBEDDING_MODEL,),
         lease_seconds: float = 15.0,
         limits: Limits = LIMITS,
+        turn_seconds: float = 30.0,
     ) -> None:
         self.postgres = postgres
         self.files = FolderFiles(folder / "files")
@@ -186,7 +187,7 @@ class Taking:
         self.folder = folder / "ingest"
         self.ingests = Ingests(
             *(IngestStore(postgres), self.files, self.points, self.model, Catalogue(models)),
-            Rules(limits, self.folder),
+            Rules(limits, self.folder, turn_seconds=turn_seconds),
             ended=self.records.append,
         )
         self.worker = Worker(
@@ -214,27 +215,29 @@ class Taking:
         filename: str = "a.txt",
         chunking: str = '{"type": "auto"}',
         attributes: str = "{}",
+        app_id: str = APP,
+        store: str = STORE,
     ) -> str:
         """Put a file into the vector store, as the API does; returns the job's id."""
-        self.files.put(file_id, data)
+        self.files.put(app_id, file_id, data)
         generation = secrets.token_hex(8)
-        told = {"vector_store_id": STORE, "file_id": file_id, "generation": generation}
-        made = replace(new_job(APP, model=EMBEDDING_MODEL.id), chat=json.dumps(told))
+        told = {"vector_store_id": store, "file_id": file_id, "generation": generation}
+        made = replace(new_job(app_id, model=EMBEDDING_MODEL.id), chat=json.dumps(told))
 
         async def work(connection: Connection) -> None:
             await connection.execute(
                 "insert into vector_stores (id, app_id) values ($1, $2) on conflict do nothing",
-                *(STORE, APP),
+                *(store, app_id),
             )
             await connection.execute(
                 "insert into files (id, app_id, filename, purpose, content_type, bytes, digest) "
                 "values ($1, $2, $3, 'assistants', 'application/octet-stream', $4, '')",
-                *(file_id, APP, filename, len(data)),
+                *(file_id, app_id, filename, len(data)),
             )
             await connection.execute(
                 "insert into vector_store_files (vector_store_id, file_id, app_id, chunking, "
                 "attributes, job_id, generation) values ($1, $2, $3, $4, $5, $6, $7)",
-                *(STORE, file_id, APP, chunking, attributes, made.id, generation),
+                *(store, file_id, app_id, chunking, attributes, made.id, generation),
             )
             await self.jobs.enqueue(connection, [made], timeout_seconds=3600)
 

@@ -69,6 +69,7 @@ class SlowProxy:
         self._thread = threading.Thread(target=self._run, name="slow proxy", daemon=True)
         self.attempts: list[float] = []
         self.port = 0
+        self.slow_seconds = SLOW_SECONDS
 
     def start(self) -> None:
         self._thread.start()
@@ -197,7 +198,7 @@ class SlowProxy:
         """Pass on what comes, in order; every byte of an answer is late while we are slow."""
         while block := await reader.read(BLOCK_BYTES):
             if is_answer and self._mode == "slow":
-                await asyncio.sleep(SLOW_SECONDS)
+                await asyncio.sleep(self.slow_seconds)
             await flow.wait()
             writer.write(block)
             await writer.drain()

@@ -170,6 +170,7 @@ def _vector_stores(
         *(postgres, vectors, asking.embeddings, model.id),
         query_prefix=prefixes_of(model.id, query=told.query_prefix).query,
         ingest_seconds=told.ingest_seconds,
+        app_chunks=told.app_chunks,
         ended=asking.vectors_ended,
     )
 
@@ -205,4 +206,7 @@ def _ingest_rules(settings: Settings, job_rules: Rules) -> tuple[IngestRules, Ru
     limits = Limits(told.extract_seconds, told.extract_mib, told.max_text_bytes)
     folder = settings.environment.data_dir / "ingest"
     rules = replace(job_rules, timeout_seconds=told.ingest_seconds)
-    return IngestRules(limits, folder, told.embedding_model, told.document_prefix), rules
+    found = IngestRules(
+        *(limits, folder, told.embedding_model, told.document_prefix), app_chunks=told.app_chunks
+    )
+    return found, rules

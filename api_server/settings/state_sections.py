@@ -84,4 +84,7 @@ class RetrievalConfig(Strict):
         1024, ge=64, description="Memory to read the text of one file; one that needs more fails."
     )
     max_text_bytes: int = Field(32 * 1024 * 1024, ge=1, description="The longest text of one file.")
+    app_chunks: int = Field(
+        1_000_000, ge=1, description="Chunks in all vector stores of an app; more are a 400."
+    )
     ingest_seconds: Positive = Field(3600, description="To take one file in, embeddings included.")

@@ -27,7 +27,7 @@ class Attempt:
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """What is to be taken in. `chunking` and `attributes` are JSON; of `chunks` from the first on
-    the vectors were kept already.
+    the vectors were kept already; `chunks_of_others` is what the app's other files have.
     """
 
     chunking: str
@@ -36,6 +36,7 @@ class Wanted:
     filename: str
     content_type: str
     bytes: int
+    chunks_of_others: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,11 @@ class IngestStore:
     async def settle(self) -> None:
         """End what is under way for the table although its job has ended."""
         await self._postgres.execute(_SQL["settle"])
+
+    async def do_others_wait(self, app_id: str) -> bool:
+        """Whether a file of another app waits for a place, and no file of that app has one."""
+        row = await self._postgres.fetchrow(_SQL["others_wait"], app_id)
+        return row is not None
 
     async def _is_ours(self, query: str, attempt: Attempt, hold: Hold, *values: object) -> bool:
         row = await self._postgres.fetchrow(

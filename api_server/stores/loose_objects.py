@@ -45,8 +45,12 @@ class LooseObjects:
         await self._postgres.execute(_SQL["doom_old"], older_seconds, count)
 
     async def doomed(self, count: int) -> list[str]:
-        """Names of objects that are to be removed."""
+        """Names of objects that are to be removed now."""
         return [row["object"] for row in await self._postgres.fetch(_SQL["doomed"], count)]
+
+    async def put_off(self, names: Sequence[str], seconds: float) -> None:
+        """They could not be removed: `doomed` tells of them again after so long."""
+        await self._postgres.execute(_SQL["put_off"], list(names), seconds)
 
     async def forget(self, names: Sequence[str]) -> None:
         """They are removed."""

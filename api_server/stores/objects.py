@@ -13,7 +13,7 @@ import urllib3
 from minio import Minio
 from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
 
-from api_server.errors import ObjectMissingError, SetupError, StoreAwayError
+from api_server.errors import ObjectKeptError, ObjectMissingError, SetupError, StoreAwayError
 from api_server.stores.dependency import Dependency
 from api_server.stores.own_threads import OwnThreads
 
@@ -23,16 +23,22 @@ REGION = "us-east-1"
 """Of our own servers. Said, so that the client does not ask for it before anything else."""
 
 CONNECT_SECONDS = 2.0
-READ_SECONDS = 10.0
+READ_SECONDS = 3.0
+"""With nothing sent back for so long, once a request is out, the server hangs."""
+
 MOST_CONNECTIONS = 16
-BUDGET_SECONDS = 5.0
+BUDGET_SECONDS = 2.0
 PUT_SECONDS = 20.0
+"""On a slow line; where nothing moves, the time-outs above end it sooner."""
+
 LONGEST_PAUSE_SECONDS = 4.0
 LEAST_PART_BYTES = 5 * 1024 * 1024
 """The client wants no smaller ones."""
 
 NOT_READY = frozenset({500, 502, 503, 504})
 MISSING = frozenset({"NoSuchKey", "NoSuchBucket"})
+OF_KEYS = frozenset({"InvalidAccessKeyId", "SignatureDoesNotMatch", "RequestTimeTooSkewed"})
+"""Refusals that tell of us, not of an object."""
 
 log = logging.getLogger(__name__)
 
@@ -127,10 +133,18 @@ class Objects:
         return await self._guarded(work, BUDGET_SECONDS)
 
     async def remove(self, bucket: str, name: str) -> None:
-        """Remove an object; one that is not there is removed."""
+        """Remove an object; one that is not there is removed.
+
+        Raises `ObjectKeptError` where only this one is refused, as one under a lock is.
+        """
 
         def remove() -> None:
-            self._client.remove_object(bucket, name)
+            try:
+                self._client.remove_object(bucket, name)
+            except S3Error as exc:
+                if _is_kept(exc):
+                    raise ObjectKeptError(f"{exc.code}: {exc.message}") from exc
+                raise
 
         async def work() -> None:
             try:
@@ -182,6 +196,12 @@ def _is_missing(exc: Exception) -> bool:
         body = exc._body or ""  # noqa: SLF001 - no other way
         return any(f"<Code>{code}</Code>" in body for code in MISSING)
     return False
+
+
+def _is_kept(exc: S3Error) -> bool:
+    """Whether what was refused would be done with another object. Pure."""
+    is_refusal = 400 <= exc.response.status < 500
+    return is_refusal and exc.code not in MISSING | OF_KEYS
 
 
 def _translated(exc: Exception) -> SetupError:

@@ -60,6 +60,11 @@ async def count_files(connection: Connection, vector_store_id: str) -> int:
     return int(await connection.fetchval(_SQL["count"], vector_store_id))
 
 
+async def count_chunks(connection: Connection, app_id: str) -> int:
+    """In all vector stores of an app that have not expired."""
+    return int(await connection.fetchval(_SQL["count_chunks"], app_id))
+
+
 async def add_files(
     connection: Connection,
     app_id: str,

@@ -93,6 +93,22 @@ async def test_too_long_an_input_names_the_parameter(
     assert (error["code"], error["param"]) == ("context_length_exceeded", "input")
 
 
+async def test_too_long_a_text_is_no_warning_of_the_engine(
+    http: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A file for a vector store may have a thousand of them."""
+    asked = {"model": "chat", "messages": [{"role": "user", "content": "hi"}]}
+    for fault, code, lines in (
+        ("too_long", "context_length_exceeded", 0),
+        ("error_500", "engine_error", 1),
+    ):
+        caplog.clear()
+        answer = await http.post("/v1/chat/completions", json=asked | {"fault": fault})
+        assert answer.json()["error"]["code"] == code
+        warned = [each for each in caplog.records if each.levelname == "WARNING"]
+        assert ["answered with an error" in each.message for each in warned].count(True) == lines
+
+
 async def test_each_model_is_asked_on_its_own_route(http: httpx.AsyncClient) -> None:
     wrong = await embed(http, model="chat")
     assert wrong.status_code == 400

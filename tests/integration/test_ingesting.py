@@ -168,6 +168,43 @@ async def test_an_app_beyond_its_limit_gets_its_file_in_all_the_same(
         check_points(taking, "file-1", whole)
 
 
+async def test_large_files_of_an_app_let_a_file_of_another_begin(
+    postgres: Postgres, tmp_path: Path
+) -> None:
+    """They hold both places, and more of them wait; nothing is embedded twice for it."""
+    model, large = PlayedModel(0.1), text(24_000)
+    async with Taking(postgres, tmp_path, model=model, turn_seconds=0.5) as taking:
+        for n in range(3):
+            await taking.add(f"file-{n}", large.encode(), chunking=SMALL)
+        await until(lambda: len(taking.points.all()) > 20)
+        await taking.add("file-b", b"small", app_id="app_b", store="vs_b")
+        assert (await taking.ended("file-b", 10))["status"] == "completed"
+        rows = [await taking.row(f"file-{n}") for n in range(3)]
+        assert [row["status"] for row in rows] == ["in_progress"] * 3
+        assert 0 in [row["chunks"] for row in rows], "one of them has not begun"
+        model.seconds = 0.0
+        for n in range(3):
+            assert (await taking.ended(f"file-{n}", 30))["status"] == "completed"
+            check_points(taking, f"file-{n}", large)
+        assert {chunk["writes"] for chunk in taking.points.all()} == {1}
+
+
+async def test_an_app_alone_keeps_its_places(postgres: Postgres, tmp_path: Path) -> None:
+    """And an app that has one takes no more from others."""
+    model = PlayedModel(0.1)
+    async with Taking(postgres, tmp_path, model=model, turn_seconds=0.2) as taking:
+        for n in range(4):
+            await taking.add(f"file-{n}", text(4000).encode(), chunking=SMALL)
+        await until(lambda: len(taking.points.all()) > 20)
+        put_off = await postgres.fetch(
+            "select from jobs where state = 'processing' and lease_owner is null"
+        )
+        assert put_off == []
+        model.seconds = 0.0
+        for n in range(4):
+            assert (await taking.ended(f"file-{n}", 30))["status"] == "completed"
+
+
 async def test_an_engine_that_fails_at_a_text_fails_the_file(
     postgres: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -200,7 +237,7 @@ async def test_a_vector_database_that_is_away_or_set_up_wrongly(
 
 
 async def test_chunks_fit_into_the_context_and_what_does_not_is_cut(
-    postgres: Postgres, tmp_path: Path
+    postgres: Postgres, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The engine tells of its 512 tokens once; texts that have more than by estimate are halved."""
     model = PlayedModel(most_characters=1500)
@@ -213,6 +250,9 @@ async def test_chunks_fit_into_the_context_and_what_does_not_is_cut(
         covered = {at for each in chunks for at in range(each["start"], each["end"])}
         assert all(whole[at].isspace() for at in set(range(len(whole))) - covered)
         assert len({(each["n"], each["start"]) for each in chunks}) == len(chunks)
+    numbers = [each["n"] for each in chunks]
+    (line,) = [each for each in caplog.records if "too long" in each.message]
+    assert vars(line)["chunks"] == sum(numbers.count(n) > 1 for n in set(numbers)) > 1
 
 
 @pytest.mark.parametrize("how", ["cancelled", "removed", "file deleted", "store deleted", "again"])

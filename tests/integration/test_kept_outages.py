@@ -1,10 +1,13 @@
 """PostgreSQL, the vector database and the object store, each killed and each hanging: what every
-family of routes says of it, that chats go on, and that all of it comes back by itself.
+family of routes says of it, that chats go on, and that all of it comes back by itself. The latter
+two also slow, and coming and going: what becomes of files then.
 """
 
 import asyncio
+import itertools
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +17,11 @@ import httpx
 import pytest
 
 from tests.belongings import Belongings, Json, Person, Route, furnish, routes_of
+from tests.file_gateway import BUCKET, objects_in, until_equal
 from tests.qdrant import VectorServer, running_vector_server
 from tests.run_homes import Home, assistants_home
 from tests.s3 import S3Server, running_s3
+from tests.slow_proxy import Mode, SlowProxy, slow_proxy
 from tests.stores import PostgresServer, running_postgres
 from tests.vector_gateway import VectorGateway, play_words, vector_gateway
 
@@ -26,11 +31,10 @@ Fault = Literal["down", "hanging"]
 REFUSAL_SECONDS = 3.0
 SLOWER = {
     "POST /v1/vector_stores/{vector_store_id}/files/{file_id}": 6.0,
-    "GET /v1/files/{file_id}/content": 6.0,
-    "POST /v1/files": 12.0,
-    "POST /v1/uploads/{upload_id}/parts": 12.0,
+    "POST /v1/files": 5.0,
+    "POST /v1/uploads/{upload_id}/parts": 5.0,
 }
-"""What is written, or read from the object store, may take longer, until the outage is known."""
+"""What is written may take longer, until the outage is known."""
 
 KNOWN_SECONDS = 4.0
 CHAT_SECONDS = 1.0
@@ -213,6 +217,171 @@ async def test_what_is_kept_says_that_it_is_away_and_comes_back(
         assert time.monotonic() - ended < BACK_SECONDS, f"{service} is not back"
         await asyncio.sleep(0.2)
     print(f"{service} {kind}: all is well {time.monotonic() - ended:.1f} s after its end")
+
+
+BAD_SECONDS = 3.0
+"""So long a service comes and goes while files come, are taken in, are searched and deleted."""
+
+
+@dataclass
+class Shaky:
+    """A gateway with vector stores, and proxies before two of its services."""
+
+    gateway: VectorGateway
+    proxies: Mapping[str, SlowProxy]
+    servers: Mapping[str, Any]
+
+    def set(self, mode: Mode, services: Sequence[str] = ("objects", "qdrant")) -> None:
+        for service in services:
+            self.proxies[service].set(mode)
+
+    async def chunks(self) -> Counter[tuple[str, str]]:
+        """How many there are of each file and attempt."""
+        body = {"limit": 1000, "with_payload": True}
+        path = "/collections/stack-chunks/points/scroll"
+        answer = await asyncio.to_thread(self.servers["qdrant"].address.ask, "POST", path, body)
+        points = answer.json()["result"]["points"]
+        payloads = [each["payload"] for each in points]
+        return Counter((each["file_id"], each["generation"]) for each in payloads)
+
+
+@pytest.fixture
+async def shaky(
+    tmp_path: Path, servers: Any, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Shaky]:
+    play_words(monkeypatch)
+    postgres, objects, qdrant = servers["postgres"], servers["objects"], servers["qdrant"]
+    for name in objects_in(objects):  # of other tests
+        (objects.folder / BUCKET / name).unlink()
+    with (
+        postgres.database() as url,
+        slow_proxy(objects.port) as before_objects,
+        slow_proxy(qdrant.port) as before_qdrant,
+    ):
+        extra = {
+            "S3_URL": f"http://127.0.0.1:{before_objects.port}",
+            "QDRANT_URL": f"http://127.0.0.1:{before_qdrant.port}",
+        }
+        files = {"sweep_seconds": 0.2, "loose_seconds": 2}
+        stores = (tmp_path, url, objects, qdrant.address)
+        async with vector_gateway(*stores, extra=extra, files=files) as gateway:
+            proxies = {"objects": before_objects, "qdrant": before_qdrant}
+            yield Shaky(gateway, proxies, servers)
+
+
+async def asked(
+    gateway: VectorGateway, method: str, path: str, **options: Any
+) -> tuple[httpx.Response, float]:
+    began = time.monotonic()
+    answer = await gateway.ask(method, path, **options)
+    return answer, time.monotonic() - began
+
+
+def a_file(text: str) -> Json:
+    return {"files": {"file": ("a.txt", text.encode())}, "data": {"purpose": "assistants"}}
+
+
+async def test_services_that_are_slow_within_their_budget_do_all_the_same(shaky: Shaky) -> None:
+    for proxy in shaky.proxies.values():
+        proxy.slow_seconds = 0.2
+    shaky.set("slow")
+    store = await shaky.gateway.store_of({"a.txt": "walnut trees", "b.txt": "stones"})
+    search = f"/v1/vector_stores/{store}/search"
+    answer, seconds = await asked(shaky.gateway, "POST", search, json={"query": "walnut"})
+    assert (answer.status_code, answer.headers.get("x-degraded")) == (200, None), answer.text
+    (first, *_) = answer.json()["data"]
+    assert first["filename"] == "a.txt"
+    assert seconds >= 0.2
+    path = f"/v1/files/{first['file_id']}/content"
+    answer, seconds = await asked(shaky.gateway, "GET", path)
+    assert (answer.status_code, answer.text) == (200, "walnut trees")
+    assert seconds >= 0.2
+
+
+async def test_services_that_are_slower_than_their_budget_are_away_in_time(shaky: Shaky) -> None:
+    store = await shaky.gateway.store_of({"a.txt": "walnut trees"})
+    (row,) = await shaky.gateway.rows("select id from files")
+    for proxy in shaky.proxies.values():
+        proxy.slow_seconds = 4.0
+    shaky.set("slow")
+    search = f"/v1/vector_stores/{store}/search"
+    for method, path, options in (
+        ("POST", search, {"json": {"query": "walnut"}}),
+        ("GET", f"/v1/files/{row['id']}/content", {}),
+        ("POST", "/v1/files", a_file("new")),
+    ):
+        answer, seconds = await asked(shaky.gateway, method, path, **options)
+        assert answer.status_code == 503, (path, answer.text)
+        assert answer.json()["error"]["code"] == "dependency_down"
+        assert seconds < 3.9, (path, seconds)
+    shaky.set("pass")
+    async with asyncio.timeout(BACK_SECONDS):
+        while (await shaky.gateway.ask("POST", "/v1/files", **a_file("new"))).status_code != 200:
+            await asyncio.sleep(0.1)
+    await until_equal(shaky.gateway.postgres_url, shaky.servers["objects"])
+
+
+@pytest.mark.parametrize("service", ["qdrant", "objects"])
+async def test_a_service_that_comes_and_goes_leaves_files_whole_or_failed(
+    shaky: Shaky, service: str
+) -> None:
+    gateway = shaky.gateway
+    store = await gateway.store_of({"a.txt": "walnut trees"})
+    kept: dict[str, str] = {}
+    refused: Counter[int] = Counter()
+
+    async def come_and_go(number: int) -> None:
+        for n in itertools.count():
+            text = f"walnut {number} {n} " * 600
+            answer = await gateway.ask("POST", "/v1/files", **a_file(text))
+            refused[answer.status_code] += 1
+            if answer.status_code == 200:
+                file_id = answer.json()["id"]
+                kept[file_id] = text
+                path = f"/v1/vector_stores/{store}"
+                answer = await gateway.ask("POST", f"{path}/files", json={"file_id": file_id})
+                assert answer.status_code == 200, answer.text
+                if n % 4 == 3:
+                    answer = await gateway.ask("DELETE", f"/v1/files/{file_id}")
+                    assert answer.status_code == 200, answer.text
+                    del kept[file_id]
+                answer = await gateway.ask("POST", f"{path}/search", json={"query": "walnut"})
+                assert answer.status_code in (200, 503), answer.text
+            await asyncio.sleep(0.1)
+
+    shaky.set("flap", [service])
+    tasks = [asyncio.create_task(come_and_go(number)) for number in range(2)]
+    done, pending = await asyncio.wait(tasks, timeout=BAD_SECONDS)
+    for task in pending:
+        task.cancel()
+    await asyncio.gather(*pending, return_exceptions=True)
+    for task in done:
+        task.result()
+    shaky.set("pass")
+    assert set(refused) <= {200, 503}, refused
+    assert refused[200], refused
+    async with asyncio.timeout(BACK_SECONDS):
+        while await gateway.rows(
+            "select from vector_store_files where status = 'in_progress' "
+            "union all select from stale_chunks where not was_removed"
+        ):
+            # What failed meanwhile is due again after a minute.
+            await gateway.rows("update stale_chunks set since = now() where not was_removed")
+            await asyncio.sleep(1.0)
+    rows = await gateway.rows("select * from vector_store_files")
+    assert {row["status"] for row in rows} <= {"completed", "failed"}
+    assert all(row["last_error"] for row in rows if row["status"] == "failed")
+    assert set(kept) <= {row["file_id"] for row in rows}
+    whole = {
+        (row["file_id"], row["generation"]): row["chunks"]
+        for row in rows
+        if row["status"] == "completed"
+    }
+    assert await shaky.chunks() == whole
+    for file_id, text in kept.items():
+        assert (await gateway.ask("GET", f"/v1/files/{file_id}/content")).text == text
+    await until_equal(gateway.postgres_url, shaky.servers["objects"])
+    print(f"\n{service}: {dict(refused)}, {len(whole)} whole of {len(rows)}")
 
 
 RUNS = 4

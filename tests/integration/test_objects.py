@@ -1,13 +1,14 @@
 """Buckets, in a real server that speaks S3."""
 
 import asyncio
+import contextlib
 import secrets
 import socket
 from collections.abc import AsyncIterator
 
 import pytest
 
-from api_server.errors import SetupError, StoreAwayError
+from api_server.errors import DependencyDownError, ObjectKeptError, SetupError, StoreAwayError
 from api_server.stores.objects import Objects
 from tests.qdrant import QdrantServer
 from tests.s3 import S3Server, running_s3
@@ -63,6 +64,23 @@ async def test_a_server_that_goes_away_and_comes_back(bucket: str) -> None:
         await objects.aclose()
 
 
+@pytest.mark.parametrize(("fault", "put_seconds", "get_seconds"), [("down", 1, 1), ("hangs", 4, 3)])
+async def test_an_outage_is_told_soon_also_while_nobody_knows_of_it(
+    fault: str, put_seconds: float, get_seconds: float, bucket: str
+) -> None:
+    with running_s3() as server:
+        objects = Objects(server.url, server.access_key, server.secret_key)
+        await objects.put(bucket, "there", b"x")
+        (server.kill if fault == "down" else server.pause)()
+        async with asyncio.timeout(put_seconds):
+            with pytest.raises(DependencyDownError):
+                await objects.put(bucket, "new", bytes(2 * 1024 * 1024))
+        async with asyncio.timeout(get_seconds):
+            with pytest.raises(DependencyDownError):
+                await objects.get(bucket, "there", 0, 1)
+        await objects.aclose()
+
+
 async def test_a_server_that_hangs(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("api_server.stores.objects.READ_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -88,6 +106,43 @@ async def test_a_server_that_is_not_ready(status: int, bucket: str) -> None:
     await objects.aclose()
     server.close()
     await server.wait_closed()
+
+
+@contextlib.asynccontextmanager
+async def refusing(status: int, code: str) -> AsyncIterator[str]:
+    """The address of a server that refuses everything."""
+    body = f"<Error><Code>{code}</Code><Message>no</Message></Error>".encode()
+    head = f"HTTP/1.1 {status} No\r\ncontent-type: application/xml\r\nconnection: close\r\n"
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+@pytest.mark.parametrize("code", ["AccessDenied", "InvalidRequest"])
+async def test_an_object_under_a_lock_is_no_outage(code: str, bucket: str) -> None:
+    async with refusing(403, code) as url:
+        objects = Objects(url, "key", "secret")
+        for _ in range(5):
+            with pytest.raises(ObjectKeptError, match=code):
+                await objects.remove(bucket, "locked")
+        assert objects.dependency.is_up
+        await objects.aclose()
+
+
+async def test_keys_that_are_refused_are_an_outage(bucket: str) -> None:
+    async with refusing(403, "SignatureDoesNotMatch") as url:
+        objects = Objects(url, "key", "secret")
+        for _ in range(3):
+            with pytest.raises(DependencyDownError):
+                await objects.remove(bucket, "any")
+        assert not objects.dependency.is_up
+        await objects.aclose()
 
 
 async def test_a_server_that_is_none_of_s3(qdrant_server: QdrantServer, bucket: str) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from api_server.errors import DependencyDownError
+from api_server.errors import ApiError, DependencyDownError, InternalError
 from api_server.services.vector_stores.sweeping import Sweeping
 from api_server.stores.jobs import JobStore
 from api_server.stores.postgres import Postgres
@@ -72,8 +72,37 @@ async def test_a_failure_is_no_removal(yard: Yard, monkeypatch: pytest.MonkeyPat
 
     with monkeypatch.context() as patched:
         patched.setattr(yard.vectors, "delete", away)
-        with pytest.raises(DependencyDownError):
-            await yard.sweeping.sweep()
+        assert await yard.sweeping.sweep() == 1
     (row,) = await yard.postgres.fetch("select was_removed from stale_chunks")
     assert not row["was_removed"]
     assert await yard.left() == (1, 1)
+
+
+@pytest.mark.parametrize("error", [InternalError("refused"), DependencyDownError("qdrant")])
+async def test_chunks_that_cannot_be_removed_keep_no_others(
+    yard: Yard,
+    error: ApiError,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The database is well, and one of the removals is not: they come in the order of their ids."""
+    await yard.vectors.upsert([point(EAST, n, file=f"file-{n}") for n in range(4)])
+    for n in range(4):
+        await yard.postgres.execute(NOTE.replace("file-1", f"file-{n}"))
+    delete = yard.vectors.delete
+
+    async def some(app_id: str, store: str, *, file_id: str, generation: str) -> None:
+        if file_id in ("file-0", "file-2"):
+            raise error
+        await delete(app_id, store, file_id=file_id, generation=generation)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(yard.vectors, "delete", some)
+        assert await yard.sweeping.sweep() == 4
+    left = [await yard.vectors.count("a", "vs_1", file_id=f"file-{n}") for n in range(4)]
+    assert left == [1, 0, 1, 0]
+    complaints = [each for each in caplog.records if "cannot be removed" in each.message]
+    assert len(complaints) == 1
+    await yard.postgres.execute("update stale_chunks set since = now() where not was_removed")
+    assert await yard.sweeping.sweep() == 2
+    assert await yard.vectors.count("a", "vs_1") == 0

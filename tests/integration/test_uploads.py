@@ -217,5 +217,65 @@ async def test_the_file_of_an_upload_lives_as_it_was_told(files: FileGateway) ->
     done = await files.client.uploads.complete(upload.id, part_ids=[made.id])
     assert done.file is not None
     assert done.file.expires_at == done.file.created_at + 3600
+
+
+BATCH = {"filename": "b.jsonl", "purpose": "batch", "bytes": 2, "mime_type": "text/jsonl"}
+
+
+async def test_a_batch_file_of_an_upload_lives_30_days_from_its_completion(
+    files: FileGateway,
+) -> None:
+    upload = (await files.http.post("/v1/uploads", json=BATCH)).json()["id"]
+    id_ = await part_id(files, upload, b"{}")
+    await files.rows("update uploads set created_at = now() - interval '50 minutes'")
+    file = (await complete(files, upload, id_)).json()["file"]
+    assert file["expires_at"] == file["created_at"] + 30 * 86_400
+    (row,) = await files.rows("select extract(epoch from expires_at - now()) as seconds from files")
+    assert 30 * 86_400 - 60 < row["seconds"] <= 30 * 86_400
+
+
+async def test_an_upload_for_a_batch_that_expired_makes_no_file_and_counts_no_more(
+    files: FileGateway,
+) -> None:
+    asked = BATCH | {"expires_after": {"anchor": "created_at", "seconds": 3600}}
+    upload = (await files.http.post("/v1/uploads", json=asked)).json()["id"]
+    id_ = await part_id(files, upload, b"{}")
+    await files.rows("update uploads set expires_at = now()")
+    answer = await complete(files, upload, id_)
+    assert (answer.status_code, "expired" in answer.text) == (400, True)
+    await files.swept()
+    await files.emptied()  # what it was begun for is given back
+    assert await files.rows("select from files") == []
+
+
+@pytest.mark.parametrize(
+    ("wish", "status"),
+    [
+        ({"anchor": "created_at", "seconds": 3599}, 400),
+        ({"anchor": "created_at", "seconds": 3600}, 200),
+        ({"anchor": "created_at", "seconds": 2_592_000}, 200),
+        ({"anchor": "created_at", "seconds": 2_592_001}, 400),
+        ({"anchor": "last_active_at", "seconds": 3600}, 400),
+        ({"seconds": 3600}, 400),
+        ({"anchor": "created_at"}, 400),
+    ],
+)
+async def test_lifetimes_at_their_edges(
+    files: FileGateway, wish: dict[str, Any], status: int
+) -> None:
+    """The same of files and of uploads."""
+    fields = {f"expires_after[{name}]": str(value) for name, value in wish.items()}
+    form: dict[str, Any] = {
+        "files": {"file": ("b.jsonl", b"{}")},
+        "data": {"purpose": "batch"} | fields,
+    }
+    made: httpx.Response = await files.http.post("/v1/files", **form)
+    begun = await files.http.post("/v1/uploads", json=BATCH | {"expires_after": wish})
+    assert (made.status_code, begun.status_code) == (status, status), (made.text, begun.text)
+    if status == 200:
+        assert made.json()["expires_at"] == made.json()["created_at"] + wish["seconds"]
+    else:
+        assert made.json()["error"]["param"].startswith("expires_after")
+    await files.emptied()
     with pytest.raises(openai.NotFoundError):
         await files.client.uploads.cancel("upload_none")

@@ -301,6 +301,75 @@ async def test_a_store_expires_and_says_so(gateway: VectorGateway) -> None:
     assert len((await gateway.client.vector_stores.files.list(store)).data) == 1
 
 
+async def test_a_store_that_has_expired_stays_so(gateway: VectorGateway) -> None:
+    """Whether the sweep has seen it or not; one that has not can be kept from it."""
+    wish = {"anchor": "last_active_at", "days": 1}
+    stores = [await gateway.store_of({"a.txt": "one"}, expires_after=wish) for _ in range(2)]
+    late, timely = (f"/v1/vector_stores/{store}" for store in stores)
+    for store, hours in zip(stores, ("24 hours", "23 hours 59 minutes"), strict=True):
+        await gateway.rows(
+            f"update vector_stores set last_active_at = now() - interval '{hours}' where id = $1",
+            store,
+        )
+    statuses = [(await gateway.ask("GET", path)).json()["status"] for path in (late, timely)]
+    assert statuses == ["expired", "completed"]
+    for path, status in ((late, "expired"), (timely, "completed")):
+        answer = await gateway.ask("POST", path, json={"expires_after": None, "name": "x"})
+        assert answer.status_code == 200
+        assert (answer.json()["status"], answer.json()["name"]) == (status, "x")
+    assert (await gateway.ask("GET", timely)).json()["expires_at"] is None
+    answer = await gateway.ask("POST", f"{late}/search", json={"query": "one"})
+    assert answer.status_code == 400
+    answer = await gateway.ask("POST", f"{timely}/search", json={"query": "one"})
+    assert len(answer.json()["data"]) == 1
+
+
+@pytest.mark.parametrize(("days", "status"), [(0, 400), (1, 200), (365, 200), (366, 400)])
+async def test_days_of_a_store_at_their_edges(
+    gateway: VectorGateway, days: int, status: int
+) -> None:
+    wish = {"expires_after": {"anchor": "last_active_at", "days": days}}
+    made = await gateway.ask("POST", "/v1/vector_stores", json=wish)
+    assert made.status_code == status, made.text
+    store = (await gateway.client.vector_stores.create()).id
+    changed = await gateway.ask("POST", f"/v1/vector_stores/{store}", json=wish)
+    assert changed.status_code == status, changed.text
+
+
+async def test_chunks_of_an_app_have_a_bound(
+    tmp_path: Path,
+    postgres_url: str,
+    s3_server: S3Server,
+    qdrant_server: QdrantServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of all its stores together, and of no other app's; also for files that were let in."""
+    play_words(monkeypatch)
+    told: Any = {"retrieval": {"ingests": 1, "app_chunks": 2}}
+    async with vector_gateway(tmp_path, postgres_url, s3_server, qdrant_server, **told) as gateway:
+        names = ["a.txt", "b.txt", "c.txt"]
+        ids = [await gateway.upload(name, "one two") for name in names]
+        stores = [(await gateway.client.vector_stores.create()).id for _ in range(2)]
+        batch = await gateway.client.vector_stores.file_batches.create_and_poll(
+            stores[0], file_ids=ids, poll_interval_ms=50
+        )
+        assert (batch.file_counts.completed, batch.file_counts.failed) == (2, 1)
+        rows = await gateway.rows("select * from vector_store_files where status = 'failed'")
+        assert "2 chunks or more" in rows[0]["last_error"]
+        path = f"/v1/vector_stores/{stores[1]}/files"
+        answer = await gateway.ask("POST", path, json={"file_id": ids[0]})
+        assert answer.status_code == 400, answer.text
+        assert answer.json()["error"]["code"] == "storage_full"
+        other = (await gateway.other.vector_stores.create()).id
+        file = await gateway.other.files.create(file=("d.txt", b"four"), purpose="assistants")
+        await gateway.other.vector_stores.files.create_and_poll(
+            file.id, vector_store_id=other, poll_interval_ms=50
+        )
+        await gateway.client.vector_stores.delete(stores[0])
+        answer = await gateway.ask("POST", path, json={"file_id": ids[0]})
+        assert answer.status_code == 200, answer.text
+
+
 ROUTES: list[tuple[str, str, dict[str, Any] | None]] = [
     ("GET", "", None),
     ("POST", "", {"name": "mine now"}),

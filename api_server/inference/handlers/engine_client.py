@@ -11,7 +11,12 @@ from typing import Any
 
 import msgspec
 
-from api_server.errors import ApiError, EngineTimeoutError, InferenceError
+from api_server.errors import (
+    ApiError,
+    ContextLengthError,
+    EngineTimeoutError,
+    InferenceError,
+)
 from api_server.inference import sse
 from api_server.inference.catalogue import Model
 from api_server.inference.chunks import decode
@@ -301,15 +306,18 @@ class EngineClient:
                 body += data
         except (EngineConnectionError, EngineSilenceError):
             log.debug("engine's error body is incomplete")
-        log.warning(
+        error = translate_error(
+            connection.status, body, connection.response_headers.get("retry-after")
+        )
+        # The client is told of both lengths, and one file may have a thousand such texts.
+        log.log(
+            logging.DEBUG if isinstance(error, ContextLengthError) else logging.WARNING,
             "engine answered with an error",
             extra={"request_id": request_id, "model": self.model.id}
             | {"engine_status": connection.status}
             | {"engine_reason": body[:500].decode("utf-8", "replace")},
         )
-        return translate_error(
-            connection.status, body, connection.response_headers.get("retry-after")
-        )
+        return error
 
 
 def _checked(body: bytes) -> bytes:

@@ -1,13 +1,15 @@
 """Removes what belongs to nothing any more: expired files and uploads, objects that are loose.
 
-An object is removed first and forgotten afterwards, so that a process may die at any moment.
+An object is removed first and forgotten afterwards, so that a process may die at any moment. One
+that cannot be removed keeps no other from it, and is tried again in the next round.
 """
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-from api_server.errors import DependencyDownError
+from api_server.errors import DependencyDownError, ObjectKeptError
 from api_server.services.files.bucket import Bucket
 from api_server.stores.files import FileStore
 from api_server.stores.uploads import UploadStore
@@ -22,6 +24,8 @@ FORGET_SECONDS = 7 * 86_400.0
 """An upload that was not completed is known for so long."""
 
 PROBE_SECONDS = 0.5
+COMPLAINT_SECONDS = 600.0
+"""A line of log, at most so often, tells of objects that cannot be removed."""
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +50,7 @@ class Sweep:
         self._sweep_seconds = sweep_seconds
         self._loose_seconds = loose_seconds
         self._is_up = is_up
+        self._complained_at = -COMPLAINT_SECONDS
 
     async def run(self) -> None:
         """Sweep now and then, until it is cancelled."""
@@ -72,25 +77,55 @@ class Sweep:
                 log.exception("the look after the object store failed")
 
     async def sweep(self) -> int:
-        """Once, to the end; returns how many objects were removed."""
+        """Once, to the end; returns how many objects were removed. Raises `DependencyDownError`."""
         await _until_none(self._files.delete_expired)
         await _until_none(self._end_late)
         await self._loose.doom_old(self._loose_seconds, AT_ONCE)
         removed = 0
         while names := await self._loose.doomed(AT_ONCE):
-            await self._remove(names)
-            removed += len(names)
+            count = await self._remove(names)
+            removed += count
+            if not count:  # others come first in the next round
+                break
         return removed
 
     async def _end_late(self) -> int:
         return await self._uploads.end_late(forget_seconds=FORGET_SECONDS)
 
-    async def _remove(self, names: Sequence[str]) -> None:
-        """Of a group that is cut off in the middle, what is removed is forgotten."""
+    async def _remove(self, names: Sequence[str]) -> int:
+        """Each on its own; how many are removed. Ends where the object store is away."""
+        removed = 0
         for start in range(0, len(names), REMOVING):
             group = names[start : start + REMOVING]
-            await asyncio.gather(*(self._bucket.remove(name) for name in group))
-            await self._loose.forget(group)
+            kept: dict[str, Exception] = {}
+            await asyncio.gather(*(self._try_remove(name, kept) for name in group))
+            gone = [name for name in group if name not in kept]
+            await self._loose.forget(gone)
+            removed += len(gone)
+            if kept:
+                await self._loose.put_off(list(kept), self._sweep_seconds)
+                if not self._is_up():
+                    raise DependencyDownError("objects")
+                self._complain(kept)
+        return removed
+
+    async def _try_remove(self, name: str, kept: dict[str, Exception]) -> None:
+        try:
+            await self._bucket.remove(name)
+        except (ObjectKeptError, DependencyDownError) as exc:
+            kept[name] = exc
+
+    def _complain(self, kept: Mapping[str, Exception]) -> None:
+        now = time.monotonic()
+        if now - self._complained_at < COMPLAINT_SECONDS:
+            return
+        self._complained_at = now
+        name, error = next(iter(kept.items()))
+        reason = str(error.__cause__ or error)
+        log.warning(
+            "an object cannot be removed and is tried again",
+            extra={"object": name, "reason": reason},
+        )
 
 
 async def _until_none(work: Callable[[], Awaitable[int]]) -> None:

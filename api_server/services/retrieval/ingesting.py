@@ -19,7 +19,7 @@ from typing import Protocol
 
 import msgspec
 
-from api_server.errors import ApiError, DependencyDownError, UnreadableFileError
+from api_server.errors import ApiError, DependencyDownError, RateLimitedError, UnreadableFileError
 from api_server.inference.catalogue import Catalogue
 from api_server.observability.record import RequestRecord
 from api_server.schemas.chunks import Attribute, Attributes, Chunk, Point
@@ -27,6 +27,7 @@ from api_server.services.jobs.trouble import PutOff, outcome_of
 from api_server.services.retrieval.chunking import Piece, strategy_of
 from api_server.services.retrieval.embedding import (
     Asking,
+    Batches,
     Contexts,
     Embedder,
     Ended,
@@ -76,13 +77,16 @@ class Points(Protocol):
 @dataclass(frozen=True)
 class Rules:
     """What the operator settled. `model` None: the first that serves embeddings; `document_prefix`
-    None: what the model wants.
+    None: what the model wants. After `turn_seconds` a file gives its place to an app that waits and
+    has none.
     """
 
     limits: Limits
     folder: Path
     model: str | None = None
     document_prefix: str | None = None
+    turn_seconds: float = 30.0
+    app_chunks: int = 1_000_000
 
 
 class _Work(msgspec.Struct):
@@ -164,6 +168,8 @@ class Ingests:
             return False
         if job.is_revoked:
             raise UnreadableFileError("server_error", "The app was revoked.")
+        if wanted.chunks_of_others >= self._rules.app_chunks:
+            raise UnreadableFileError("server_error", _full(self._rules.app_chunks))
         model = embedding_model(self._catalogue, self._rules.model)
         if model is None:
             raise UnreadableFileError("server_error", _no_model(self._rules.model))
@@ -179,8 +185,31 @@ class Ingests:
             make_point=partial(_point, attempt, wanted, text),
             note=partial(self._note, attempt, hold),
         )
-        await pouring.run(batches_for(model))
+        await self._pour(attempt, pouring, batches_for(model))
         return await self._complete(attempt, hold, wanted, pouring)
+
+    async def _pour(self, attempt: Attempt, pouring: Pouring, batches: Batches) -> None:
+        """Raises `RateLimitedError` where the app's turn is over; it goes on where it is."""
+        turn = asyncio.create_task(self._give_way(attempt.app_id, pouring))
+        try:
+            await pouring.run(batches)
+        finally:
+            turn.cancel()
+            if pouring.cut:
+                log.warning(
+                    "chunks were too long for the embedding engine and were cut",
+                    extra={"file": attempt.file_id, "chunks": pouring.cut},
+                )
+        if not pouring.is_whole:
+            raise RateLimitedError("A file of another app comes first.", retry_after_seconds=1.0)
+
+    async def _give_way(self, app_id: str, pouring: Pouring) -> None:
+        while True:
+            await asyncio.sleep(self._rules.turn_seconds)
+            with contextlib.suppress(DependencyDownError):
+                if await self._store.do_others_wait(app_id):
+                    pouring.stop()
+                    return
 
     async def _text(self, attempt: Attempt, wanted: Wanted) -> str:
         if wanted.bytes > MOST_BYTES:
@@ -281,6 +310,13 @@ def _no_model(wanted: str | None) -> str:
     return (
         f"No model {wanted!r} serves embeddings: correct retrieval.embedding_model, or start the "
         "stack with EMBEDDINGS=on."
+    )
+
+
+def _full(app_chunks: int) -> str:
+    return (
+        f"All vector stores of the app together have {app_chunks} chunks or more, which is the "
+        "most. Take some files out, and add this one again."
     )
 
 

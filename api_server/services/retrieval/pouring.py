@@ -42,7 +42,9 @@ Note = Callable[[int], Awaitable[None]]
 
 
 class Pouring:
-    """`kept` chunks of the text were kept before. `bytes` is what the texts of all have."""
+    """`kept` chunks of the text were kept before. `bytes` is what the texts of all have. `is_whole`
+    is False after a `stop` that left something to do; `cut` chunks were too long for the engine.
+    """
 
     def __init__(
         self,
@@ -57,6 +59,8 @@ class Pouring:
     ) -> None:
         self.chunks = 0
         self.bytes = 0
+        self.is_whole = True
+        self.cut = 0
         self._text = text
         self._embeds = embeds
         self._upsert = upsert
@@ -78,6 +82,11 @@ class Pouring:
         finally:
             if self._reached > self._noted:
                 await self._note(self._reached)
+
+    def stop(self) -> None:
+        """Begin nothing more; what is under way comes to its end."""
+        self.is_whole = next(self._left, None) is None
+        self._left = iter(())
 
     async def _work(self, size: int) -> None:
         while batch := list(islice(self._left, size)):
@@ -102,6 +111,7 @@ class Pouring:
             for number, piece in batch:
                 parts = await self._in_parts(piece, is_known_too_long=len(batch) == 1)
                 found += [(number, part, *each) for part, each in enumerate(parts)]
+                self.cut += len(parts) > 1
             return found
         return [
             (number, 0, piece, vector)

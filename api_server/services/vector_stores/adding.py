@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from api_server.errors import InvalidRequestError, NotFoundError
+from api_server.errors import InvalidRequestError, NotFoundError, StorageFullError
 from api_server.schemas.apps import Caller
 from api_server.schemas.assistants import InlineStore
 from api_server.schemas.ids import new_id
@@ -20,6 +20,7 @@ from api_server.stores.postgres import Connection
 from api_server.stores.vector_store_files import (
     NewFile,
     add_files,
+    count_chunks,
     count_files,
     files_there,
     insert_batch,
@@ -38,10 +39,13 @@ class Adding:
     Everything is a part of the caller's transaction.
     """
 
-    def __init__(self, jobs: JobStore, model: str, *, ingest_seconds: float) -> None:
+    def __init__(
+        self, jobs: JobStore, model: str, *, ingest_seconds: float, app_chunks: int
+    ) -> None:
         self._jobs = jobs
         self._model = model
         self._ingest_seconds = ingest_seconds
+        self._app_chunks = app_chunks
 
     async def make(
         self,
@@ -89,7 +93,8 @@ class Adding:
         """Files that are in it already are taken in anew. The id of the batch, if it is one.
 
         Raises `NotFoundError` for a store or a file that the caller does not have,
-        `InvalidRequestError` for a store that has expired or would be too full.
+        `InvalidRequestError` for a store that has expired or would be too full, and
+        `StorageFullError`: whoever takes files in looks at that again.
         """
         app_id = caller.app.id
         is_expired = await hold_store(connection, app_id, caller.user, vector_store_id)
@@ -105,6 +110,11 @@ class Adding:
             raise NotFoundError.of("file", missing[0])
         if await count_files(connection, vector_store_id) + len(files) > MOST_FILES:
             raise InvalidRequestError(f"A vector store holds {MOST_FILES} files at most.")
+        if await count_chunks(connection, app_id) >= self._app_chunks:
+            raise StorageFullError(
+                f"All vector stores of the app together have {self._app_chunks} chunks or more, "
+                "which is the most. Take some files out."
+            )
         batch_id = new_id("vsfb") if as_batch else None
         if batch_id is not None:
             await insert_batch(connection, app_id, vector_store_id, batch_id)

@@ -40,6 +40,7 @@ def furnish_vector_stores(
     *,
     query_prefix: str,
     ingest_seconds: float,
+    app_chunks: int,
     ended: Ended,
 ) -> VectorStores:
     """`ended` gets the record of each question that was turned into a vector; `query_prefix` comes
@@ -47,7 +48,7 @@ def furnish_vector_stores(
     """
     stores, files = VectorStoreStore(postgres), VectorStoreFileStore(postgres)
     jobs = JobStore(postgres, "ingest")
-    adding = Adding(jobs, model, ingest_seconds=ingest_seconds)
+    adding = Adding(jobs, model, ingest_seconds=ingest_seconds, app_chunks=app_chunks)
     searching = Searching(stores, files, vectors, Questions(embedder, model, ended, query_prefix))
     sweeping = Sweeping(stores, vectors, jobs)
     return VectorStores(

@@ -2,8 +2,9 @@
 
 import asyncio
 import logging
+import time
 
-from api_server.errors import ApiError
+from api_server.errors import ApiError, DependencyDownError
 from api_server.stores.jobs import JobStore
 from api_server.stores.vector_stores import Stale, VectorStoreStore
 from api_server.stores.vectors import Vectors
@@ -15,6 +16,9 @@ GRACE_SECONDS = 60.0
 """So long after the first time chunks are removed once more: a worker that was killed may have sent
 some that the vector database had not taken yet.
 """
+
+COMPLAINT_SECONDS = 600.0
+"""A line of log, at most so often, tells of chunks that cannot be removed."""
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +38,7 @@ class Sweeping:
         self._grace_seconds = grace_seconds
         self._vectors = vectors
         self._jobs = jobs
+        self._complained_at = -COMPLAINT_SECONDS
 
     async def sweep_for_ever(self) -> None:
         while True:
@@ -57,13 +62,22 @@ class Sweeping:
             await asyncio.sleep(EXPIRE_SECONDS)
 
     async def sweep(self) -> int:
-        """Remove some chunks; how much there was to do. What fails is done later."""
+        """Remove some chunks, each on its own; how much there was to do. What fails is done later.
+
+        Raises `DependencyDownError` where a database is away.
+        """
         found = await self._stores.stale(AT_ONCE)
         done: list[int] = []
         try:
             for each in found:
-                await self._remove(each)
-                done.append(each.id)
+                try:
+                    await self._remove(each)
+                    done.append(each.id)
+                except ApiError as exc:
+                    is_up = self._vectors.qdrant.dependency.is_up
+                    if isinstance(exc, DependencyDownError) and not is_up:
+                        raise
+                    self._complain(each, exc)
         finally:
             if done:
                 await self._stores.removed(done, again_seconds=self._grace_seconds)
@@ -81,3 +95,10 @@ class Sweeping:
             file_id=stale.file_id,
             generation=stale.generation,
         )
+
+    def _complain(self, stale: Stale, error: ApiError) -> None:
+        now = time.monotonic()
+        if now - self._complained_at >= COMPLAINT_SECONDS:
+            self._complained_at = now
+            told = {"vector_store": stale.vector_store_id, "reason": error.message}
+            log.warning("chunks cannot be removed and are tried again", extra=told)

@@ -1,7 +1,13 @@
 -- name: wanted
 select
     taken.chunking::text as chunking, taken.attributes::text as attributes, taken.chunks,
-    files.filename, files.content_type, files.bytes
+    files.filename, files.content_type, files.bytes,
+    (
+        select coalesce(sum(other.chunks), 0)::bigint from vector_stores as store
+        join vector_store_files as other on other.vector_store_id = store.id
+        where store.app_id = $1 and store.expired_at is null
+            and (other.vector_store_id, other.file_id) <> ($2, $3)
+    ) as chunks_of_others
 from vector_store_files as taken
 join files on files.id = taken.file_id and files.app_id = taken.app_id
 where taken.app_id = $1 and taken.vector_store_id = $2 and taken.file_id = $3
@@ -76,3 +82,17 @@ with ended as (
 )
 insert into stale_chunks (app_id, vector_store_id, file_id, generation)
 select app_id, vector_store_id, file_id, generation from settled
+
+-- name: others_wait
+select true as is_so from jobs as waiting
+where waiting.kind = 'ingest' and waiting.app_id <> $1
+    and (
+        waiting.state = 'queued'
+        or (waiting.state = 'processing' and waiting.lease_until < now())
+    )
+    and not exists (
+        select from jobs as held
+        where held.kind = 'ingest' and held.state = 'processing' and held.lease_until >= now()
+            and held.lease_owner is not null and held.app_id = waiting.app_id
+    )
+limit 1

@@ -27,7 +27,11 @@ with old as (
 update loose_objects set is_doomed = true from old where loose_objects.object = old.object
 
 -- name: doomed
-select object from loose_objects where is_doomed order by since limit $1
+select object from loose_objects where is_doomed and since <= now() order by since limit $1
+
+-- name: put_off
+update loose_objects set since = now() + $2::double precision * interval '1 second'
+where object = any($1::text[]) and is_doomed
 
 -- name: forget
 delete from loose_objects where object = any($1::text[]) and is_doomed

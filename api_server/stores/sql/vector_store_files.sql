@@ -1,6 +1,11 @@
 -- name: count
 select count(*) from vector_store_files where vector_store_id = $1
 
+-- name: count_chunks
+select coalesce(sum(taken.chunks), 0) from vector_stores as store
+join vector_store_files as taken on taken.vector_store_id = store.id
+where store.app_id = $1 and store.expired_at is null
+
 -- name: add
 with wanted as (
     select * from unnest(

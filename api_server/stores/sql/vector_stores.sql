@@ -8,7 +8,12 @@ select * from vector_stores_told where app_id = $1 and id = $2
 -- name: change
 update vector_stores set
     name = case when $3 then $4 else name end,
-    expires_after_days = case when $5 then $6 else expires_after_days end,
+    -- One that has expired stays so, whether it was swept by now or not.
+    expires_after_days = case
+        when $5 and expired_at is null
+            and coalesce(last_active_at + expires_after_days * interval '1 day' >= now(), true)
+        then $6 else expires_after_days
+    end,
     metadata = case when $7 then $8::text::json else metadata end
 where app_id = $1 and id = $2
 returning id
