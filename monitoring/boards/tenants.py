@@ -6,9 +6,9 @@ be read there is in `api_server/stores/readers.py`.
 
 from collections.abc import Iterator
 
-from monitoring.panels import Board, Panel, Prom, Row, Sql
+from monitoring.expressions import FIRST_TOKEN, STREAMED_RUNS
+from monitoring.panels import WINDOW, Board, Panel, Prom, Row, Sql, percentiles, quantile
 
-WINDOW = "$__rate_interval"
 MOST_APPS = 10
 """In one picture; the table has more."""
 
@@ -260,13 +260,7 @@ def _jobs() -> Iterator[Panel]:
         title="How long jobs take",
         description="Of 100 jobs that ended, 95 waited in the queue, and ran, no longer.",
         unit="s",
-        queries=[
-            Prom(
-                "{{kind}}, p95",
-                "histogram_quantile(0.95, sum by (kind, le) "
-                f"(rate(llm_gateway_job_seconds_bucket[{WINDOW}]))) >= 0",
-            )
-        ],
+        queries=[Prom("{{kind}}, p95", quantile(95, "llm_gateway_job_seconds_bucket", "kind"))],
         width=8,
         quiet="no job ended in this time",
     )
@@ -280,22 +274,27 @@ def _runs() -> Iterator[Panel]:
         queries=[
             Prom("{{status}}", f"sum by (status) (rate(llm_gateway_run_seconds_count[{WINDOW}]))")
         ],
-        width=12,
+        width=8,
         draw="stack",
+    )
+    yield Panel(
+        title="First text of streamed runs",
+        description=(
+            "From the request of who streams a run, or gives it outputs, to its first text, with "
+            "the queue, searches and functions before that. No promise is counted over it."
+        ),
+        unit="s",
+        queries=percentiles(f"{FIRST_TOKEN}_bucket{{{STREAMED_RUNS}}}"),
+        width=8,
+        quiet="no run was streamed in this time",
     )
     yield Panel(
         title="How long runs take",
         description="Of 100 runs that ended so, 95 took no longer, from their creation to their "
         "end, with all that they waited for.",
         unit="s",
-        queries=[
-            Prom(
-                "{{status}}, p95",
-                "histogram_quantile(0.95, sum by (status, le) "
-                f"(rate(llm_gateway_run_seconds_bucket[{WINDOW}]))) >= 0",
-            )
-        ],
-        width=12,
+        queries=[Prom("{{status}}, p95", quantile(95, "llm_gateway_run_seconds_bucket", "status"))],
+        width=8,
         quiet="no run ended in this time",
     )
 

@@ -200,6 +200,8 @@ def _counts(view: View) -> list[Section]:
         jobs = f"{number(now.jobs_waiting)} waiting, {number(now.jobs_running)} running"
         if now.oldest_job_seconds:
             jobs += f", the oldest for {age(now.oldest_job_seconds)}"
+    if lately.background:
+        jobs += f"; {number(lately.background)} requests in the background"
     spool = "off" if now.spool_rows is None else f"{number(now.spool_rows)} rows"
     if lately.ledger_rows_lost:
         spool += f", {number(lately.ledger_rows_lost)} LOST"

@@ -66,6 +66,7 @@ def _figures(view: View) -> dict[str, Any] | None:
         "seconds": round(lately.seconds, 3),
         "restarts": lately.restarts,
         "requests": lately.requests,
+        "background_requests": lately.background,
         "answered": lately.answered,
         "requests_per_second": round(lately.requests_per_second, 3),
         "latency_seconds": _quantiles(lately.latency),
