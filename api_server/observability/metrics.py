@@ -315,6 +315,11 @@ LOOP_LAG = Family(
     _LAG,
 )
 WORKERS = Family("llm_gateway_workers", "gauge", "Processes that serve now.")
+START_TIME = Family(
+    "llm_gateway_start_time_seconds",
+    "gauge",
+    "Since when this gateway counts, in seconds since 1970; each gateway has a time of its own.",
+)
 
 FAMILIES = (
     *(FIRST_TOKEN, PER_TOKEN, CHUNK_GAP, DURATION, TOKENS, CACHED_TOKENS),
@@ -322,7 +327,7 @@ FAMILIES = (
     *(SHED, LIMITED, CANCELLED, RETRIES, FALLBACKS, DROPPED_MESSAGES, REPLICA_SOUND, BREAKER),
     *(DEPENDENCY, CACHE, SPOOL_ROWS, LEDGER_SHIPPED, LEDGER_LOST),
     *(JOBS, OLDEST_JOB, JOB_SECONDS, RUN_SECONDS),
-    *(DISK_FREE, DISK_SIZE, MEMORY, LOOP_LAG, WORKERS),
+    *(DISK_FREE, DISK_SIZE, MEMORY, LOOP_LAG, WORKERS, START_TIME),
 )
 _BY_NAME = {family.name: family for family in FAMILIES}
 
@@ -614,7 +619,9 @@ def render(all_numbers: Iterable[Numbers]) -> bytes:
     """The numbers of all workers, added up or the largest; gauges only of those that live."""
     series: dict[Key, list[float]] = {}
     workers = 0
+    began = float("inf")
     for numbers in all_numbers:
+        began = min(began, numbers.began)
         is_alive = numbers.is_alive
         workers += is_alive
         for key, first, size in numbers.entries():
@@ -626,6 +633,7 @@ def render(all_numbers: Iterable[Numbers]) -> bytes:
                     total = totals[place]
                     totals[place] = max(total, value) if family.across == "max" else total + value
     series[(WORKERS.name,)] = [float(workers)]
+    series[(START_TIME.name,)] = [began]
     lines: list[str] = []
     for family in FAMILIES:
         lines.append(f"# HELP {family.name} {family.help}")

@@ -77,8 +77,7 @@ class Lately:
     `breaches` are the errors that break the promise. `latency` and `first_token` are of chats and
     completions, the former of those that went well. `background` are the requests of jobs, runs
     and files, which are in none of these, nor in `queue_wait` and errors. `restarts` is how often
-    counters fell: the gateway started anew, or several answer in turn, and then the other figures
-    are wrong.
+    counters fell, since a gateway started anew.
     """
 
     seconds: float
