@@ -146,6 +146,7 @@ def configured(options: argparse.Namespace, known: Known, salt: str) -> Configur
         tokens_per_word=known.tokens_per_word,
         context_tokens=known.context_tokens,
         takes_ignore_eos=known.takes_ignore_eos,
+        needs_usage=known.needs_usage,
     )
 
 
