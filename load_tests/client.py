@@ -220,9 +220,8 @@ class Client:
         try:
             if answer.status == 200:
                 facts = read_plain(answer.body, ask.expected)
-                facts.check(
-                    ask.expected, needs_usage=self._needs_usage
-                )  # what is no use has cost its tokens all the same
+                # What is no use has cost its tokens all the same.
+                facts.check(ask.expected, needs_usage=self._needs_usage)
         except AnswerError as exc:
             outcome = {"outcome": "error", "error": str(exc)}
         return replace(

@@ -180,12 +180,17 @@ def _queue() -> Iterator[Panel]:
             "tokens, or concurrent ones."
         ),
         unit="reqps",
-        queries=[
-            Prom("{{limit}}", f"sum by (limit) (rate(llm_gateway_limited_total[{WINDOW}]))"),
-            Prom("all", f"sum(rate(llm_gateway_limited_total[{WINDOW}])) or vector(0)"),
-        ],
+        queries=_each_and_all("limit", "llm_gateway_limited_total"),
         width=8,
     )
+
+
+def _each_and_all(label: str, counter: str) -> list[Prom]:
+    """As rates; of all there is a figure where nothing happened yet."""
+    return [
+        Prom(f"{{{{{label}}}}}", f"sum by ({label}) (rate({counter}[{WINDOW}]))"),
+        Prom("all", f"sum(rate({counter}[{WINDOW}])) or vector(0)"),
+    ]
 
 
 def _jobs_by_state() -> Panel:
@@ -307,10 +312,7 @@ def _answers() -> Iterator[Panel]:
             "bypass one that may not be kept."
         ),
         unit="reqps",
-        queries=[
-            Prom("{{result}}", f"sum by (result) (rate(llm_gateway_cache_total[{WINDOW}]))"),
-            Prom("all", f"sum(rate(llm_gateway_cache_total[{WINDOW}])) or vector(0)"),
-        ],
+        queries=_each_and_all("result", "llm_gateway_cache_total"),
         width=8,
     )
     yield Panel(
