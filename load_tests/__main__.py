@@ -1,6 +1,7 @@
 """The command line: `python -m load_tests --requests 100 --concurrency 10`. See `--help`."""
 
 import argparse
+import contextlib
 import os
 import secrets
 import signal
@@ -145,6 +146,7 @@ def configured(options: argparse.Namespace, known: Known, salt: str) -> Configur
         tokens_per_word=known.tokens_per_word,
         context_tokens=known.context_tokens,
         takes_ignore_eos=known.takes_ignore_eos,
+        needs_usage=known.needs_usage,
     )
 
 
@@ -221,6 +223,7 @@ def _find_or_run(
 ) -> int:
     now = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     folder = options.out or RESULTS / now
+    is_new = not folder.exists()
     _check_folder(folder)
     is_tty = sys.stderr.isatty()
 
@@ -235,9 +238,15 @@ def _find_or_run(
             if is_tty:
                 write("\r\x1b[2K")
 
-    if options.find_capacity:
-        return _find_capacity(options, slo, configuration, known, runs, folder)
-    result, samples = runs(configuration)
+    try:
+        if options.find_capacity:
+            return _find_capacity(options, slo, configuration, known, runs, folder)
+        result, samples = runs(configuration)
+    except BaseException:
+        if is_new:
+            with contextlib.suppress(OSError):  # something is kept in it
+                folder.rmdir()
+        raise
     path = write_result(result, samples, folder)
     verdicts = write_report(folder, slo, result=result, samples=samples)
     print(table(result))
@@ -302,6 +311,8 @@ def _find_capacity(
     )
     write_report(folder, slo, capacity=capacity)
     print(f"{words.knee(capacity)}\n  report: {folder / PAGE}")
+    if capacity.ended == "interrupted":
+        return INTERRUPTED
     return OK if capacity.rate is not None else HAD_ERRORS
 
 

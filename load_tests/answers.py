@@ -68,12 +68,12 @@ class Facts:
             self._arguments.append(_text((call.get("function") or {}).get("arguments") or ""))
         return bool(text or calls or piece.get("reasoning_content"))
 
-    def check(self, expected: Expected) -> None:
+    def check(self, expected: Expected, *, needs_usage: bool = True) -> None:
         """Raises `AnswerError` when the answer is not of the kind that was asked for.
 
         One that ended because it reached its longest length may be cut anywhere.
         """
-        if not self.has_usage:
+        if needs_usage and not self.has_usage:
             raise AnswerError("no usage")
         if self.finish_reason == "length" or expected in ("text", "vector"):
             return

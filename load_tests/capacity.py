@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from load_tests.figures import percentile
 from load_tests.gate import is_counted, is_shed
@@ -37,7 +38,7 @@ HEADROOM = 0.9
 """Of the knee: at the knee itself a target is just met, so that every other run would fail."""
 
 Phase = Literal["climb", "descend", "halve", "repeat"]
-Ended = Literal["found", "time", "highest", "none"]
+Ended = Literal["found", "time", "highest", "none", "interrupted"]
 
 
 class Plan(Struct, frozen=True, kw_only=True):
@@ -165,7 +166,9 @@ def find(
     sleep: Callable[[float], object],
     told: Callable[[Step], object] = lambda _: None,
 ) -> Capacity:
-    """Search. `told` is told each step when it is done. Raises what `measure` raises."""
+    """Search. `told` is told each step when it is done. Raises what `measure` raises; interrupted
+    after a step, it returns what the finished ones say.
+    """
     (name, targets), began, steps = workload, clock(), list[Step]()
     while True:
         following = next_step(steps, targets, plan)
@@ -176,10 +179,16 @@ def find(
             following = repeat  # a rate that held once is worth less than a wider gap
         if following is None or following.seconds > left:
             break
-        samples, faults = measure(following.rate, following.seconds, len(steps) + 1)
-        steps.append(step_of(following, samples, targets, faults))
-        told(steps[-1])
-        sleep(plan.settle_seconds)
+        try:
+            samples, faults = measure(following.rate, following.seconds, len(steps) + 1)
+            steps.append(step_of(following, samples, targets, faults))
+            told(steps[-1])
+            sleep(plan.settle_seconds)
+        except KeyboardInterrupt:
+            if not steps:
+                raise
+            capacity = capacity_of(steps, name, targets, plan, seconds=clock() - began)
+            return replace(capacity, ended="interrupted")
     return capacity_of(steps, name, targets, plan, seconds=clock() - began)
 
 

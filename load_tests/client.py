@@ -110,9 +110,18 @@ class Client:
     """Asks one gateway, with one key or none. `clock` counts seconds of the run."""
 
     def __init__(
-        self, url: str, key: str | None, clock: Clock, time_outs: TimeOuts | None = None
+        self,
+        url: str,
+        key: str | None,
+        clock: Clock,
+        time_outs: TimeOuts | None = None,
+        *,
+        needs_usage: bool = True,
     ) -> None:
-        """Raises `ValueError` for what is no URL."""
+        """Raises `ValueError` for what is no URL. Without `needs_usage` the events with text of a
+        stream are counted as tokens where it says nothing of its usage.
+        """
+        self._needs_usage = needs_usage
         self._address = Address.of(url)
         self._connections = Connections(self._address)
         self._clock = clock
@@ -184,11 +193,14 @@ class Client:
                 if not events.is_between:
                     raise AnswerError("truncated")
                 reading.end()
-                reading.facts.check(ask.expected)
+                reading.facts.check(ask.expected, needs_usage=self._needs_usage)
         except _HasLeft:
             outcome = {"outcome": "cancelled"}
         except (AnswerError, TransferError, EventError) as exc:
             outcome = {"outcome": "error", "error": str(exc)}
+        if not self._needs_usage and not reading.facts.has_usage and reading.pieces:
+            reading.facts.completion_tokens = reading.pieces
+            sample = replace(sample, tokens_estimated=True)
         return replace(
             sample,
             **_known(response.status, response.headers, reading.facts),
@@ -208,7 +220,8 @@ class Client:
         try:
             if answer.status == 200:
                 facts = read_plain(answer.body, ask.expected)
-                facts.check(ask.expected)  # what is no use has cost its tokens all the same
+                # What is no use has cost its tokens all the same.
+                facts.check(ask.expected, needs_usage=self._needs_usage)
         except AnswerError as exc:
             outcome = {"outcome": "error", "error": str(exc)}
         return replace(

@@ -39,6 +39,7 @@ class Configuration(Struct, frozen=True, kw_only=True):
     tokens_per_word: float = 1.3
     context_tokens: int = 2048
     takes_ignore_eos: bool = False
+    needs_usage: bool = True
 
     def __post_init__(self) -> None:
         """Raises `ValueError` for what cannot be run."""

@@ -33,7 +33,8 @@ class ProbeError(Exception):
 class Known:
     """What was found. `left_out`: scenarios that this gateway cannot do, with the reason.
 
-    `probes`: requests to models that were needed to find out.
+    `probes`: requests to models that were needed to find out. `needs_usage`: it is a gateway of
+    this stack, whose answers say what they used; of another server tokens are counted where not.
     """
 
     model: str = ""
@@ -43,6 +44,7 @@ class Known:
     takes_ignore_eos: bool = False
     gateway_version: str | None = None
     engine_version: str | None = None
+    needs_usage: bool = True
     left_out: dict[str, str] = field(default_factory=dict)
     probes: int = 0
 
@@ -76,7 +78,7 @@ class Probe:
             self._client.close()
 
     def _ask(self, wanted: Collection[str], model: str | None, context: int | None) -> Known:
-        health = _content(self._client.fetch("GET", "/health"))
+        health = self._health()
         served = self._models()
         left_out = {}
         if "jobs" in wanted and health.get("jobs") is None:
@@ -89,14 +91,18 @@ class Probe:
             return Known(
                 embedding_model=embedding_model,
                 gateway_version=version,
+                needs_usage=version is not None,
                 left_out=left_out,
                 probes=self._probes,
             )
         served.sort(key=lambda name: name == embedding_model)
         chat, first, was_forced = self._first_that_chats([model] if model else served)
-        choice, usage = first["choices"][0], first["usage"]
-        is_whole = choice.get("finish_reason") == "length" and usage["completion_tokens"] == 2
-        per_word = max(0.5, int(usage["prompt_tokens"]) / SAMPLE_WORDS)
+        choice, per_word = first["choices"][0], Known().tokens_per_word
+        is_whole = choice.get("finish_reason") == "length"
+        if version is not None or first.get("usage"):
+            usage = first["usage"]
+            is_whole = is_whole and usage["completion_tokens"] == 2
+            per_word = max(0.5, int(usage["prompt_tokens"]) / SAMPLE_WORDS)
         if context is None:
             context = MANY_TOKENS
             if LONG_SCENARIOS & set(wanted):
@@ -108,10 +114,19 @@ class Probe:
             context_tokens=context,
             takes_ignore_eos=was_forced and is_whole,
             gateway_version=version,
+            needs_usage=version is not None,
             engine_version=_name(first.get("system_fingerprint")),
             left_out=left_out,
             probes=self._probes,
         )
+
+    def _health(self) -> dict[str, Any]:
+        """Nothing, of a server that says it in another way."""
+        try:
+            content = json.loads(self._client.fetch("GET", "/health").body)
+        except (ValueError, RecursionError):
+            return {}
+        return content if isinstance(content, dict) else {}
 
     def _models(self) -> list[str]:
         answer = self._client.fetch("GET", "/v1/models")

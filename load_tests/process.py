@@ -78,7 +78,10 @@ class Load:
         self._zero = zero
         self._file = file
         times = TimeOuts(order.configuration.idle_seconds, order.configuration.total_seconds)
-        self._client = Client(order.configuration.host, order.key, self._now, times)
+        self._client = Client(
+            *(order.configuration.host, order.key, self._now, times),
+            needs_usage=order.configuration.needs_usage,
+        )
         self._world = order.configuration.world()
         self._environment = Environment(
             events=Events(),  # type: ignore[no-untyped-call]

@@ -78,8 +78,9 @@ def found_rate(folder: Path, host: str, workload: str) -> tuple[float, str]:
         except CapacityError:
             continue  # of another version
         is_ours = (capacity.host, capacity.workload, capacity.hardware) == (host, workload, here)
-        if is_ours and capacity.rate_with_headroom is not None:
-            found.append((capacity.started_at, str(path), capacity.rate_with_headroom))
+        rate = capacity.rate_with_headroom
+        if is_ours and rate is not None and capacity.ended != "interrupted":
+            found.append((capacity.started_at, str(path), rate))
     if not found:
         raise ValueError(
             f"no capacity of {host} was found on this machine yet: "
@@ -105,7 +106,8 @@ def search(
 ) -> Capacity:
     """Find the knee of the gateway that the configuration names. Raises what `runs` raises.
 
-    Raises `KeyboardInterrupt` when a step was interrupted: it would be asked again.
+    A step that is interrupted ends the search: with what the steps before it say, and without any
+    by `KeyboardInterrupt`.
     """
     started_at = datetime.now(UTC).isoformat(timespec="milliseconds")
 

@@ -52,6 +52,8 @@ class Row(Struct, frozen=True, kw_only=True):
     cached_tokens: int
     requests_per_second: float
     tokens_per_second: float
+    estimated: int = 0
+    """Answers without usage, whose tokens are a count of their events."""
     stages: dict[str, Spread]
     """Server-Timing until the answer began, and the engine's own `prompt` and `decode`."""
 

@@ -42,6 +42,8 @@ class Sample:
     request_id: str | None = None
     attempt: int = 1
     """2 and more: it was refused before, and came again when its Retry-After said."""
+    tokens_estimated: bool = False
+    """No usage came: `completion_tokens` are the events with text."""
 
     @property
     def latency(self) -> float:

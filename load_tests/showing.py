@@ -79,6 +79,8 @@ def _notes(result: Result) -> list[str]:
     if total.retried:
         notes.append(f"  came again: {total.retried}, refused again {total.retried_refused}")
     notes += [f"  left out: {name}: {reason}" for name, reason in result.left_out.items()]
+    if total.estimated:
+        notes.append(f"  tokens are an ESTIMATE: {total.estimated} answers told no usage")
     if total.prompt_tokens:
         share = total.cached_tokens / total.prompt_tokens
         notes.append(f"  prompts: {total.prompt_tokens:,} tokens, {share:.0%} from the cache")

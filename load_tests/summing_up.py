@@ -44,6 +44,7 @@ def row(scenario: str, samples: Sequence[Sample], seconds: float) -> Row:
         cached_tokens=sum(sample.cached_tokens for sample in samples),
         requests_per_second=outcomes["ok"] / seconds,
         tokens_per_second=tokens / seconds,
+        estimated=sum(sample.tokens_estimated for sample in samples),
         stages=_stages(good),
     )
 

@@ -86,7 +86,8 @@ class ScenarioUser(User):
         host = self.stage.only_host or self.host or self.environment.host or ""
         self._world = self.stage.world(host)
         self._can_do = self.scenario not in self.stage.known(host).left_out
-        self._client = Client(host, self.stage.key, time.monotonic)
+        needs_usage = self.stage.known(host).needs_usage
+        self._client = Client(host, self.stage.key, time.monotonic, needs_usage=needs_usage)
 
     def on_stop(self) -> None:
         """Ends its connections."""

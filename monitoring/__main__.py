@@ -5,27 +5,35 @@ import json
 import os
 import sys
 import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
 from monitoring.expressions import PROMISED
 from monitoring.slo import Slo, SloError, Workload, load_slo
 from monitoring.terminal.drawing import Style, draw
-from monitoring.terminal.gateway import GatewayClient, NoGatewayError, UnreachableError
+from monitoring.terminal.gateway import GatewayClient, NoGatewayError, Seen, UnreachableError
 from monitoring.terminal.report import NOT_REACHABLE, document, exit_code
 from monitoring.terminal.screen import own_screen
 from monitoring.terminal.watch import Watch
 
 DESCRIPTION = "How a running gateway does, live in a terminal or once; docs/monitor.md explains it."
+DEFAULT_URL = "http://127.0.0.1:8000"
 INTERRUPTED = 130
 PAGE_COLUMNS = 100
 LEAST_INTERVAL, MOST_SECONDS = 0.2, 3600.0
+
+
+Clients = Sequence[GatewayClient]
 
 
 def main() -> int:
     """0: well; 1: a target is missed, or it is no gateway; 2: nobody answers, or a wrong option."""
     parser = argparse.ArgumentParser(prog="python -m monitoring", description=DESCRIPTION)
     parser.add_argument(
-        "--url", default="http://127.0.0.1:8000", help="of the gateway (%(default)s)"
+        "--url",
+        action="append",
+        help=f"of the gateway ({DEFAULT_URL}); of several, with commas or told again, the sum",
     )
     parser.add_argument("--interval", type=_seconds, default=2.0, help="seconds between looks (2)")
     parser.add_argument("--window", type=_seconds, default=60.0, help="seconds counted over (60)")
@@ -40,20 +48,23 @@ def main() -> int:
         parser.error("--window must not be less than --interval")
     try:
         promised = _workload(load_slo(), options.workload)
-        client = GatewayClient(options.url)
+        urls = [each for told in options.url or [DEFAULT_URL] for each in told.split(",")]
+        clients = [GatewayClient(url) for url in dict.fromkeys(urls)]
     except SloError as exc:
         print(f"error: {exc}", file=sys.stderr)
         return NOT_REACHABLE
     except ValueError as exc:
         parser.error(str(exc))
-    watch = Watch(client.url, promised, options.window, options.model)
+    watch = Watch(
+        ", ".join(client.url for client in clients), promised, options.window, options.model
+    )
     is_live = sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
     try:
         if options.once:
-            return _once(watch, client, options.interval, is_json=options.json)
+            return _once(watch, clients, options.interval, is_json=options.json)
         if is_live:
-            return _live(watch, client, options.interval)
-        return _pages(watch, client, options.interval)
+            return _live(watch, clients, options.interval)
+        return _pages(watch, clients, options.interval)
     except KeyboardInterrupt:
         return 0 if is_live and not options.once else INTERRUPTED
     except BrokenPipeError:
@@ -75,19 +86,31 @@ def _workload(slo: Slo, name: str) -> Workload:
     return slo.workloads[name]
 
 
-def _look(watch: Watch, client: GatewayClient) -> None:
+def _look(watch: Watch, clients: Clients) -> None:
+    """At all of them at once; of those that do not answer it is said where another does."""
+    with ThreadPoolExecutor(len(clients)) as threads:
+        told = list(threads.map(_seen, clients))
+    failed = [each for each in told if not isinstance(each, Seen)]
+    silent = [client.url for client, each in zip(clients, told, strict=True) if each in failed]
+    if len(failed) < len(told):
+        watch.saw(*(each for each in told if isinstance(each, Seen)), silent=silent)
+    else:
+        watch.failed(failed[0], time.monotonic())
+
+
+def _seen(client: GatewayClient) -> Seen | UnreachableError | NoGatewayError:
     try:
-        watch.saw(client.look())
+        return client.look()
     except (UnreachableError, NoGatewayError) as exc:
-        watch.failed(exc, time.monotonic())
+        return exc
 
 
-def _once(watch: Watch, client: GatewayClient, interval: float, *, is_json: bool) -> int:
+def _once(watch: Watch, clients: Clients, interval: float, *, is_json: bool) -> int:
     """Two looks; where the first finds nobody there is no second."""
-    _look(watch, client)
+    _look(watch, clients)
     if watch.view.trouble is None:
         time.sleep(interval)
-        _look(watch, client)
+        _look(watch, clients)
     if is_json:
         print(json.dumps(document(watch.view, datetime.now(UTC)), indent=2, allow_nan=False))
     else:
@@ -95,11 +118,11 @@ def _once(watch: Watch, client: GatewayClient, interval: float, *, is_json: bool
     return exit_code(watch.view)
 
 
-def _pages(watch: Watch, client: GatewayClient, interval: float) -> int:
+def _pages(watch: Watch, clients: Clients, interval: float) -> int:
     """Where there is no terminal to draw on: a page after each look, until interrupted."""
     while True:
         due = time.monotonic() + interval
-        _look(watch, client)
+        _look(watch, clients)
         _print_page(watch)
         time.sleep(max(0.0, due - time.monotonic()))
 
@@ -109,7 +132,7 @@ def _print_page(watch: Watch) -> None:
     print("\n".join(each.rstrip() for each in lines) + "\n", flush=True)
 
 
-def _live(watch: Watch, client: GatewayClient, interval: float) -> int:
+def _live(watch: Watch, clients: Clients, interval: float) -> int:
     """Until interrupted."""
     encoding = (sys.stdout.encoding or "").lower().replace("-", "")
     style = Style(colours=not os.environ.get("NO_COLOR"), unicode=encoding == "utf8")
@@ -123,7 +146,7 @@ def _live(watch: Watch, client: GatewayClient, interval: float) -> int:
         show()
         while True:
             due = time.monotonic() + interval
-            _look(watch, client)
+            _look(watch, clients)
             show()
             while screen.wait(due - time.monotonic()):
                 show()

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from monitoring.expressions import budget, promise
+from monitoring.expressions import INTERACTIVE, budget, promise
 from monitoring.slo import Slo
 
 Rule = dict[str, object]
@@ -192,7 +192,7 @@ def _load(slo: Slo) -> Iterator[Rule]:
     )
     yield _alert(
         "Shedding",
-        'sum by (model) (rate(llm_gateway_errors_total{kind="shed"}[5m]))\n'
+        f'sum by (model) (rate(llm_gateway_errors_total{{kind="shed",{INTERACTIVE}}}[5m]))\n'
         f"/ on (model) clamp_min(model:counted:rate5m, 1e-9) > {alerts.shed_share:g}",
         "ticket",
         "Requests are refused, as too much is going on.",

@@ -15,11 +15,22 @@ TOKENS = metrics.TOKENS.name
 ERRORS = metrics.ERRORS.name
 QUEUE_WAIT = metrics.QUEUE_WAIT.name
 
-OURS = 'kind=~"engine|gateway|shed"'
+_INTERACTIVE = "|".join(metrics.INTERACTIVE)
+INTERACTIVE = f'operation=~"{_INTERACTIVE}"'
+IN_BACKGROUND = f'operation!~"{_INTERACTIVE}"'
+"""Who asks waits for an answer, or it is for a job, a run or a file."""
+
+ANSWERS = f'gen_ai_operation_name=~"{_INTERACTIVE}"'
+BACKGROUND = f'gen_ai_operation_name!~"{_INTERACTIVE}"'
+STREAMED_RUNS = 'gen_ai_operation_name="run"'
+
+OURS = f'kind=~"engine|gateway|shed",{INTERACTIVE}'
 """Of errors, those that break the promise: not an app beyond its limits, not a wrong request, not a
 client that left."""
 
-WHOLE_CHATS = 'gen_ai_operation_name!="embeddings",error_type=""'
+CHATS = f'gen_ai_operation_name=~"{"|".join(metrics.CHATS)}"'
+OF_CHATS = f'operation=~"{"|".join(metrics.CHATS)}"'
+WHOLE_CHATS = f'{CHATS},error_type=""'
 """What latency is measured of. A refusal is quick and an error may be: neither makes it better."""
 
 SHORTEST = "5m"

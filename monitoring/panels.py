@@ -9,6 +9,7 @@ POSTGRES = {"type": "grafana-postgresql-datasource", "uid": "postgres"}
 """As in grafana/provisioning/datasources, where the uids never change."""
 
 COLUMNS = 24
+WINDOW = "$__rate_interval"
 COLOURS = {"p50": "green", "p95": "orange", "p99": "red", "errors": "purple"}
 """Of a percentile and of its target: the same, the target dashed."""
 
@@ -34,6 +35,19 @@ class Prom:
             "range": not is_of_now,
             "format": "table" if kind == "table" else "time_series",
         }
+
+
+def quantile(percent: int, buckets: str, *by: str) -> str:
+    """What so many of 100 do not exceed, of the last minutes; nothing where nothing happened."""
+    kept = ", ".join((*by, "le"))
+    return (
+        f"histogram_quantile({percent / 100:g}, sum by ({kept}) (rate({buckets}[{WINDOW}]))) >= 0"
+    )
+
+
+def percentiles(buckets: str) -> list[Prom]:
+    """The three that are promised."""
+    return [Prom(f"p{percent}", quantile(percent, buckets)) for percent in (50, 95, 99)]
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,13 @@
 from collections.abc import Iterator
 
 from monitoring.expressions import (
+    ANSWERS,
+    BACKGROUND,
+    CHATS,
     DURATION,
     ERRORS,
     FIRST_TOKEN,
+    INTERACTIVE,
     MODEL,
     OURS,
     PER_TOKEN,
@@ -51,21 +55,24 @@ def _figures() -> Iterator[Rule]:
             whole = level.quantile(percentile, DURATION, WHOLE_CHATS)
             yield _record(level, f"request_duration_seconds:{percentile}_5m", whole)
         for percentile in SHOWN:
-            first = level.quantile(percentile, FIRST_TOKEN, 'gen_ai_operation_name!="embeddings"')
+            first = level.quantile(percentile, FIRST_TOKEN, CHATS)
             yield _record(level, f"first_token_seconds:{percentile}_5m", first)
-        yield _record(level, "queue_wait_seconds:p95_5m", level.quantile("p95", QUEUE_WAIT))
-        yield _record(level, "requests:rate5m", level.sum(f"{DURATION}_count", SHORTEST))
+        yield _record(
+            level, "queue_wait_seconds:p95_5m", level.quantile("p95", QUEUE_WAIT, INTERACTIVE)
+        )
+        for name, of in (("requests", ANSWERS), ("background", BACKGROUND)):
+            yield _record(level, f"{name}:rate5m", level.sum(f"{DURATION}_count{{{of}}}", SHORTEST))
         tokens = level.sum(TOKENS, SHORTEST, "gen_ai_token_type")
         yield _record(level, "tokens:rate5m", tokens)
-        counts = level.sum(f"{PER_TOKEN}_count", SHORTEST)
-        seconds = level.sum(f"{PER_TOKEN}_sum", SHORTEST)
+        counts = level.sum(f"{PER_TOKEN}_count{{{CHATS}}}", SHORTEST)
+        seconds = level.sum(f"{PER_TOKEN}_sum{{{CHATS}}}", SHORTEST)
         yield _record(level, "answer_tokens_per_second:avg5m", f"{counts}\n/ {seconds}")
 
 
 def _kept(slo: Slo, level: Level, window: str = SHORTEST) -> Iterator[Rule]:
     """How far the promise is kept: requests it is counted over, errors, those that were slow."""
     errors = level.sum(f"{ERRORS}{{{OURS}}}", window)
-    answered = level.sum(f'{DURATION}_count{{error_type=""}}', window)
+    answered = level.sum(f'{DURATION}_count{{{ANSWERS},error_type=""}}', window)
     yield _record(level, f"errors:rate{window}", errors)
     yield _record(level, f"counted:rate{window}", f"{answered}\n+ {level.name}:errors:rate{window}")
     yield _record(level, f"errors:ratio{window}", _ratio(level, "errors", "counted", window))

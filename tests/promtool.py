@@ -18,11 +18,14 @@ PROGRAM = shutil.which("promtool")
 MISSING = "there is no promtool on PATH (Debian and Ubuntu: apt install prometheus)"
 
 KINDS = ("engine", "gateway", "shed", "limited", "client", "left")
-_CHAT = 'gen_ai_operation_name="chat",gen_ai_request_model="m"'
 _STEPS = "STEPS"
 """In the place of how long a series goes on, which its case decides."""
 
 _SHOWN = ("alertname", "percentile", "sign", "window")
+
+
+def _of(operation: str) -> str:
+    return f'gen_ai_operation_name="{operation}",gen_ai_request_model="m"'
 
 
 def every(value: float, since: float = 0) -> str:
@@ -36,7 +39,12 @@ def always(value: float) -> str:
 
 
 def chats(
-    slo: Slo, a_minute: float, slow: Mapping[str, float] | None = None, *, error: str = ""
+    slo: Slo,
+    a_minute: float,
+    slow: Mapping[str, float] | None = None,
+    *,
+    error: str = "",
+    operation: str = "chat",
 ) -> dict[str, str]:
     """Whole chats, and which share of them is slower than the target of a percentile.
 
@@ -48,17 +56,19 @@ def chats(
         for name, milliseconds in targets.items()
     }
     name = "gen_ai_server_request_duration_seconds"
-    labels = f'{_CHAT},error_type="{error}"'
+    labels = f'{_of(operation)},error_type="{error}"'
     buckets = {**within, "+Inf": a_minute}
     return {
         f'{name}_bucket{{{labels},le="{le}"}}': every(count) for le, count in buckets.items()
     } | {f"{name}_count{{{labels}}}": every(a_minute)}
 
 
-def errors(**a_minute: float) -> dict[str, str]:
+def errors(operation: str = "chat", /, **a_minute: float) -> dict[str, str]:
     """Requests without an answer, by kind."""
     return {
-        f'llm_gateway_errors_total{{model="m",kind="{kind}"}}': every(a_minute.get(kind, 0))
+        f'llm_gateway_errors_total{{model="m",kind="{kind}",operation="{operation}"}}': every(
+            a_minute.get(kind, 0)
+        )
         for kind in KINDS
     }
 
@@ -72,11 +82,11 @@ def in_order(slo: Slo) -> dict[str, str]:
         "llm_gateway_workers": always(2),
         **chats(slo, 600),
         **errors(),
-        "gen_ai_server_time_per_output_token_seconds_count{" + _CHAT + "}": every(600),
-        "gen_ai_server_time_per_output_token_seconds_sum{" + _CHAT + "}": every(12),
-        'llm_gateway_queue_wait_seconds_bucket{model="m",le="0.1"}': every(600),
-        'llm_gateway_queue_wait_seconds_bucket{model="m",le="10"}': every(600),
-        'llm_gateway_queue_wait_seconds_bucket{model="m",le="+Inf"}': every(600),
+        "gen_ai_server_time_per_output_token_seconds_count{" + _of("chat") + "}": every(600),
+        "gen_ai_server_time_per_output_token_seconds_sum{" + _of("chat") + "}": every(12),
+        'llm_gateway_queue_wait_seconds_bucket{model="m",operation="chat",le="0.1"}': every(600),
+        'llm_gateway_queue_wait_seconds_bucket{model="m",operation="chat",le="10"}': every(600),
+        'llm_gateway_queue_wait_seconds_bucket{model="m",operation="chat",le="+Inf"}': every(600),
         'llm_gateway_oldest_queued_seconds{model="m"}': always(0.2),
         "llm_gateway_oldest_job_seconds": always(3),
         "llm_gateway_replica_sound{" + replica + "}": always(2),

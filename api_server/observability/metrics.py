@@ -20,13 +20,25 @@ OPERATIONS: Mapping[str, str] = {
     "/v1/chat/completions": "chat",
     "/v1/completions": "text_completion",
     "/v1/embeddings": "embeddings",
-    "/ai_request": "chat",
-    "run": "chat",
+    "/ai_request": "job",
+    "run": "run",
+    "ingest": "ingest",
 }
-"""The routes that reach a model, with their names in OpenTelemetry's conventions."""
+"""The routes that reach a model, with their names in OpenTelemetry's conventions, where those have
+one; work in the background has our own."""
+
+CHATS = ("chat", "text_completion")
+"""Operations whose latency is promised."""
+
+INTERACTIVE = (*CHATS, "embeddings")
+"""Operations with a client that waits for them. Of the others somebody asks later what came of
+them: no promise is counted over them, neither to break it nor to hide that it is broken."""
 
 RUN_ROUTE = "run"
 """Of the requests to a model that runs of assistants make; no client has such a path."""
+
+INGEST_ROUTE = "ingest"
+"""Of the requests for vectors of files, which no client has either."""
 
 JOB_ROUTE = "/ai_request"
 """Of requests that accept a job, which reach no model, and of jobs, which do."""
@@ -96,7 +108,7 @@ _GEN_AI = ("gen_ai_operation_name", "gen_ai_request_model")
 FIRST_TOKEN = Family(
     "gen_ai_server_time_to_first_token_seconds",
     "histogram",
-    "From a request's arrival to the engine's first token.",
+    "From a request's arrival to the engine's first token; of a streamed run, to its first text.",
     _GEN_AI,
     _FIRST_TOKEN,
 )
@@ -143,20 +155,20 @@ ERRORS = Family(
     "llm_gateway_errors_total",
     "counter",
     "Requests to models without a whole answer: engine, gateway, shed, limited, client or left.",
-    ("model", "kind"),
+    ("model", "kind", "operation"),
 )
 QUEUE_WAIT = Family(
     "llm_gateway_queue_wait_seconds",
     "histogram",
     "How long a request waited for a free slot of its model.",
-    ("model",),
+    ("model", "operation"),
     _QUEUE,
 )
 OVERHEAD = Family(
     "llm_gateway_overhead_seconds",
     "histogram",
     "The gateway's own time until an answer begins: without the queue and the engine.",
-    ("stage",),
+    ("stage", "operation"),
     _OVERHEAD,
 )
 IN_FLIGHT = Family(
@@ -303,6 +315,11 @@ LOOP_LAG = Family(
     _LAG,
 )
 WORKERS = Family("llm_gateway_workers", "gauge", "Processes that serve now.")
+START_TIME = Family(
+    "llm_gateway_start_time_seconds",
+    "gauge",
+    "Since when this gateway counts, in seconds since 1970; each gateway has a time of its own.",
+)
 
 FAMILIES = (
     *(FIRST_TOKEN, PER_TOKEN, CHUNK_GAP, DURATION, TOKENS, CACHED_TOKENS),
@@ -310,7 +327,7 @@ FAMILIES = (
     *(SHED, LIMITED, CANCELLED, RETRIES, FALLBACKS, DROPPED_MESSAGES, REPLICA_SOUND, BREAKER),
     *(DEPENDENCY, CACHE, SPOOL_ROWS, LEDGER_SHIPPED, LEDGER_LOST),
     *(JOBS, OLDEST_JOB, JOB_SECONDS, RUN_SECONDS),
-    *(DISK_FREE, DISK_SIZE, MEMORY, LOOP_LAG, WORKERS),
+    *(DISK_FREE, DISK_SIZE, MEMORY, LOOP_LAG, WORKERS, START_TIME),
 )
 _BY_NAME = {family.name: family for family in FAMILIES}
 
@@ -395,8 +412,14 @@ class Metrics:
         cells[ended.requests] += 1.0
         if record.outcome == "client_left":
             self._add(CANCELLED, model, record.phase)
-        if not ended.is_generation:
-            return
+        if ended.is_generation:
+            self._generation_ended(record, ended)
+        elif record.first_token_ms is not None:  # a client has streamed a run
+            place = self._place(FIRST_TOKEN, OPERATIONS[RUN_ROUTE], model)
+            observe(cells, place, _FIRST_TOKEN, record.first_token_ms / 1000)
+
+    def _generation_ended(self, record: RequestRecord, ended: _Ended) -> None:
+        cells = self._cells
         if ended.error is not None:
             cells[ended.error] += 1.0
         if record.cache is not None:
@@ -415,7 +438,8 @@ class Metrics:
             cells[ended.output_tokens] += tokens
         if record.first_token_ms is not None:
             first_token = record.first_token_ms / 1000
-            observe(cells, ended.first_token, _FIRST_TOKEN, first_token)
+            if record.route != RUN_ROUTE:  # what a client sees of that is counted where it streams
+                observe(cells, ended.first_token, _FIRST_TOKEN, first_token)
             if tokens is not None and tokens > 1:
                 each = (seconds - first_token) / (tokens - 1)
                 observe(cells, ended.per_token, _TOKEN, each if each > 0 else 0.0)
@@ -546,10 +570,10 @@ class Metrics:
             per_token=self._place(PER_TOKEN, operation, model),
             input_tokens=self._place(TOKENS, "input", model),
             output_tokens=self._place(TOKENS, "output", model),
-            queue_wait=self._place(QUEUE_WAIT, model),
-            overhead=self._place(OVERHEAD, "before_answer"),
+            queue_wait=self._place(QUEUE_WAIT, model, operation),
+            overhead=self._place(OVERHEAD, "before_answer", operation),
             cached_tokens=self._place(CACHED_TOKENS, model),
-            error=None if kind is None else self._place(ERRORS, model, kind),
+            error=None if kind is None else self._place(ERRORS, model, kind, operation),
         )
 
     def _start_at_zero(self, model: str) -> None:
@@ -558,12 +582,14 @@ class Metrics:
             self._place(TOKENS, token_type, model)
         for phase in ("queued", "connecting", "generating"):
             self._in_flight[model, phase] = self._place(IN_FLIGHT, model, phase)
-        for kind in ERROR_KINDS:
-            self._place(ERRORS, model, kind)
+        for operation in INTERACTIVE:
+            for kind in ERROR_KINDS:
+                self._place(ERRORS, model, kind, operation)
         for family in (FIRST_TOKEN, PER_TOKEN, CHUNK_GAP):
             self._place(family, "chat", model)
         self._place(DURATION, "chat", model, "")
-        for family in (QUEUE_WAIT, DROPPED_MESSAGES, CACHED_TOKENS):
+        self._place(QUEUE_WAIT, model, "chat")
+        for family in (DROPPED_MESSAGES, CACHED_TOKENS):
             self._place(family, model)
 
 
@@ -593,7 +619,9 @@ def render(all_numbers: Iterable[Numbers]) -> bytes:
     """The numbers of all workers, added up or the largest; gauges only of those that live."""
     series: dict[Key, list[float]] = {}
     workers = 0
+    began = float("inf")
     for numbers in all_numbers:
+        began = min(began, numbers.began)
         is_alive = numbers.is_alive
         workers += is_alive
         for key, first, size in numbers.entries():
@@ -605,6 +633,7 @@ def render(all_numbers: Iterable[Numbers]) -> bytes:
                     total = totals[place]
                     totals[place] = max(total, value) if family.across == "max" else total + value
     series[(WORKERS.name,)] = [float(workers)]
+    series[(START_TIME.name,)] = [began]
     lines: list[str] = []
     for family in FAMILIES:
         lines.append(f"# HELP {family.name} {family.help}")

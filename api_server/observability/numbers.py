@@ -7,6 +7,7 @@ counted stays, to the last request, when it dies by kill -9. docs/decisions/0004
 import asyncio
 import logging
 import mmap
+import time
 from collections.abc import Iterator
 
 import msgspec
@@ -34,9 +35,11 @@ class Numbers:
 
     `cells` are doubles. Which of them belong to what stands in lines that only ever grow, each
     visible once it is whole: a reader and the next process to write here see no half of one.
+    `began` is when counting began, in seconds since 1970; no fork changes it.
     """
 
     def __init__(self) -> None:
+        self.began = time.time()
         memory = memoryview(mmap.mmap(-1, KEY_BYTES + CELLS * 8))
         self._lines = memory[:KEY_BYTES]
         self.cells: memoryview[float] = memory[KEY_BYTES:].cast("d")

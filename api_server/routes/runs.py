@@ -4,6 +4,7 @@ from fastapi import APIRouter, Request, Response
 from starlette.responses import StreamingResponse
 
 from api_server.errors import InvalidRequestError
+from api_server.observability.record import record_of
 from api_server.routes.stored import (
     STREAM,
     answer,
@@ -14,7 +15,7 @@ from api_server.routes.stored import (
     takes,
 )
 from api_server.schemas.runs import RunBody, RunChange, ThreadAndRunBody, ToolOutputs
-from api_server.services.runs.objects import run_object
+from api_server.services.runs.objects import run_object, wish_of
 from api_server.services.runs.queue import Begun
 from api_server.services.runs.room import Runs
 
@@ -41,8 +42,14 @@ def _answer(request: Request, begun: Begun) -> Response:
 
 
 def _stream(request: Request, begun: Begun) -> Response:
+    record = record_of(request.scope)
+
+    def speaks() -> None:
+        record.model, record.phase = wish_of(begun.run).model, "generating"
+        record.first_token_ms = record.elapsed_ms()
+
     following = _runs(request).following
-    blocks = following.stream(begun.run.id, begun.after, begun.events)
+    blocks = following.stream(begun.run.id, begun.after, begun.events, speaks=speaks)
     return StreamingResponse(blocks, media_type="text/event-stream", headers=STREAM_HEADERS)
 
 

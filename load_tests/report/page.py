@@ -122,7 +122,7 @@ def _verdict(verdict: Verdict) -> str:
 
 
 def _knee(capacity: Capacity) -> str:
-    class_ = "odd" if capacity.rate is None or capacity.ended == "time" else "good"
+    class_ = "odd" if capacity.rate is None or capacity.ended in ("time", "interrupted") else "good"
     return tag("section", _line(words.knee(capacity)), class_=f"verdict {class_}")
 
 

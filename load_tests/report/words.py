@@ -83,6 +83,9 @@ def reasons(verdict: Verdict) -> list[str]:
 
 def knee(capacity: Capacity) -> str:
     """What a search found, in a sentence or two."""
+    if capacity.ended == "interrupted":
+        count = len(capacity.steps)
+        return f"The search was interrupted after {count} {'step' if count == 1 else 'steps'}."
     if capacity.rate is None:
         what = f"No rate met the targets, not even {number(capacity.above or 0)}/s"
         return f"{what}: {capacity.limited_by}."

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from monitoring.expressions import promise, share
-from monitoring.panels import Board, Panel, Prom, Row
+from monitoring.expressions import ERRORS, IN_BACKGROUND, INTERACTIVE, promise, share
+from monitoring.panels import WINDOW, Board, Panel, Prom, Row
 from monitoring.slo import Slo
 
 _LATENCY_NOTE = (
@@ -120,8 +120,8 @@ def _counts(slo: Slo) -> Iterator[Panel]:
     yield Panel(
         title="Requests",
         description=(
-            "Requests to models that ended, of all gateways. The promise holds up to "
-            f"{rate:g} per second and more: how many more, the load tests find out."
+            "Requests to models that ended, of all gateways, without jobs, runs and files. The "
+            f"promise holds up to {rate:g} per second and more: the load tests find out how many."
         ),
         unit="reqps",
         queries=[Prom("requests", "stack:requests:rate5m")],
@@ -185,7 +185,7 @@ def _first_token() -> Panel:
         title="Time to first token",
         description=(
             "From the arrival of a chat or completion to the engine's first token, over five "
-            "minutes, the time in the queue included."
+            "minutes, the time in the queue included. Of streamed runs: Tenants and jobs."
         ),
         unit="s",
         queries=_percentiles("first_token_seconds"),
@@ -226,11 +226,13 @@ def _throughput(slo: Slo) -> Panel:
         title="Throughput",
         description=(
             "Requests to models that ended, over five minutes. Up to the dashed line the latency "
-            "is promised; below it there was only less to do."
+            "is promised; below it there was only less to do. Background: those of jobs, runs and "
+            "files, to which nothing is promised."
         ),
         unit="reqps",
         queries=[
             Prom("requests", "stack:requests:rate5m"),
+            Prom("background", "stack:background:rate5m"),
             Prom("target", f"vector({promise(slo).requests_per_second:g})"),
         ],
     )
@@ -241,7 +243,8 @@ def _errors(slo: Slo) -> Panel:
         title="Errors",
         description=(
             "The share of requests that failed by our doing (engine, gateway) or were refused "
-            "because too much was going on. An app beyond a limit of its own is no error."
+            "because too much was going on. An app beyond a limit of its own is no error. Jobs, "
+            "runs and files do not count."
         ),
         unit="percentunit",
         queries=[
@@ -268,11 +271,12 @@ def _refused() -> Panel:
         description=(
             "Requests to models without a whole answer. Engine, gateway and shed (too much was "
             "going on) break the promise; limited (an app beyond its limits), client (a wrong "
-            "request) and left do not."
+            "request) and left do not, nor does background: jobs, runs and files."
         ),
         unit="reqps",
         queries=[
-            Prom("{{kind}}", "sum by (kind) (rate(llm_gateway_errors_total[$__rate_interval]))")
+            Prom("{{kind}}", f"sum by (kind) (rate({ERRORS}{{{INTERACTIVE}}}[{WINDOW}]))"),
+            Prom("background", f"sum(rate({ERRORS}{{{IN_BACKGROUND}}}[{WINDOW}])) or vector(0)"),
         ],
     )
 
@@ -289,7 +293,7 @@ def _outcomes() -> Panel:
             Prom(
                 "{{outcome}}",
                 "sum by (outcome) (rate(llm_gateway_requests_total"
-                '{route!~"/health.*|/metrics"}[$__rate_interval]))',
+                f'{{route!~"/health.*|/metrics"}}[{WINDOW}]))',
             )
         ],
         quiet="no requests yet",

@@ -6,9 +6,9 @@ be read there is in `api_server/stores/readers.py`.
 
 from collections.abc import Iterator
 
-from monitoring.panels import Board, Panel, Prom, Row, Sql
+from monitoring.expressions import FIRST_TOKEN, STREAMED_RUNS
+from monitoring.panels import WINDOW, Board, Panel, Prom, Row, Sql, percentiles, quantile
 
-WINDOW = "$__rate_interval"
 MOST_APPS = 10
 """In one picture; the table has more."""
 
@@ -180,12 +180,17 @@ def _queue() -> Iterator[Panel]:
             "tokens, or concurrent ones."
         ),
         unit="reqps",
-        queries=[
-            Prom("{{limit}}", f"sum by (limit) (rate(llm_gateway_limited_total[{WINDOW}]))"),
-            Prom("all", f"sum(rate(llm_gateway_limited_total[{WINDOW}])) or vector(0)"),
-        ],
+        queries=_each_and_all("limit", "llm_gateway_limited_total"),
         width=8,
     )
+
+
+def _each_and_all(label: str, counter: str) -> list[Prom]:
+    """As rates; of all there is a figure where nothing happened yet."""
+    return [
+        Prom(f"{{{{{label}}}}}", f"sum by ({label}) (rate({counter}[{WINDOW}]))"),
+        Prom("all", f"sum(rate({counter}[{WINDOW}])) or vector(0)"),
+    ]
 
 
 def _jobs_by_state() -> Panel:
@@ -260,13 +265,7 @@ def _jobs() -> Iterator[Panel]:
         title="How long jobs take",
         description="Of 100 jobs that ended, 95 waited in the queue, and ran, no longer.",
         unit="s",
-        queries=[
-            Prom(
-                "{{kind}}, p95",
-                "histogram_quantile(0.95, sum by (kind, le) "
-                f"(rate(llm_gateway_job_seconds_bucket[{WINDOW}]))) >= 0",
-            )
-        ],
+        queries=[Prom("{{kind}}, p95", quantile(95, "llm_gateway_job_seconds_bucket", "kind"))],
         width=8,
         quiet="no job ended in this time",
     )
@@ -280,22 +279,27 @@ def _runs() -> Iterator[Panel]:
         queries=[
             Prom("{{status}}", f"sum by (status) (rate(llm_gateway_run_seconds_count[{WINDOW}]))")
         ],
-        width=12,
+        width=8,
         draw="stack",
+    )
+    yield Panel(
+        title="First text of streamed runs",
+        description=(
+            "From the request of who streams a run, or gives it outputs, to its first text, with "
+            "the queue, searches and functions before that. No promise is counted over it."
+        ),
+        unit="s",
+        queries=percentiles(f"{FIRST_TOKEN}_bucket{{{STREAMED_RUNS}}}"),
+        width=8,
+        quiet="no run was streamed in this time",
     )
     yield Panel(
         title="How long runs take",
         description="Of 100 runs that ended so, 95 took no longer, from their creation to their "
         "end, with all that they waited for.",
         unit="s",
-        queries=[
-            Prom(
-                "{{status}}, p95",
-                "histogram_quantile(0.95, sum by (status, le) "
-                f"(rate(llm_gateway_run_seconds_bucket[{WINDOW}]))) >= 0",
-            )
-        ],
-        width=12,
+        queries=[Prom("{{status}}, p95", quantile(95, "llm_gateway_run_seconds_bucket", "status"))],
+        width=8,
         quiet="no run ended in this time",
     )
 
@@ -308,10 +312,7 @@ def _answers() -> Iterator[Panel]:
             "bypass one that may not be kept."
         ),
         unit="reqps",
-        queries=[
-            Prom("{{result}}", f"sum by (result) (rate(llm_gateway_cache_total[{WINDOW}]))"),
-            Prom("all", f"sum(rate(llm_gateway_cache_total[{WINDOW}])) or vector(0)"),
-        ],
+        queries=_each_and_all("result", "llm_gateway_cache_total"),
         width=8,
     )
     yield Panel(

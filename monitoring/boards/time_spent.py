@@ -2,11 +2,16 @@
 
 from collections.abc import Iterator
 
-from monitoring.expressions import DURATION, FIRST_TOKEN, WHOLE_CHATS
-from monitoring.panels import Board, Panel, Prom, Row
+from monitoring.expressions import (
+    CHATS,
+    DURATION,
+    FIRST_TOKEN,
+    INTERACTIVE,
+    OF_CHATS,
+    WHOLE_CHATS,
+)
+from monitoring.panels import WINDOW, Board, Panel, Prom, Row, percentiles, quantile
 
-WINDOW = "$__rate_interval"
-OF_CHATS = 'gen_ai_operation_name!="embeddings"'
 ENGINE = 'job="llama-cpp"'
 NO_ANSWERS = "no answers in this time"
 NO_ENGINE = "no llama.cpp engine is watched"
@@ -36,20 +41,14 @@ def _of_an_answer() -> Panel:
     """All are sums over the same answers, so that the stack is as high as their mean duration."""
     answers = f"sum(rate({DURATION}_count{{{WHOLE_CHATS}}}[{WINDOW}]))"
     whole = f"sum(rate({DURATION}_sum{{{WHOLE_CHATS}}}[{WINDOW}]))"
-    first = f"sum(rate({FIRST_TOKEN}_sum{{{OF_CHATS}}}[{WINDOW}]))"
-    chatting = (
-        f"label_replace({FIRST_TOKEN}_count{{{OF_CHATS}}}, "
-        '"model", "$1", "gen_ai_request_model", "(.*)")'
-    )
-    queue = (
-        f"sum(rate(llm_gateway_queue_wait_seconds_sum[{WINDOW}])\nand on (model) {chatting} > 0)"
-    )
-    own = f"sum(rate(llm_gateway_overhead_seconds_sum[{WINDOW}]))"
+    first = f"sum(rate({FIRST_TOKEN}_sum{{{CHATS}}}[{WINDOW}]))"
+    queue = f"sum(rate(llm_gateway_queue_wait_seconds_sum{{{OF_CHATS}}}[{WINDOW}]))"
+    own = f"sum(rate(llm_gateway_overhead_seconds_sum{{{OF_CHATS}}}[{WINDOW}]))"
     each = f"/ ({answers} > 0)"
     return Panel(
         title="Where the time of an answer went",
         description=(
-            "The mean answer. Queue: waiting for a slot. Gateway: its own work until an answer "
+            "The mean chat. Queue: waiting for a slot. Gateway: its own work until an answer "
             "begins. Prefill: the engine until its first token. Decode: from there to the last "
             "byte. Together they are the mean duration."
         ),
@@ -172,17 +171,17 @@ def _cached() -> Panel:
 
 
 def _quantiles() -> Iterator[Panel]:
-    chats = f"{{{OF_CHATS}}}"
+    chats, interactive = f"{{{CHATS}}}", f"{{{INTERACTIVE}}}"
     yield _spread(
         "Queue wait",
-        "How long requests waited for a free slot of their model.",
-        "llm_gateway_queue_wait_seconds_bucket",
+        "How long requests waited for a free slot of their model; not jobs, runs and files.",
+        f"llm_gateway_queue_wait_seconds_bucket{interactive}",
         width=6,
     )
     yield _spread(
         "The gateway's own time",
         "What the gateway adds until an answer begins, without the queue and the engine.",
-        "llm_gateway_overhead_seconds_bucket",
+        f"llm_gateway_overhead_seconds_bucket{interactive}",
         width=6,
     )
     yield _spread(
@@ -204,14 +203,7 @@ def _spread(title: str, description: str, buckets: str, width: int) -> Panel:
         title=title,
         description=description,
         unit="s",
-        queries=[
-            Prom(
-                f"p{percent}",
-                f"histogram_quantile({percent / 100:g}, "
-                f"sum by (le) (rate({buckets}[{WINDOW}]))) >= 0",
-            )
-            for percent in (50, 95, 99)
-        ],
+        queries=percentiles(buckets),
         width=width,
         quiet=NO_ANSWERS,
     )
@@ -357,8 +349,7 @@ def _machine() -> Iterator[Panel]:
         queries=[
             Prom(
                 "p99 of {{instance}}",
-                "histogram_quantile(0.99, sum by (instance, le) "
-                f"(rate(llm_gateway_event_loop_lag_seconds_bucket[{WINDOW}])))",
+                quantile(99, "llm_gateway_event_loop_lag_seconds_bucket", "instance"),
             )
         ],
         width=8,

@@ -200,6 +200,8 @@ def _counts(view: View) -> list[Section]:
         jobs = f"{number(now.jobs_waiting)} waiting, {number(now.jobs_running)} running"
         if now.oldest_job_seconds:
             jobs += f", the oldest for {age(now.oldest_job_seconds)}"
+    if lately.background:
+        jobs += f"; {number(lately.background)} requests in the background"
     spool = "off" if now.spool_rows is None else f"{number(now.spool_rows)} rows"
     if lately.ledger_rows_lost:
         spool += f", {number(lately.ledger_rows_lost)} LOST"
@@ -208,7 +210,8 @@ def _counts(view: View) -> list[Section]:
     unwell += [f"replica of {name} fails" for name in now.replicas_unwell]
     if lately.restarts:
         times = "once" if lately.restarts == 1 else f"{lately.restarts} times"
-        unwell.append(f"started anew {times}, or several gateways answer in turn")
+        unwell.append(f"started anew {times}")
+    unwell += [f"{each} does not answer" for each in view.silent]
     some: Tone = "warn" if lately.errors_by_kind else ""
     return [
         row(8, "not well", ", ".join(unwell) or "nothing", "bad" if unwell else "good"),

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from api_server.observability.metrics import CHATS, INTERACTIVE
 from monitoring.terminal.exposition import Labels, Series
 from monitoring.terminal.quantiles import quantile
 from monitoring.terminal.rates import Growth
@@ -34,6 +35,7 @@ BREACHES = frozenset({"engine", "gateway", "shed"})
 its limits, not a wrong request, not a client that left."""
 
 _MODEL_LABELS = ("model", "gen_ai_request_model")
+_OPERATIONS = ("operation", "gen_ai_operation_name")
 
 Where = Callable[[Mapping[str, str]], bool]
 
@@ -73,12 +75,14 @@ class Lately:
 
     `requests` are those to models that ended, however they ended; `answered` of them went well;
     `breaches` are the errors that break the promise. `latency` and `first_token` are of chats and
-    completions, the former of those that went well. `restarts` is how often counters fell: the
-    gateway started anew, or several answer in turn, and then the other figures are wrong.
+    completions, the former of those that went well. `background` are the requests of jobs, runs
+    and files, which are in none of these, nor in `queue_wait` and errors. `restarts` is how often
+    counters fell, since a gateway started anew.
     """
 
     seconds: float
     requests: int
+    background: int
     answered: int
     latency: Quantiles
     first_token: Quantiles
@@ -121,8 +125,8 @@ def is_gateway(series: Series) -> bool:
 
 
 def requests_ever(series: Series, model: str | None) -> int:
-    """Requests to models since the gateway began to count."""
-    return _count(_total(series, f"{DURATION}_count", _of(model)))
+    """Requests to models since the gateway began to count, without those in the background."""
+    return _count(_total(series, f"{DURATION}_count", _waited_for(model)))
 
 
 def models_in(series: Series) -> frozenset[str]:
@@ -170,10 +174,10 @@ def now_of(series: Series, model: str | None) -> Now:
 
 def lately_of(grown: Growth, model: str | None) -> Lately:
     """What a model (None: all of them) did; limits of apps and the ledger are everybody's."""
-    series, of = grown.series, _of(model)
+    series, of, asked = grown.series, _of(model), _waited_for(model)
 
     def is_text(told: Mapping[str, str]) -> bool:
-        return of(told) and told.get("gen_ai_operation_name") != "embeddings"
+        return of(told) and told.get("gen_ai_operation_name") in CHATS
 
     def tokens(kind: str) -> int:
         where: Where = lambda told: of(told) and told.get("gen_ai_token_type") == kind  # noqa: E731
@@ -181,18 +185,21 @@ def lately_of(grown: Growth, model: str | None) -> Lately:
 
     return Lately(
         seconds=max(grown.ended - grown.began, 1e-9),
-        requests=_count(_total(series, f"{DURATION}_count", of)),
+        requests=_count(_total(series, f"{DURATION}_count", asked)),
+        background=_count(
+            _total(series, f"{DURATION}_count", lambda t: of(t) and not asked(t)),
+        ),
         answered=_count(
-            _total(series, f"{DURATION}_count", lambda t: of(t) and not t.get("error_type"))
+            _total(series, f"{DURATION}_count", lambda t: asked(t) and not t.get("error_type"))
         ),
         latency=_quantiles(
             series, DURATION, lambda told: is_text(told) and not told.get("error_type")
         ),
         first_token=_quantiles(series, FIRST_TOKEN, is_text),
-        queue_wait=_quantiles(series, QUEUE_WAIT, of),
+        queue_wait=_quantiles(series, QUEUE_WAIT, asked),
         input_tokens=tokens("input"),
         output_tokens=tokens("output"),
-        errors_by_kind=_by(series, ERRORS, "kind", of),
+        errors_by_kind=_by(series, ERRORS, "kind", asked),
         shed_by_reason=_by(series, SHED, "reason", of),
         cancelled_by_phase=_by(series, CANCELLED, "phase", of),
         limited_by_limit=_by(series, LIMITED, "limit", _any),
@@ -209,6 +216,12 @@ def _of(model: str | None) -> Where:
     if model is None:
         return _any
     return lambda told: any(told.get(label) == model for label in _MODEL_LABELS)
+
+
+def _waited_for(model: str | None) -> Where:
+    """Not what jobs, runs and files ask."""
+    of = _of(model)
+    return lambda told: of(told) and any(told.get(name) in INTERACTIVE for name in _OPERATIONS)
 
 
 NO_FIGURE = 2.0**63

@@ -3,6 +3,7 @@
 import http.client
 import time
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit
 
 from monitoring.terminal.exposition import Exposition, ExpositionError, parse
@@ -28,12 +29,14 @@ class NoGatewayError(Exception):
 @dataclass(frozen=True)
 class Seen:
     """One look. `taken` is when the metrics came, in seconds of the monotonic clock; `health` may
-    be older by `HEALTH_SECONDS`.
+    be older by `HEALTH_SECONDS`; `at` is the gateway's own time, in seconds since 1970.
     """
 
     taken: float
     exposition: Exposition
     health: Health | None
+    url: str = ""
+    at: float = 0.0
 
 
 class GatewayClient:
@@ -53,6 +56,7 @@ class GatewayClient:
         self._timeout = timeout_seconds
         self._health: Health | None = None
         self._health_asked = float("-inf")
+        self._at = 0.0
 
     def look(self) -> Seen:
         """A few times the time-out at most. Raises `UnreachableError`, `NoGatewayError`."""
@@ -65,7 +69,7 @@ class GatewayClient:
         if taken - self._health_asked >= HEALTH_SECONDS:
             self._health_asked = taken
             self._health = self._ask_health()
-        return Seen(taken, exposition, self._health)
+        return Seen(taken, exposition, self._health, self.url, self._at)
 
     def _metrics(self) -> Exposition:
         status, body = self._get("/metrics", self._timeout)
@@ -104,6 +108,7 @@ class GatewayClient:
                     raise UnreachableError(f"{path} does not end within {timeout:g} s")
             if answer.length:
                 raise UnreachableError(f"{path} breaks off")
+            self._at = _at(answer.headers.get("date"))
             return answer.status, bytes(body)
         except TimeoutError as exc:
             raise UnreachableError(f"no answer within {timeout:g} s") from exc
@@ -115,3 +120,11 @@ class GatewayClient:
             raise NoGatewayError(f"{path} is not answered in HTTP ({type(exc).__name__})") from exc
         finally:
             connection.close()
+
+
+def _at(date: str | None) -> float:
+    """By the clock of who answers; by ours where that says none."""
+    try:
+        return parsedate_to_datetime(date or "").timestamp()
+    except ValueError:
+        return time.time()

@@ -5,10 +5,14 @@ that away; then everything in the newer answer happened since. Nothing is ever n
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from api_server.observability import metrics
 from monitoring.terminal.exposition import Exposition, Labels, Series
+
+START_TIME = metrics.START_TIME.name
+ALL_SAY = (metrics.JOBS.name, *(each.name for each in metrics.FAMILIES if each.across == "max"))
 
 _PARTS = ("_bucket", "_count", "_sum")
 
@@ -37,6 +41,24 @@ def has_restarted(before: Exposition, after: Exposition) -> bool:
         if not name.endswith("_sum")
         for labels, value in before.series.get(name, {}).items()
     )
+
+
+def is_another(before: Exposition, after: Exposition, asked: float) -> bool:
+    """Whether this is another gateway than the one before, and not that one, started anew: it was
+    there already when that was asked, in seconds since 1970.
+    """
+    began, begins = (each.series.get(START_TIME, {}).get(()) for each in (before, after))
+    return began is not None and begins is not None and began != begins and begins < asked
+
+
+def together(series: Sequence[Series]) -> Series:
+    """What several gateways hold: what all of them say is said once, the rest is added up."""
+    total = added_up(series)
+    for name in ALL_SAY:
+        values = [each[name] for each in series if name in each]
+        for labels in total.get(name, {}):
+            total[name][labels] = max(value[labels] for value in values if labels in value)
+    return total
 
 
 def growth(before: Exposition, after: Exposition) -> dict[str, dict[Labels, float]]:
@@ -71,6 +93,16 @@ def added_up(parts: Iterable[Series]) -> dict[str, dict[Labels, float]]:
     return total
 
 
+def of_several(parts: Sequence[Growth | None]) -> Growth | None:
+    """What the counters of several gateways grew by; None where none was seen twice yet."""
+    told = [part for part in parts if part is not None]
+    if not told:
+        return None
+    began, ended = min(part.began for part in told), max(part.ended for part in told)
+    series = added_up(part.series for part in told)
+    return Growth(began, ended, series, sum(part.restarts for part in told))
+
+
 class Window:
     """The growth of the last `seconds`: as many answers as reach into them, at least the last."""
 
@@ -91,11 +123,7 @@ class Window:
 
     def growth(self) -> Growth | None:
         """None before the second answer."""
-        if not self._parts:
-            return None
-        series: Mapping[str, Mapping[Labels, float]] = added_up(part.series for part in self._parts)
-        restarts = sum(part.restarts for part in self._parts)
-        return Growth(self._parts[0].began, self._parts[-1].ended, series, restarts)
+        return of_several(self._parts)
 
     def last_step(self) -> Growth | None:
         """That between the last two answers alone."""

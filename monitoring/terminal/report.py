@@ -18,7 +18,7 @@ def exit_code(view: View) -> int:
     """
     if view.trouble is not None:
         return NOT_WELL if view.trouble.is_reachable else NOT_REACHABLE
-    return NOT_WELL if is_missed(list(view.verdicts)) else WELL
+    return NOT_WELL if view.silent or is_missed(list(view.verdicts)) else WELL
 
 
 def document(view: View, taken_at: datetime) -> dict[str, Any]:
@@ -36,6 +36,7 @@ def document(view: View, taken_at: datetime) -> dict[str, Any]:
         "is_well": code == WELL,
         "state": ("ok", "not_ok", "not_reachable")[code],
         "problem": trouble.text if trouble is not None else None,
+        "silent_gateways": list(view.silent),
         "requests_ever": view.requests_ever if view.taken is not None else None,
         "health": None
         if health is None
@@ -66,6 +67,7 @@ def _figures(view: View) -> dict[str, Any] | None:
         "seconds": round(lately.seconds, 3),
         "restarts": lately.restarts,
         "requests": lately.requests,
+        "background_requests": lately.background,
         "answered": lately.answered,
         "requests_per_second": round(lately.requests_per_second, 3),
         "latency_seconds": _quantiles(lately.latency),

@@ -1,16 +1,21 @@
 """Looks again and again, and keeps what the screen and the scripts show."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from monitoring.slo import Workload
 from monitoring.terminal.figures import Lately, Now, lately_of, models_in, now_of, requests_ever
 from monitoring.terminal.gateway import NoGatewayError, Seen, UnreachableError
-from monitoring.terminal.health import Health
-from monitoring.terminal.rates import Growth, Window
+from monitoring.terminal.health import Health, of_all
+from monitoring.terminal.rates import Growth, Window, is_another, of_several, together
 from monitoring.terminal.trends import Point, Trends
 from monitoring.terminal.verdict import Verdict, verdicts
 
 TREND_SECONDS = 300.0
+IN_TURN = (
+    "several gateways answer there in turn, so that there are no figures of all of them; "
+    "name each: --url http://a:8000,http://b:8000"
+)
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,7 @@ class View:
     """All there is to show. None where nothing is known yet; `lately` takes two looks.
 
     `taken` is when the figures are from, on the monotonic clock. With a `trouble` they are old.
+    `silent` are gateways whose figures are not in them, as they do not answer.
     """
 
     url: str
@@ -39,6 +45,7 @@ class View:
     requests_ever: int = 0
     verdicts: tuple[Verdict, ...] = ()
     trouble: Trouble | None = None
+    silent: tuple[str, ...] = ()
 
 
 class Watch:
@@ -47,22 +54,34 @@ class Watch:
     def __init__(
         self, url: str, promised: Workload, window_seconds: float, model: str | None
     ) -> None:
-        self._window = Window(window_seconds)
+        self._window_seconds = window_seconds
+        self._windows: dict[str, Window] = {}
+        self._last: dict[str, Seen] = {}
+        self._in_turn: str | None = None
         self._model = model
         self.trends = Trends(TREND_SECONDS)
         self.view = View(url, model, promised)
 
-    def saw(self, seen: Seen) -> None:
-        """Figures came."""
-        series = seen.exposition.series
-        known = models_in(series) | set(seen.health.models if seen.health is not None else ())
+    def saw(self, *seen: Seen, silent: Sequence[str] = ()) -> None:
+        """Figures came, of one gateway or of several, whose figures are added up."""
+        taken = max(each.taken for each in seen)
+        parts = [each.exposition.series for each in seen]
+        known = {name for series in parts for name in models_in(series)}
+        known |= {name for each in seen if each.health for name in each.health.models}
         if self._model is not None and self._model not in known:
             names = ", ".join(sorted(known)) or "none"
             error = NoGatewayError(f"it has no model {self._model!r}; known: {names}")
-            self.failed(error, seen.taken)
+            self.failed(error, taken)
             return
-        self._window.add(seen.taken, seen.exposition)
-        grown, step = self._window.growth(), self._window.last_step()
+        for each in seen:
+            self._keep(each)
+        if self._in_turn is not None:
+            self.failed(NoGatewayError(f"{self._in_turn}: {IN_TURN}"), taken)
+            return
+        windows = [self._windows[each.url] for each in seen]
+        grown = of_several([window.growth() for window in windows])
+        step = of_several([window.last_step() for window in windows])
+        series = together(parts)
         now = now_of(series, self._model)
         lately = lately_of(grown, self._model) if grown is not None else None
         found = tuple(verdicts(lately, self.view.promised)) if lately is not None else ()
@@ -70,14 +89,23 @@ class Watch:
             self._add_point(step, now, lately)
         self.view = replace(
             self.view,
-            taken=seen.taken,
-            health=seen.health,
+            taken=taken,
+            health=of_all([each.health for each in seen]),
             now=now,
             lately=lately,
             requests_ever=requests_ever(series, self._model),
             verdicts=found,
             trouble=None,
+            silent=tuple(silent),
         )
+
+    def _keep(self, seen: Seen) -> None:
+        last = self._last.get(seen.url)
+        if last is not None and is_another(last.exposition, seen.exposition, last.at):
+            self._in_turn = seen.url
+        self._last[seen.url] = seen
+        window = self._windows.setdefault(seen.url, Window(self._window_seconds))
+        window.add(seen.taken, seen.exposition)
 
     def failed(self, error: UnreachableError | NoGatewayError, at: float) -> None:
         """Nothing came; what was known before stays, and is old."""

@@ -67,7 +67,7 @@ class Watched:
         return time.perf_counter() - began
 
     async def run(self, assistant: str) -> None:
-        body = {"assistant_id": assistant, "thread": {"messages": [SAID]}}
+        body = {"assistant_id": assistant, "thread": {"messages": [SAID]}, "stream": True}
         await self.http.post("/v1/threads/runs", json=body, headers=self.shown())
 
     async def assistant(self) -> str:

@@ -11,6 +11,7 @@ import pytest
 
 from tests.fake_engine import FakeEngine, running_engine
 from tests.integration.conftest import running_gateway
+from tests.samples import samples
 
 JOBS = {"lease_seconds": 1}
 
@@ -313,6 +314,9 @@ async def test_metrics_tell_of_jobs(http: httpx.AsyncClient) -> None:
     text = (await http.get("/metrics")).text
     assert 'llm_gateway_jobs{state="queued"} 0' in text
     assert 'llm_gateway_job_seconds_count{kind="run"} 1' in text
+    duration = "gen_ai_server_request_duration_seconds_count"
+    counted = {key[2]: n for key, n in samples(text.encode()).items() if key[0] == duration}
+    assert counted == {"chat": 0, "job": 1}, "nobody waits for a job"
 
 
 async def test_without_a_database_there_are_no_jobs(tmp_path: Path, engine: FakeEngine) -> None:

@@ -101,3 +101,26 @@ async def test_results_that_cannot_be_written_are_said_before_the_load(tmp_path:
         run = await load(url, tmp_path / "file", "--requests", "2")
     assert run.code == 2
     assert run.output.startswith("error: results cannot be written to"), run.output
+
+
+async def test_another_server_that_tells_no_usage_is_measured_by_its_events(
+    tmp_path: Path,
+) -> None:
+    def event(text: str) -> bytes:
+        content = {"choices": [{"delta": {"content": text}, "finish_reason": None}]}
+        return b"data: " + json.dumps(content).encode() + b"\n\n"
+
+    streamed = event("a") + event("b") + event("c") + b"data: [DONE]\n\n"
+    silent = {"choices": [{"message": {"content": "two words"}, "finish_reason": "length"}]}
+    options = ("--requests", "6", "--concurrency", "2", "--scenario", "short", *PATIENT)
+    other = {**GOOD, "/health": "", "/v1/chat/completions": silent}
+    async with gateway(other, streamed) as url:
+        run = await load(url, tmp_path / "other", *options)
+    assert run.code == 0, run.output
+    total = run.result.total
+    assert (total.ok, total.completion_tokens, total.estimated) == (6, 18, 6)
+    assert "tokens are an ESTIMATE: 6 answers told no usage" in run.output
+    assert all(sample.tokens_estimated for sample in run.samples)
+    async with gateway(GOOD, streamed) as url:  # ours must tell
+        run = await load(url, tmp_path / "ours", *options)
+    assert run.result.total.errors == {"no usage": 6}

@@ -1,13 +1,18 @@
 """`--slo` and `--find-capacity` in front of engines whose speed is known."""
 
+import asyncio
+import signal
+import sys
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from load_tests.__main__ import INTERRUPTED
 from load_tests.gate import Verdict
 from load_tests.report.writing import PAGE, VERDICTS, read_capacity
 from tests.load_runs import PATIENT, command
+from tests.local_stack import REPOSITORY
 from tests.replicas import running_gateway, running_replicas
 
 pytestmark = pytest.mark.alone
@@ -51,6 +56,40 @@ async def test_the_exit_code_says_whether_the_promise_holds(tmp_path: Path) -> N
             (tmp_path / name / VERDICTS).read_bytes(), type=list[Verdict]
         )
         assert [verdict.state for verdict in verdicts] == [state]
+
+
+@pytest.mark.parametrize("steps", [0, 1])
+async def test_of_an_interrupted_search_its_finished_steps_are_kept(
+    tmp_path: Path, steps: int
+) -> None:
+    folder = tmp_path / "knee"
+    options = ("--find-capacity", "--rate", "8", "--search-seconds", "60", *PATIENT)
+    async with (
+        running_replicas(1, slots=4) as replicas,
+        running_gateway(tmp_path, {"fake": replicas}) as gateway,
+    ):
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "load_tests", "--host", gateway.url, "--out", str(folder)),
+            *options,
+            cwd=REPOSITORY,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        assert process.stdout is not None
+        async with asyncio.timeout(60):
+            if steps:
+                await process.stdout.readline()
+            while (await replicas[0].counts()).asked < 8 or not folder.exists():
+                await asyncio.sleep(0.05)
+            process.send_signal(signal.SIGINT)
+            await process.communicate()
+    assert process.returncode == INTERRUPTED
+    if not steps:
+        assert not folder.exists()
+        return
+    capacity = read_capacity(folder)
+    assert (len(capacity.steps), capacity.ended) == (1, "interrupted")
+    assert (folder / PAGE).exists()
 
 
 async def test_a_knee_is_found_where_it_is(tmp_path: Path) -> None:

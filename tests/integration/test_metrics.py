@@ -208,4 +208,4 @@ async def test_an_open_breaker_is_told(tmp_path: Path) -> None:
                 await asyncio.sleep(0.1)
         got = await scrape(url)
         assert got["llm_gateway_breaker_state", "m", dead, "closed"] == 0
-        assert got["llm_gateway_errors_total", "engine", "m"] == 1
+        assert got["llm_gateway_errors_total", "engine", "m", "chat"] == 1

@@ -18,7 +18,7 @@ import threading
 import time
 from bisect import bisect_left
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from monitoring.slo import load_slo
 from monitoring.terminal import gateway as gateway_client
 from monitoring.terminal.gateway import GatewayClient, NoGatewayError, UnreachableError
 from monitoring.terminal.watch import Watch
+from tests.front import HAPROXY, running_front
 from tests.local_stack import REPOSITORY
 from tests.replicas import Replica, RunningGateway, running_gateway, running_replicas, until
 
@@ -90,6 +91,60 @@ async def load(gateway: RunningGateway, requests: int, at_once: int, **body: Any
 
 def bucket(seconds: float) -> int:
     return bisect_left(DURATION.buckets, seconds)
+
+
+@asynccontextmanager
+async def two_gateways(folder: Path) -> AsyncIterator[tuple[RunningGateway, RunningGateway]]:
+    async with running_replicas(1) as replicas, AsyncExitStack() as stack:
+        (folder / "a").mkdir()
+        (folder / "b").mkdir()
+        first, second = [
+            await stack.enter_async_context(running_gateway(folder / name, {"fake": replicas}))
+            for name in ("a", "b")
+        ]
+        await load(first, 5, 5)
+        await load(second, 5, 5)
+        yield first, second
+
+
+async def test_several_gateways_are_added_up_and_one_that_is_away_is_told(tmp_path: Path) -> None:
+    async with two_gateways(tmp_path) as (first, second):
+        urls = f"{first.url},{second.url}"
+        looking = asyncio.create_task(
+            asyncio.to_thread(monitor, "--once", "--json", "--interval", "4", "--url", urls)
+        )
+        await asyncio.sleep(2)
+        await load(first, 7, 7)
+        await load(second, 4, 4)
+        told = json.loads((ran := await looking).stdout)
+        assert (ran.returncode, told["problem"], told["silent_gateways"]) == (0, None, [])
+        assert (told["figures"]["requests"], told["requests_ever"]) == (11, 21)
+        assert told["figures"]["workers"] == 2
+        nobody = f"http://127.0.0.1:{free_port()}"
+        ran = await asyncio.to_thread(
+            monitor, "--once", "--interval", "0.2", "--url", first.url, "--url", nobody
+        )
+        assert ran.returncode == 1
+        assert f"{nobody} does not answer" in ran.stdout
+
+
+@pytest.mark.skipif(HAPROXY is None, reason="there is no haproxy")
+async def test_gateways_that_answer_in_turn_are_noticed(tmp_path: Path) -> None:
+    async with two_gateways(tmp_path) as (first, second):
+        addresses = [each.url.removeprefix("http://") for each in (first, second)]
+        async with running_front(tmp_path, addresses) as front:
+            client = GatewayClient(front.url)
+            watch = Watch(client.url, load_slo().workloads["typical"], 60.0, None)
+            starts = set[float]()
+            async with asyncio.timeout(20):
+                while len(starts) < 2:
+                    await asyncio.sleep(0.3)
+                    seen = await asyncio.to_thread(client.look)
+                    starts.add(seen.exposition.series["llm_gateway_start_time_seconds"][()])
+                    watch.saw(seen)
+        assert watch.view.trouble is not None
+        assert "several gateways answer there in turn" in watch.view.trouble.text
+        assert watch.view.trouble.is_reachable
 
 
 @pytest.mark.parametrize("workers", [1, 4])

@@ -35,8 +35,8 @@ def lag(quick: float, slow: float) -> dict[str, str]:
     }
 
 
-def waits(quick: float, slow: float) -> dict[str, str]:
-    name = 'llm_gateway_queue_wait_seconds_bucket{model="m",le='
+def waits(quick: float, slow: float, operation: str = "chat") -> dict[str, str]:
+    name = f'llm_gateway_queue_wait_seconds_bucket{{model="m",operation="{operation}",le='
     return {f'{name}"0.1"}}': every(quick), f'{name}"10"}}': every(quick + slow)} | {
         f'{name}"+Inf"}}': every(quick + slow)
     }
@@ -68,7 +68,11 @@ CASES = [
     ),
     Case(
         "it failed, and does no more",
-        {'llm_gateway_errors_total{model="m",kind="engine"}': "0+60x40 2400+0x400"},
+        {
+            'llm_gateway_errors_total{model="m",kind="engine",operation="chat"}': (
+                "0+60x40 2400+0x400"
+            )
+        },
         only(MIDDLE, SLOW),
         at="50m",
     ),
@@ -108,6 +112,29 @@ CASES = [
         only(P95_FAST, P95, P95_SLOW),
         at="2h",
         gone=("gen_ai_server_request_duration_seconds_bucket",),
+    ),
+    # what nobody waits for
+    *(
+        Case(
+            f"all of {operation} is slow, waits and fails",
+            {
+                **chats(SLO, 6000, {"p50": 1, "p95": 1, "p99": 1}, operation=operation),
+                **errors(operation, engine=600, shed=600),
+                **waits(0, 6000, operation),
+            },
+            at="2h",
+        )
+        for operation in ("job", "run", "ingest")
+    ),
+    Case(
+        "quick jobs hide nothing",
+        {
+            **chats(SLO, 600, {"p95": 0.75}),
+            **chats(SLO, 60_000, operation="job"),
+            **errors(engine=18),
+        },
+        only(P95_FAST, P95, P95_SLOW, FAST, MIDDLE, SLOW),
+        at="2h",
     ),
     # engines
     Case(

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.run_homes import CALL, WEATHER, Home, assistants_home, names, text_of
+from tests.samples import samples
 from tests.wire import assert_valid
 
 SPOKEN = [
@@ -85,6 +86,26 @@ async def test_a_stream_says_it_all_and_can_be_read_again(home: Home) -> None:
     assert time.monotonic() - began < 0.9, "nothing comes behind the end of a run"
     assert await home.stream(f"{path}?after=7") == told[7:]
     assert names(await home.stream(f"{path}?after={ids[-1]}")) == ["done"]
+
+
+async def test_the_first_text_of_a_stream_is_measured_and_that_of_no_other_run(home: Home) -> None:
+    assistant, thread = await home.assistant(), await home.thread()
+    made = await home.run(thread, assistant)
+    await home.until(thread, made["id"], "completed")
+    home.engine.obey(first_pause=0.3, tokens=3, pause=0.3)
+    path = f"/v1/threads/{thread}/runs"
+    await home.stream(path, {"assistant_id": assistant, "stream": True})
+    name = "gen_ai_server_time_to_first_token_seconds"
+    async with asyncio.timeout(5):  # it is counted behind the last byte
+        while not (got := samples((await home.http.get("/metrics")).content)).get(
+            (f"{name}_sum", "run", "fake")
+        ):
+            await asyncio.sleep(0.02)
+    assert got[f"{name}_count", "run", "fake"] == 1
+    assert got[f"{name}_count", "chat", "fake"] == 0
+    assert 0.3 <= got[f"{name}_sum", "run", "fake"] < 10
+    assert got["gen_ai_server_request_duration_seconds_count", "", "run", "fake"] == 2
+    assert got["gen_ai_server_request_duration_seconds_count", "", "chat", "fake"] == 0
 
 
 async def test_a_thread_and_its_run_at_once(home: Home) -> None:

@@ -74,9 +74,9 @@ def test_a_chat_is_counted_in_every_metric_it_touches() -> None:
     assert abs(got[f"{first_token}_sum", "chat", "m"] - 0.0505) < 1e-9
     assert got["gen_ai_server_request_duration_seconds_count", "", "chat", "m"] == 1
     assert got["gen_ai_server_time_per_output_token_seconds_count", "chat", "m"] == 1
-    assert got["llm_gateway_queue_wait_seconds_bucket", "0.025", "m"] == 1
-    assert got["llm_gateway_queue_wait_seconds_bucket", "0.01", "m"] == 0
-    assert abs(got["llm_gateway_overhead_seconds_sum", "before_answer"] - 0.0005) < 1e-9
+    assert got["llm_gateway_queue_wait_seconds_bucket", "0.025", "m", "chat"] == 1
+    assert got["llm_gateway_queue_wait_seconds_bucket", "0.01", "m", "chat"] == 0
+    assert abs(got["llm_gateway_overhead_seconds_sum", "chat", "before_answer"] - 0.0005) < 1e-9
 
 
 def test_an_answer_in_one_piece_has_no_first_token() -> None:
@@ -85,7 +85,7 @@ def test_an_answer_in_one_piece_has_no_first_token() -> None:
     got = samples(metrics.render())
     assert got["gen_ai_server_time_to_first_token_seconds_count", "chat", "m"] == 0
     assert got["gen_ai_server_time_per_output_token_seconds_count", "chat", "m"] == 0
-    assert got["llm_gateway_overhead_seconds_bucket", "0.0002", "before_answer"] == 1
+    assert got["llm_gateway_overhead_seconds_bucket", "0.0002", "chat", "before_answer"] == 1
 
 
 def test_a_value_on_a_bound_belongs_to_it() -> None:
@@ -328,7 +328,7 @@ def test_what_is_no_error_of_ours_and_what_comes_late(
 def test_each_request_without_its_answer_is_one_error() -> None:
     _, (metrics,) = workers(1)
     before = samples(metrics.render())
-    assert all(before["llm_gateway_errors_total", kind, "m"] == 0 for kind in ERROR_KINDS)
+    assert all(before["llm_gateway_errors_total", kind, "m", "chat"] == 0 for kind in ERROR_KINDS)
     metrics.request_ended(chat())
     for kind, code, status in (
         ("engine", "engine_error", 502),
@@ -336,7 +336,7 @@ def test_each_request_without_its_answer_is_one_error() -> None:
         ("limited", "rate_limit_exceeded", 429),
     ):
         metrics.request_ended(record(status=status, outcome="error", error_code=code))
-        assert samples(metrics.render())["llm_gateway_errors_total", kind, "m"] == 1
+        assert samples(metrics.render())["llm_gateway_errors_total", kind, "m", "chat"] == 1
     metrics.request_ended(record(route="/v1/models", status=500, outcome="error"))
     after = samples(metrics.render())
     errors = [value for key, value in after.items() if key[0] == "llm_gateway_errors_total"]
@@ -400,3 +400,32 @@ def test_accepting_a_job_reaches_no_model_and_doing_it_does() -> None:
     metrics.request_ended(record(route="/ai_request"))
     metrics.request_ended(record(model=None, status=400, outcome="error"))
     assert counted() == 2
+
+
+def test_each_operation_has_its_own_series() -> None:
+    _, (metrics,) = workers(1)
+    routes = (CHAT, "/v1/completions", "/v1/embeddings", "/ai_request", "run", "ingest")
+    operations = ("chat", "text_completion", "embeddings", "job", "run", "ingest")
+    for count, route in enumerate(routes, 1):
+        for _ in range(count):
+            metrics.request_ended(record(route=route, queue_ms=1.0, own_ms=1.0, first_token_ms=5.0))
+            failed = record(route=route, status=502, outcome="error", error_code="engine_error")
+            metrics.request_ended(failed)
+    got = samples(metrics.render())
+    for count, operation in enumerate(operations, 1):
+        assert got["gen_ai_server_request_duration_seconds_count", "", operation, "m"] == count
+        assert got["llm_gateway_queue_wait_seconds_count", "m", operation] == count
+        assert got["llm_gateway_overhead_seconds_count", operation, "before_answer"] == count
+        assert got["llm_gateway_errors_total", "engine", "m", operation] == count
+
+
+def test_the_first_token_of_a_run_is_what_its_stream_showed() -> None:
+    """Not what the leg saw that asked for it: a client waits for queue, searches and functions."""
+    _, (metrics,) = workers(1)
+    metrics.request_ended(record(route="run", first_token_ms=5.0))
+    metrics.request_ended(record(route="/v1/threads/runs", first_token_ms=3000.0))
+    metrics.request_ended(record(route="/v1/threads/runs"))
+    got = samples(metrics.render())
+    name = "gen_ai_server_time_to_first_token_seconds"
+    assert got[f"{name}_count", "run", "m"] == 1
+    assert got[f"{name}_sum", "run", "m"] == 3

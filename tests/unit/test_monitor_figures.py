@@ -10,7 +10,7 @@ from api_server.observability.metrics import ERROR_KINDS, FAMILIES, Metrics
 from api_server.observability.numbers import Numbers
 from api_server.observability.record import RequestRecord
 from api_server.settings import REPOSITORY
-from monitoring.expressions import OURS
+from monitoring.expressions import INTERACTIVE, OURS
 from monitoring.slo import Workload
 from monitoring.terminal import figures
 from monitoring.terminal.drawing import Style, draw
@@ -72,7 +72,27 @@ def test_every_metric_that_is_read_is_one_of_the_gateway_s() -> None:
 
 
 def test_the_promise_is_the_one_that_the_rules_for_prometheus_watch() -> None:
-    assert f'kind=~"{"|".join(sorted(figures.BREACHES))}"' == OURS
+    assert f'kind=~"{"|".join(sorted(figures.BREACHES))}",{INTERACTIVE}' == OURS
+
+
+@pytest.mark.parametrize("route", ["/ai_request", "run", "ingest"])
+def test_what_nobody_waits_for_breaks_no_promise_and_hides_none(route: str) -> None:
+    gateway = Gateway()
+    gateway.look()
+    gateway.chat(10, seconds=2.0)
+    gateway.chat(90, route=route, seconds=0.001, queue_ms=5000.0)
+    gateway.chat(5, route=route, status=502, outcome="error", error_code="engine_error")
+    gateway.look()
+    lately = gateway.watch.view.lately
+    assert lately is not None
+    assert (lately.requests, lately.background, lately.breaches) == (10, 95, 0)
+    assert lately.latency.count == 10
+    assert lately.queue_wait.count == 0
+    assert gateway.watch.view.requests_ever == 10
+    met = {each.name: each.is_met for each in gateway.watch.view.verdicts}
+    assert met == {"p50": False, "p95": False, "p99": False, "error_rate": True}
+    shown = "\n".join(draw(gateway.watch.view, None, 2.0, 100, None, Style()))
+    assert "95 requests in the background" in shown
 
 
 def test_a_fresh_gateway_is_well_and_has_no_figures_that_are_none() -> None:

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monitoring.terminal.exposition import Exposition, Labels
+from monitoring.terminal.exposition import Exposition, Labels, Series
 from monitoring.terminal.quantiles import quantile
-from monitoring.terminal.rates import Window, growth
+from monitoring.terminal.rates import START_TIME, Window, growth, is_another, together
 
 X: Labels = (("of", "x"),)
 Y: Labels = (("of", "y"),)
@@ -167,3 +167,39 @@ def test_a_quantile_is_within_the_bucket_of_the_true_one(values: list[float], sh
     place = bisect_left(BOUNDS, true)
     assert found is not None
     assert (0.0, *BOUNDS)[place] - 1e-9 <= found <= BOUNDS[place] + 1e-9
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "asked", "is_so"),
+    [
+        (100.0, 100.0, 500.0, False),
+        (100.0, 600.0, 500.0, False),  # it was started anew since
+        (100.0, 300.0, 500.0, True),
+        (300.0, 100.0, 500.0, True),
+        (None, 100.0, 500.0, False),  # of an older version
+    ],
+)
+def test_another_gateway_was_there_before_the_last_look(
+    before: float | None, after: float, asked: float, is_so: bool
+) -> None:
+    def of(began: float | None) -> Exposition:
+        return Exposition({}, {} if began is None else {START_TIME: {(): began}})
+
+    assert is_another(of(before), of(after), asked) == is_so
+
+
+def test_what_all_gateways_say_is_said_once() -> None:
+    queued, model = (("state", "queued"),), (("model", "m"),)
+    parts: list[Series] = [
+        {
+            "llm_gateway_jobs": {queued: jobs},
+            "llm_gateway_oldest_queued_seconds": {model: oldest},
+            "llm_gateway_slots_busy": {model: busy},
+        }
+        for jobs, oldest, busy in ((7.0, 3.0, 2.0), (7.0, 1.0, 4.0))
+    ]
+    assert together(parts) == {
+        "llm_gateway_jobs": {queued: 7.0},
+        "llm_gateway_oldest_queued_seconds": {model: 3.0},
+        "llm_gateway_slots_busy": {model: 6.0},
+    }

@@ -16,6 +16,7 @@ from api_server.errors import (
 )
 from api_server.inference.catalogue import Catalogue, Model
 from api_server.inference.estimating import estimate_tokens
+from api_server.observability.metrics import INGEST_ROUTE
 from api_server.observability.record import RequestRecord
 from api_server.schemas.apps import Caller
 from api_server.services.client import Client
@@ -156,7 +157,7 @@ class Asking:
 
     def _record(self) -> RequestRecord:
         """Each request is one of its own, for the ledger as well."""
-        record = new_record(self._job, ROUTE)
+        record = new_record(self._job, INGEST_ROUTE)
         digest = sha256(f"{record.request_id} {self._asked}".encode()).hexdigest()
         record.request_id = f"req_{digest[:32]}"
         return record

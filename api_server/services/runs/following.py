@@ -4,7 +4,7 @@ It keeps no event for a slow client: each is read again from where it is, memory
 """
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 
 from api_server.errors import DependencyDownError
@@ -19,6 +19,7 @@ PATIENCE_SECONDS = 30.0
 
 DONE = b"event: done\ndata: [DONE]\n\n"
 ALIVE = b": keep-alive\n\n"
+TEXT = "thread.message.delta"
 WAITING = frozenset({"queued", "in_progress", "cancelling"})
 
 
@@ -41,12 +42,21 @@ class Following:
         self._hub = hub
 
     async def stream(
-        self, run_id: str, after: int, known: Sequence[Event] = (), *, to_end: bool = False
+        self,
+        run_id: str,
+        after: int,
+        known: Sequence[Event] = (),
+        *,
+        to_end: bool = False,
+        speaks: Callable[[], None] | None = None,
     ) -> AsyncIterator[bytes]:
-        """The same as `events`, as blocks of an SSE stream."""
+        """The same as `events`, as an SSE stream's blocks; `speaks` is called at its first text."""
         try:
             async with aclosing(self.events(run_id, after, known, to_end=to_end)) as blocks:
                 async for block in blocks:
+                    if speaks is not None and any(each.event == TEXT for each in block):
+                        speaks()
+                        speaks = None
                     yield b"".join(frame(each) for each in block) if block else ALIVE
         except DependencyDownError as exc:
             yield error_frame(exc.message)
