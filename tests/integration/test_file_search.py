@@ -105,7 +105,7 @@ async def test_a_stream_shows_what_was_found_on_request(gateway: VectorGateway) 
     )
     assert assistant.tool_resources is not None
     assert assistant.tool_resources.file_search is not None
-    (store,) = assistant.tool_resources.file_search.vector_store_ids or ()
+    store = (assistant.tool_resources.file_search.vector_store_ids or [""])[0]
     taken = await client.vector_stores.files.poll(
         file_id, vector_store_id=store, poll_interval_ms=50
     )
@@ -121,7 +121,7 @@ async def test_a_stream_shows_what_was_found_on_request(gateway: VectorGateway) 
                 assert_valid("RunStepObject", event.data.to_dict())
                 if event.data.type == "tool_calls":
                     details = event.data.to_dict()["step_details"]
-                    (call,) = details["tool_calls"]  # type: ignore[index,misc]
+                    (call,) = details["tool_calls"]  # type: ignore[index]
                     found[len(include)] = call["file_search"]["results"]
     assert found[1][0]["content"] == [{"type": "text", "text": TEXTS["comets.txt"]}]
     assert found[0] == [{k: v for k, v in found[1][0].items() if k != "content"}]

@@ -60,8 +60,8 @@ async def refuses(stranger: Kept, wanted: list[tuple[str, str]], ids: dict[str, 
     for method, path in wanted:
         filled = re.sub(r"\{(\w+)\}", lambda match: ids[match[1]], path)
         body = MESSAGE if path.endswith("messages") else CHANGE
-        body = body if method == "POST" else None
-        status, message = await stranger.refusal(method, filled, body)
+        sent = body if method == "POST" else None
+        status, message = await stranger.refusal(method, filled, sent)
         assert (status, message[:3]) == (404, "No "), (method, path)
 
 
