@@ -103,8 +103,8 @@ class ToolResources(msgspec.Struct, omit_defaults=True, frozen=True):
     file_search: FileSearchResources | None = None
 
 
-class NewAssistant(msgspec.Struct, forbid_unknown_fields=True):
-    """`POST /v1/assistants`."""
+class AnyAssistant(msgspec.Struct, kw_only=True):
+    """What an assistant may be told to be, here and in a dump."""
 
     model: Model
     name: Name | None = None
@@ -117,6 +117,10 @@ class NewAssistant(msgspec.Struct, forbid_unknown_fields=True):
     top_p: TopP | None = None
     response_format: ResponseFormat | None = None
     reasoning_effort: Effort | None = None
+
+
+class NewAssistant(AnyAssistant, kw_only=True, forbid_unknown_fields=True):
+    """`POST /v1/assistants`."""
 
 
 class AssistantChange(msgspec.Struct, forbid_unknown_fields=True):
