@@ -251,9 +251,9 @@ class NotFoundError(ApiError):
     code = "not_found"
 
     @classmethod
-    def of(cls, what: str, id_: str) -> "NotFoundError":
-        """`what` is its kind: assistant, thread, ..."""
-        return cls(f"No {what} found with id {id_[:100]!r}.")
+    def of(cls, what: str, id_: str, param: str | None = None) -> "NotFoundError":
+        """`what` is its kind: assistant, thread, ...; `param` the field that names it."""
+        return cls(f"No {what} found with id {id_[:100]!r}.", param=param)
 
 
 class RouteNotFoundError(ApiError):

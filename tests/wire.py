@@ -31,6 +31,12 @@ def _with_nulls(schema: Any) -> Any:
     return {"anyOf": [plain, {"type": "null"}]} if schema.get("nullable") is True else plain
 
 
+def reference(name: str) -> dict[str, Any]:
+    """A schema of the reference as it stands."""
+    found: dict[str, Any] = json.loads(_FILE.read_text())["components"]["schemas"][name]
+    return found
+
+
 def assert_valid(name: str, answer: Any) -> None:
     """`answer` is decoded JSON; `name` is a schema of the reference."""
     errors = [

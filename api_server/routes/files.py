@@ -14,6 +14,7 @@ from api_server.services.files.forms import receive
 from api_server.services.files.ranges import byte_range, names_it
 from api_server.services.files.room import Files
 from api_server.services.files.rules import (
+    FIELDS,
     check_purpose,
     check_type,
     expires_after_of,
@@ -76,7 +77,7 @@ async def create(request: Request) -> Response:
             most_bytes=rules.max_file_bytes,
             stall_seconds=rules.stall_seconds,
         )
-        form = await receive(events, writer, "file")
+        form = await receive(events, writer, "file", FIELDS)
         assert form.file is not None, "receive saw to it"
         filename, purpose = safe_name(form.file.filename), check_purpose(form.fields.get("purpose"))
         check_type(purpose, filename)

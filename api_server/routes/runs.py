@@ -31,25 +31,30 @@ def _runs(request: Request) -> Runs:
 
 
 def _with_results(request: Request) -> bool:
+    """Raises `InvalidRequestError` where something else is to be included."""
     asked = request.query_params
-    return RESULTS in (*asked.getlist("include[]"), *asked.getlist("include"))
+    wanted = {*asked.getlist("include[]"), *asked.getlist("include")}
+    if wanted - {RESULTS}:
+        raise InvalidRequestError(f"include[]: must be {RESULTS}.", param="include[]")
+    return bool(wanted)
 
 
-def _answer(request: Request, begun: Begun) -> Response:
+def _answer(request: Request, begun: Begun, *, with_results: bool = False) -> Response:
     if not begun.wants_stream:
         return answer(run_object(begun.run))
-    return _stream(request, begun)
+    return _stream(request, begun, with_results=with_results)
 
 
-def _stream(request: Request, begun: Begun) -> Response:
+def _stream(request: Request, begun: Begun, *, with_results: bool = False) -> Response:
     record = record_of(request.scope)
 
     def speaks() -> None:
         record.model, record.phase = wish_of(begun.run).model, "generating"
         record.first_token_ms = record.elapsed_ms()
 
-    following = _runs(request).following
-    blocks = following.stream(begun.run.id, begun.after, begun.events, speaks=speaks)
+    blocks = _runs(request).following.stream(
+        *(begun.run.id, begun.after, begun.events), with_results=with_results, speaks=speaks
+    )
     return StreamingResponse(blocks, media_type="text/event-stream", headers=STREAM_HEADERS)
 
 
@@ -65,10 +70,9 @@ async def create_thread_and_run(request: Request) -> Response:
 @router.post("/v1/threads/{thread_id}/runs", openapi_extra=takes(RunBody), responses=STREAM)
 async def create_run(thread_id: str, request: Request) -> Response:
     """A run of a thread."""
-    body = await body_of(request)
-    return _answer(
-        request, await _runs(request).service.create(caller_of(request), thread_id, body)
-    )
+    with_results, body = _with_results(request), await body_of(request)
+    begun = await _runs(request).service.create(caller_of(request), thread_id, body)
+    return _answer(request, begun, with_results=with_results)
 
 
 @router.get("/v1/threads/{thread_id}/runs")
@@ -129,7 +133,9 @@ async def follow_run(thread_id: str, run_id: str, request: Request) -> Response:
         raise InvalidRequestError("after: must be the id of an event, or 0.", param="after")
     runs = _runs(request)
     run = await runs.reader.find(caller_of(request), thread_id, run_id)
-    blocks = runs.following.stream(run.id, int(asked), to_end=True)
+    blocks = runs.following.stream(
+        run.id, int(asked), to_end=True, with_results=_with_results(request)
+    )
     return StreamingResponse(blocks, media_type="text/event-stream", headers=STREAM_HEADERS)
 
 

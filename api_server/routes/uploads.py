@@ -26,17 +26,17 @@ router = APIRouter(tags=["uploads"])
 MOST_PARTS = 10_000
 
 
-class NewUpload(msgspec.Struct):
+class NewUpload(msgspec.Struct, forbid_unknown_fields=True):
     """What is going to come."""
 
-    filename: str
+    filename: Annotated[str, msgspec.Meta(min_length=1)]
     purpose: str
     bytes: Annotated[int, msgspec.Meta(ge=1, le=2**62)]
     mime_type: str
     expires_after: ExpiresAfter | None = None
 
 
-class Completion(msgspec.Struct):
+class Completion(msgspec.Struct, forbid_unknown_fields=True):
     """Which parts make the file, in order."""
 
     part_ids: Annotated[list[str], msgspec.Meta(min_length=1, max_length=MOST_PARTS)]
@@ -68,7 +68,7 @@ async def create(request: Request) -> Response:
     uploads = files_of(request).uploads
     body = read_json(await body_of(request), _NEW)
     filename, purpose = safe_name(body.filename), check_purpose(body.purpose)
-    check_type(purpose, filename)
+    check_type(purpose, filename, "filename")
     told = Told(
         filename=filename,
         purpose=purpose,

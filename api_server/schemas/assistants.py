@@ -1,12 +1,15 @@
 """What assistants are made of: tools, resources, formats; the bodies of `/v1/assistants`.
 
-Fields that we do not know are ignored, and left out of what is kept.
+As in the reference, a body with a field that it does not have is refused; inside of tools,
+resources and formats such a field is ignored, and left out of what is kept.
 """
 
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType
+
+from api_server.schemas.chunks import Chunking
 
 MOST_TOOLS = 128
 
@@ -83,10 +86,10 @@ ResponseFormat = Literal["auto"] | TextFormat | JsonObjectFormat | JsonSchemaFor
 
 
 class InlineStore(msgspec.Struct, omit_defaults=True, frozen=True):
-    """A vector store to be made on the way. Its chunking is read by whoever makes it."""
+    """A vector store to be made on the way."""
 
     file_ids: list[Id] = []
-    chunking_strategy: msgspec.Raw | None = None
+    chunking_strategy: Chunking | None = None
     metadata: Metadata | None = None
 
 
@@ -100,8 +103,8 @@ class ToolResources(msgspec.Struct, omit_defaults=True, frozen=True):
     file_search: FileSearchResources | None = None
 
 
-class NewAssistant(msgspec.Struct):
-    """`POST /v1/assistants`."""
+class AnyAssistant(msgspec.Struct, kw_only=True):
+    """What an assistant may be told to be, here and in a dump."""
 
     model: Model
     name: Name | None = None
@@ -116,7 +119,11 @@ class NewAssistant(msgspec.Struct):
     reasoning_effort: Effort | None = None
 
 
-class AssistantChange(msgspec.Struct):
+class NewAssistant(AnyAssistant, kw_only=True, forbid_unknown_fields=True):
+    """`POST /v1/assistants`."""
+
+
+class AssistantChange(msgspec.Struct, forbid_unknown_fields=True):
     """`POST /v1/assistants/{assistant_id}`: what is not sent stays as it is."""
 
     model: Model | UnsetType = UNSET

@@ -1,7 +1,9 @@
-"""A chunk of a file as the vector database keeps it, and filters by attributes of files."""
+"""A chunk of a file as the vector database keeps it, how files are cut into chunks, and filters by
+attributes of files.
+"""
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -59,3 +61,23 @@ class Compound(msgspec.Struct, frozen=True):
 
 
 Filter = Comparison | Compound
+
+
+class StaticSizes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    max_chunk_size_tokens: Annotated[int, msgspec.Meta(ge=100, le=4096)]
+    chunk_overlap_tokens: Annotated[int, msgspec.Meta(ge=0)]
+
+
+class AutoChunking(
+    msgspec.Struct, tag_field="type", tag="auto", frozen=True, forbid_unknown_fields=True
+):
+    pass
+
+
+class StaticChunking(
+    msgspec.Struct, tag_field="type", tag="static", frozen=True, forbid_unknown_fields=True
+):
+    static: StaticSizes
+
+
+Chunking = AutoChunking | StaticChunking

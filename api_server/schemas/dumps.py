@@ -7,20 +7,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from api_server.schemas.assistants import (
-    Description,
-    Effort,
-    Id,
-    Instructions,
-    Metadata,
-    Model,
-    Name,
-    ResponseFormat,
-    Temperature,
-    ToolResources,
-    Tools,
-    TopP,
-)
+from api_server.schemas.assistants import AnyAssistant, Id, Metadata, ToolResources
 from api_server.schemas.threads import Attachment, Detail
 
 Moment = Annotated[int, msgspec.Meta(ge=0, le=253_402_300_799)]
@@ -57,20 +44,9 @@ class Named(msgspec.Struct, frozen=True):
     id: str = "without an id"
 
 
-class DumpedAssistant(msgspec.Struct, frozen=True):
+class DumpedAssistant(AnyAssistant, kw_only=True):
     id: KeptId
-    model: Model
     created_at: Moment | None = None
-    name: Name | None = None
-    description: Description | None = None
-    instructions: Instructions | None = None
-    tools: Tools | None = None
-    tool_resources: ToolResources | None = None
-    metadata: Metadata | None = None
-    temperature: Temperature | None = None
-    top_p: TopP | None = None
-    response_format: ResponseFormat | None = None
-    reasoning_effort: Effort | None = None
 
 
 class DumpedText(msgspec.Struct, frozen=True):

@@ -1,4 +1,4 @@
-"""The bodies of `/v1/threads/.../runs`. Fields that we do not know are ignored."""
+"""The bodies of `/v1/threads/.../runs`: fields that they do not have are refused."""
 
 from typing import Annotated, Literal
 
@@ -27,7 +27,7 @@ MostTokens = Annotated[int, Meta(ge=256, le=2**31 - 1)]
 class Truncation(msgspec.Struct, frozen=True):
     """`truncation_strategy`."""
 
-    type: Literal["auto", "last_messages"] = "auto"
+    type: Literal["auto", "last_messages"]
     last_messages: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
 
 
@@ -50,14 +50,12 @@ class ChosenCode(msgspec.Struct, tag_field="type", tag="code_interpreter", froze
 ToolChoice = Literal["none", "auto", "required"] | ChosenFunction | ChosenSearch | ChosenCode
 
 
-class RunBody(msgspec.Struct, kw_only=True):
-    """`POST /v1/threads/{thread_id}/runs`; what is not sent is the assistant's."""
+class AnyRunBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """What every run can be asked for; what is not sent is the assistant's."""
 
     assistant_id: Id
     model: Model | None = None
     instructions: Instructions | None = None
-    additional_instructions: Instructions | None = None
-    additional_messages: list[MessageBody] | None = None
     tools: Tools | None = None
     metadata: Metadata | None = None
     temperature: Temperature | None = None
@@ -72,14 +70,21 @@ class RunBody(msgspec.Struct, kw_only=True):
     reasoning_effort: Effort | None = None
 
 
-class ThreadAndRunBody(RunBody, kw_only=True):
+class RunBody(AnyRunBody, kw_only=True, forbid_unknown_fields=True):
+    """`POST /v1/threads/{thread_id}/runs`."""
+
+    additional_instructions: Instructions | None = None
+    additional_messages: list[MessageBody] | None = None
+
+
+class ThreadAndRunBody(AnyRunBody, kw_only=True, forbid_unknown_fields=True):
     """`POST /v1/threads/runs`."""
 
     thread: ThreadBody | None = None
     tool_resources: ToolResources | None = None
 
 
-class RunChange(msgspec.Struct):
+class RunChange(msgspec.Struct, forbid_unknown_fields=True):
     """`POST /v1/threads/{thread_id}/runs/{run_id}`."""
 
     metadata: Metadata | UnsetType | None = UNSET
@@ -90,7 +95,7 @@ class ToolOutput(msgspec.Struct, frozen=True):
     output: Annotated[str, Meta(max_length=1_000_000)] = ""
 
 
-class ToolOutputs(msgspec.Struct):
+class ToolOutputs(msgspec.Struct, forbid_unknown_fields=True):
     """`POST .../submit_tool_outputs`."""
 
     tool_outputs: Annotated[list[ToolOutput], Meta(max_length=1024)]
@@ -107,7 +112,7 @@ class Wish(msgspec.Struct, frozen=True):
     top_p: float = 1.0
     max_prompt_tokens: int | None = None
     max_completion_tokens: int | None = None
-    truncation_strategy: Truncation = Truncation()
+    truncation_strategy: Truncation = Truncation("auto")
     tool_choice: ToolChoice = "auto"
     parallel_tool_calls: bool = True
     response_format: ResponseFormat = "auto"

@@ -1,4 +1,4 @@
-"""The bodies of `/v1/threads` and of their messages. Fields that we do not know are ignored."""
+"""The bodies of `/v1/threads` and of their messages: fields that they do not have are refused."""
 
 from typing import Annotated, Literal
 
@@ -30,7 +30,7 @@ class ImageFilePart(msgspec.Struct, tag_field="type", tag="image_file", frozen=T
 
 
 class ImageUrl(msgspec.Struct, frozen=True):
-    url: Annotated[str, msgspec.Meta(min_length=1)]
+    url: Annotated[str, msgspec.Meta(pattern="^(https?://.|data:image/)")]
     detail: Detail = "auto"
 
 
@@ -51,7 +51,7 @@ class Attachment(msgspec.Struct, frozen=True):
     tools: list[CodeInterpreter | Searched] = []
 
 
-class MessageBody(msgspec.Struct, frozen=True):
+class MessageBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`POST /v1/threads/{thread_id}/messages`, and wherever else messages come in."""
 
     role: Literal["user", "assistant"]
@@ -60,7 +60,7 @@ class MessageBody(msgspec.Struct, frozen=True):
     metadata: Metadata | None = None
 
 
-class ThreadBody(msgspec.Struct, frozen=True):
+class ThreadBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`POST /v1/threads`, and the `thread` of `POST /v1/threads/runs`."""
 
     messages: list[MessageBody] | None = None
@@ -68,14 +68,14 @@ class ThreadBody(msgspec.Struct, frozen=True):
     metadata: Metadata | None = None
 
 
-class ThreadChange(msgspec.Struct):
+class ThreadChange(msgspec.Struct, forbid_unknown_fields=True):
     """`POST /v1/threads/{thread_id}`: what is not sent stays as it is."""
 
     tool_resources: ToolResources | UnsetType | None = UNSET
     metadata: Metadata | UnsetType | None = UNSET
 
 
-class MessageChange(msgspec.Struct):
+class MessageChange(msgspec.Struct, forbid_unknown_fields=True):
     """`POST /v1/threads/{thread_id}/messages/{message_id}`."""
 
     metadata: Metadata | UnsetType | None = UNSET

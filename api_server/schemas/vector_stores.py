@@ -1,4 +1,4 @@
-"""The bodies of `/v1/vector_stores`. Fields that we do not know are ignored."""
+"""The bodies of `/v1/vector_stores`: fields that they do not have are refused."""
 
 from typing import Annotated, Literal
 
@@ -6,6 +6,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from api_server.schemas.assistants import Id, Metadata
+from api_server.schemas.chunks import Chunking
 
 MOST_FILES_AT_ONCE = 500
 MOST_FILES_OF_BATCH = 2000
@@ -25,23 +26,7 @@ class ExpiresAfter(msgspec.Struct, frozen=True):
     days: Annotated[int, msgspec.Meta(ge=1, le=365)]
 
 
-class StaticSizes(msgspec.Struct, frozen=True):
-    max_chunk_size_tokens: Annotated[int, msgspec.Meta(ge=100, le=4096)]
-    chunk_overlap_tokens: Annotated[int, msgspec.Meta(ge=0)]
-
-
-class AutoChunking(msgspec.Struct, tag_field="type", tag="auto", frozen=True):
-    pass
-
-
-class StaticChunking(msgspec.Struct, tag_field="type", tag="static", frozen=True):
-    static: StaticSizes
-
-
-Chunking = AutoChunking | StaticChunking
-
-
-class NewVectorStore(msgspec.Struct, frozen=True):
+class NewVectorStore(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`POST /v1/vector_stores`."""
 
     name: Name | None = None
@@ -52,7 +37,7 @@ class NewVectorStore(msgspec.Struct, frozen=True):
     metadata: Metadata | None = None
 
 
-class VectorStoreChange(msgspec.Struct, frozen=True):
+class VectorStoreChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`POST /v1/vector_stores/{vector_store_id}`: what is sent is written."""
 
     name: Name | UnsetType | None = UNSET
@@ -60,7 +45,7 @@ class VectorStoreChange(msgspec.Struct, frozen=True):
     metadata: Metadata | UnsetType | None = UNSET
 
 
-class NewStoreFile(msgspec.Struct, frozen=True):
+class NewStoreFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`POST /v1/vector_stores/{vector_store_id}/files`, and one of a batch."""
 
     file_id: Id
@@ -68,7 +53,7 @@ class NewStoreFile(msgspec.Struct, frozen=True):
     chunking_strategy: Chunking | None = None
 
 
-class NewFileBatch(msgspec.Struct, frozen=True):
+class NewFileBatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`POST /v1/vector_stores/{vector_store_id}/file_batches`: `file_ids`, or `files`."""
 
     file_ids: Annotated[list[Id], msgspec.Meta(max_length=MOST_FILES_OF_BATCH)] | None = None
@@ -77,13 +62,13 @@ class NewFileBatch(msgspec.Struct, frozen=True):
     chunking_strategy: Chunking | None = None
 
 
-class AttributesChange(msgspec.Struct, frozen=True):
+class AttributesChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`POST /v1/vector_stores/{vector_store_id}/files/{file_id}`: instead of those there are."""
 
     attributes: FileAttributes | None
 
 
-class Ranking(msgspec.Struct, frozen=True):
+class Ranking(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ranker: Literal["none", "auto", "default-2024-11-15"] = "auto"
     score_threshold: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
 
@@ -100,7 +85,7 @@ class Condition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     filters: "list[Condition] | UnsetType" = UNSET
 
 
-class SearchBody(msgspec.Struct, frozen=True):
+class SearchBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`POST /v1/vector_stores/{vector_store_id}/search`. `rewrite_query` is accepted: questions
     are searched for as they are.
     """

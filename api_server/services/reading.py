@@ -39,6 +39,10 @@ def _explained(reason: str) -> InvalidRequestError:
     if missing:
         path = f"{path}.{missing[1]}".lstrip(".")
         return InvalidRequestError(f"{path} is required.", param=path)
+    unknown = re.match(r"Object contains unknown field '(.*)'$", what, re.DOTALL)
+    if unknown:
+        path = f"{path}.{unknown[1][:100]}".lstrip(".")
+        return InvalidRequestError(f"Unknown parameter: {path!r}.", param=path)
     if not path:
         return InvalidRequestError("The body must be a JSON object.")
     return InvalidRequestError(f"{path}: {what[:1].lower()}{what[1:]}.", param=path)

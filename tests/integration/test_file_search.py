@@ -20,6 +20,7 @@ TEXTS = {
 }
 CALL = {"name": "file_search", "arguments": '{"query": "Comets of ice and dust"}'}
 TOOL: Any = {"type": "file_search"}
+RESULTS: Any = "step_details.tool_calls[*].file_search.results[*].content"
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*deprecated:DeprecationWarning")
 
@@ -83,8 +84,7 @@ async def test_an_answer_cites_the_file_that_it_rests_on(gateway: VectorGateway)
     assert part.text.value[first.start_index : first.end_index] == first.text
     assert files[first.file_citation.file_id].filename == "comets.txt"
     path = f"/v1/threads/{thread.id}/runs/{run.id}/steps"
-    include = "step_details.tool_calls[*].file_search.results[*].content"
-    shown = await gateway.ask("GET", path, params={"include[]": include, "order": "asc"})
+    shown = await gateway.ask("GET", path, params={"include[]": RESULTS, "order": "asc"})
     assert_valid("ListRunStepsResponse", shown.json())
     (call,) = shown.json()["data"][0]["step_details"]["tool_calls"]
     (result,) = call["file_search"]["results"]
@@ -93,6 +93,38 @@ async def test_an_answer_cites_the_file_that_it_rests_on(gateway: VectorGateway)
     (result,) = bare["step_details"]["tool_calls"][0]["file_search"]["results"]
     assert "content" not in result
     assert result["file_name"] == "comets.txt"
+
+
+async def test_a_stream_shows_what_was_found_on_request(gateway: VectorGateway) -> None:
+    client = gateway.client
+    file_id = await gateway.upload("comets.txt", TEXTS["comets.txt"])
+    static = {"max_chunk_size_tokens": 200, "chunk_overlap_tokens": 10}
+    wish: Any = {"file_ids": [file_id], "chunking_strategy": {"type": "static", "static": static}}
+    assistant = await client.beta.assistants.create(
+        model="fake", tools=[TOOL], tool_resources={"file_search": {"vector_stores": [wish]}}
+    )
+    assert assistant.tool_resources is not None
+    assert assistant.tool_resources.file_search is not None
+    store = (assistant.tool_resources.file_search.vector_store_ids or [""])[0]
+    taken = await client.vector_stores.files.poll(
+        file_id, vector_store_id=store, poll_interval_ms=50
+    )
+    assert taken.to_dict()["chunking_strategy"] == {"type": "static", "static": static}
+    thread = await client.beta.threads.create(messages=[{"role": "user", "content": "Ice?"}])
+    found = {}
+    for include in ([RESULTS], []):
+        events = await client.beta.threads.runs.create(
+            thread.id, assistant_id=assistant.id, stream=True, include=include
+        )
+        async for event in events:
+            if event.event == "thread.run.step.completed":
+                assert_valid("RunStepObject", event.data.to_dict())
+                if event.data.type == "tool_calls":
+                    details = event.data.to_dict()["step_details"]
+                    (call,) = details["tool_calls"]  # type: ignore[index]
+                    found[len(include)] = call["file_search"]["results"]
+    assert found[1][0]["content"] == [{"type": "text", "text": TEXTS["comets.txt"]}]
+    assert found[0] == [{k: v for k, v in found[1][0].items() if k != "content"}]
 
 
 async def test_an_attachment_comes_into_the_threads_own_store(gateway: VectorGateway) -> None:

@@ -145,6 +145,8 @@ async def test_what_is_no_file_is_refused_and_leaves_nothing(files: FileGateway)
     only_fields = {"files": {"purpose": (None, "batch")}}
     assert (await refused(files, 400, **only_fields))["param"] == "file"
     assert (await refused(files, 400, **form(purpose="fine-tune")))["param"] == "file"
+    odd = {"files": {"file": ("a", b"x")}, "data": {"expires_after": "3600"}}
+    assert (await refused(files, 400, **odd))["param"] == "expires_after"
     twice = [("file", ("a", b"x")), ("file", ("b", b"y"))]
     assert (await refused(files, 400, files=twice))["param"] == "file"
     wrong: list[Any] = [

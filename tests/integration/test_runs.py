@@ -118,6 +118,37 @@ async def test_a_thread_and_its_run_at_once(home: Home) -> None:
     await home.until(made["thread_id"], made["id"], "completed")
 
 
+async def test_a_run_makes_an_empty_thread_where_none_is_told(home: Home) -> None:
+    assistant = await home.assistant()
+    run = await home.post("/v1/threads/runs", {"assistant_id": assistant})
+    assert (await home.until(run["thread_id"], run["id"]))["status"] == "completed"
+    assert [each["role"] for each in await home.messages(run["thread_id"])] == ["assistant"]
+
+
+@pytest.mark.parametrize(
+    ("path", "wrong", "param"),
+    [
+        ("/v1/threads/runs", {"additional_messages": []}, "additional_messages"),
+        ("/v1/threads/{}/runs", {"max_tokens": 9}, "max_tokens"),
+        ("/v1/threads/{}/runs", {"assistant_id": "asst_no"}, "assistant_id"),
+        (
+            "/v1/threads/{}/runs",
+            {"truncation_strategy": {"last_messages": 3}},
+            "truncation_strategy.type",
+        ),
+        ("/v1/threads/{}/runs?include[]=everything", {}, "include[]"),
+    ],
+)
+async def test_wishes_that_cannot_be_are_named(
+    home: Home, path: str, wrong: dict[str, Any], param: str
+) -> None:
+    body = {"assistant_id": await home.assistant()} | wrong
+    answer = await home.http.post(path.format(await home.thread()), json=body)
+    assert answer.status_code == (404 if param == "assistant_id" else 400), answer.text
+    assert_valid("ErrorResponse", answer.json())
+    assert answer.json()["error"]["param"] == param
+
+
 async def test_functions_are_answered_by_the_client(home: Home) -> None:
     home.engine.obey(calls=[CALL, CALL | {"arguments": '{"city": "Bonn"}'}])
     assistant, thread = await home.assistant(tools=[WEATHER]), await home.thread()

@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from datetime import UTC, datetime
+from typing import Any
 
 import asyncpg
 import pytest
@@ -15,7 +17,8 @@ from api_server.schemas.apps import App, Caller, Policy
 from api_server.services.quotas.quotas import Quotas
 from api_server.stores.limits import RedisLimits
 from api_server.stores.migrations import LOCK, migrate
-from api_server.stores.postgres import Connection, Postgres
+from api_server.stores.paging import in_order
+from api_server.stores.postgres import SQL, Connection, Postgres, queries
 from api_server.stores.redis import Redis
 from tests.slow_proxy import slow_proxy
 from tests.stores import PostgresServer, running_postgres, running_redis
@@ -252,3 +255,29 @@ async def test_migrations_that_cannot_go_on_say_so(
     finally:
         await other.close()
     assert await migrate(postgres_url) == []
+
+
+async def test_pages_are_read_from_an_index_in_both_orders(postgres_url: str) -> None:
+    """Nothing is sorted: a page costs the same in a list of any length."""
+    lists = [
+        (f"{file.stem}.{name}", query)
+        for file in sorted(SQL.glob("*.sql"))
+        for name, query in queries(file.stem).items()
+        if name.endswith("_page")
+    ]
+    assert len(lists) == 8
+    values: dict[str, Any] = {"text": "x", "timestamptz": datetime.now(UTC), "int8": 1}
+    connection = await asyncpg.connect(postgres_url)
+    try:
+        await connection.execute("set enable_seqscan = off; set enable_bitmapscan = off")
+        for name, query in lists:
+            for is_up, scan in ((True, "Index Scan using"), (False, "Index Scan Backward using")):
+                asked = in_order(query, is_up=is_up)
+                kinds = (await connection.prepare(asked)).get_parameters()
+                given = [values[each.name] for each in kinds]
+                rows = await connection.fetch(f"explain {asked}", *given)
+                plan = "\n".join(row[0] for row in rows)
+                assert scan in plan, (name, plan)
+                assert "Sort" not in plan, (name, plan)
+    finally:
+        await connection.close()

@@ -17,7 +17,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*deprecated:DeprecationWarning"
 LISTS_OF_OWN = {("GET", "/v1/assistants"), ("POST", "/v1/assistants"), ("POST", "/v1/threads")}
 """They name nothing that could be another's."""
 
-BODY = {"role": "user", "content": "x", "metadata": {"by": "a stranger"}}
+CHANGE = {"metadata": {"by": "a stranger"}}
+MESSAGE = {"role": "user", "content": "x"} | CHANGE
 
 
 @pytest.fixture
@@ -58,8 +59,9 @@ async def refuses(stranger: Kept, wanted: list[tuple[str, str]], ids: dict[str, 
     assert wanted
     for method, path in wanted:
         filled = re.sub(r"\{(\w+)\}", lambda match: ids[match[1]], path)
-        body = BODY if method == "POST" else None
-        status, message = await stranger.refusal(method, filled, body)
+        body = MESSAGE if path.endswith("messages") else CHANGE
+        sent = body if method == "POST" else None
+        status, message = await stranger.refusal(method, filled, sent)
         assert (status, message[:3]) == (404, "No "), (method, path)
 
 

@@ -285,6 +285,50 @@ async def test_what_cannot_be_is_refused_and_leaves_nothing(shop: Kept, postgres
     assert len(await command(postgres_url, "select from threads")) == 1
 
 
+IMAGE = {"type": "image_file", "image_file": {"file_id": "a"}}
+CODE = [{"type": "code_interpreter"}]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "place"),
+    [
+        ({"content": ""}, "content"),
+        (
+            {"content": [{"type": "text", "text": "x"}, {"type": "text", "text": ""}]},
+            "content[1].text",
+        ),
+        ({"content": [IMAGE]}, "content[0].image_file"),
+        (
+            {"content": [{"type": "image_url", "image_url": {"url": "cat.png"}}]},
+            "content[0].image_url.url",
+        ),
+        ({"attachments": [{"file_id": "a", "tools": CODE}]}, "attachments[0].tools"),
+        ({"attachments": [{"file_id": "a"}, {"file_id": "b"}]}, "attachments[0].file_id"),
+        ({"file_ids": []}, "file_ids"),
+    ],
+)
+async def test_what_is_wrong_is_named_by_its_place(
+    shop: Kept, wrong: dict[str, Any], place: str
+) -> None:
+    assistant = await shop.assistants.create(model="fake")
+    thread = await shop.threads.create()
+    run = {"assistant_id": assistant.id}
+    listed = [USER, USER | wrong]
+    for path, body, before in (
+        (f"/v1/threads/{thread.id}/messages", USER | wrong, ""),
+        ("/v1/threads", {"messages": listed}, "messages[1]."),
+        ("/v1/threads/runs", run | {"thread": {"messages": listed}}, "thread.messages[1]."),
+        (
+            f"/v1/threads/{thread.id}/runs",
+            run | {"additional_messages": listed},
+            "additional_messages[1].",
+        ),
+    ):
+        answer = await shop.http.post(path, json=body)
+        assert answer.status_code == 400, answer.text
+        assert answer.json()["error"]["param"] == before + place
+
+
 async def test_ids_that_cannot_be_are_not_found(shop: Kept) -> None:
     thread = await shop.threads.create()
     for id_ in ("thread_no", "%00", "%F0%9F%98%80", "x" * 5000, "%ED%A0%80", "..%2F", "'"):

@@ -120,12 +120,16 @@ async def test_what_does_not_add_up_is_refused(files: FileGateway) -> None:
         ("bytes", "many"),
         ("purpose", "none"),
         ("filename", 7),
+        ("filename", ""),
+        ("mime_typ", "text/plain"),
         ("expires_after", {"anchor": "created_at", "seconds": 1}),
         ("expires_after", {"anchor": "then", "seconds": 3600}),
     ):
         answer = await files.http.post("/v1/uploads", json=good | {field: value})
         assert answer.status_code == (413 if value == 65 * MIB else 400), field
         assert_valid("ErrorResponse", answer.json())
+    answer = await files.http.post("/v1/uploads", json=good | {"purpose": "batch"})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "filename")
 
 
 async def test_a_part_has_64_mib_and_an_upload_not_much_more_than_it_was_begun_for(

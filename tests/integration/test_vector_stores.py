@@ -240,7 +240,7 @@ async def test_wrong_wishes_are_400_and_leave_nothing(
     assert answer.status_code == 400
     assert "chunk" in answer.json()["error"]["message"]
     missing = await gateway.ask("POST", "/v1/vector_stores", json={"file_ids": ["file-none"]})
-    assert missing.status_code == 404
+    assert (missing.status_code, missing.json()["error"]["param"]) == (404, "file_ids")
     assert (await gateway.client.vector_stores.list()).data == []
 
 

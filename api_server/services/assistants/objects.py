@@ -6,7 +6,6 @@ from typing import Any
 
 import msgspec
 
-from api_server.errors import InvalidRequestError
 from api_server.schemas.ids import new_id
 from api_server.schemas.threads import MessageBody, TextPart
 from api_server.stores.assistants import Assistant
@@ -55,7 +54,7 @@ def message_object(row: Message) -> Json:
 
 
 def new_message(app_id: str, thread_id: str, body: MessageBody) -> NewMessage:
-    """What is to be kept of a message that a client sends. Raises `InvalidRequestError`."""
+    """What is to be kept of a message that a client sends."""
     attachments = None
     if body.attachments:
         attachments = to_json(body.attachments)
@@ -70,14 +69,8 @@ def new_message(app_id: str, thread_id: str, body: MessageBody) -> NewMessage:
     )
 
 
-def attached_files(bodies: Iterable[MessageBody]) -> list[str]:
-    """The ids of files that are attached, each once."""
-    found = (each.file_id for body in bodies for each in body.attachments or ())
-    return list(dict.fromkeys(found))
-
-
 def searched_files(bodies: Iterable[MessageBody]) -> list[str]:
-    """Those of them that the tool file_search is to find."""
+    """The ids of files that are attached for the tool file_search, each once."""
     found = (
         each.file_id
         for body in bodies
@@ -103,8 +96,6 @@ def _parts(body: MessageBody) -> list[Any]:
 
 
 def _text(text: str) -> Json:
-    if not text:
-        raise InvalidRequestError("Message content must be non-empty.", param="content")
     return {"type": "text", "text": {"value": text, "annotations": []}}
 
 

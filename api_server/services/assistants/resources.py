@@ -1,6 +1,6 @@
 """What tools of an assistant or a thread may use: the caller's own files and vector stores."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 from api_server.errors import InvalidRequestError
 from api_server.schemas.apps import Caller
@@ -39,7 +39,8 @@ class Resources:
             param = "tool_resources.file_search.vector_store_ids"
             raise _no_such("vector store", missing[0], param)
         for wish in search.vector_stores or ():
-            await self.check_files(connection, caller, wish.file_ids)
+            param = "tool_resources.file_search.vector_stores[0].file_ids"
+            await self.check_files(connection, caller, dict.fromkeys(wish.file_ids, param))
             made = await self.vector_stores.make(
                 *(connection, caller, wish),
                 user=caller.user,
@@ -49,14 +50,16 @@ class Resources:
         return ToolResources(file_search=FileSearchResources(vector_store_ids=ids))
 
     async def check_files(
-        self, connection: Connection, caller: Caller, file_ids: Sequence[str]
+        self, connection: Connection, caller: Caller, named: Mapping[str, str]
     ) -> None:
-        """Raises `InvalidRequestError` for a file that the caller does not have."""
-        if not file_ids:
+        """Raises `InvalidRequestError` for a file that the caller does not have; `named` has where
+        each id stands.
+        """
+        if not named:
             return
-        missing = await missing_files(connection, caller.app.id, caller.user, file_ids)
+        missing = await missing_files(connection, caller.app.id, caller.user, list(named))
         if missing:
-            raise _no_such("file", missing[0], "file_ids")
+            raise _no_such("file", missing[0], named[missing[0]])
 
 
 def _no_such(what: str, id_: str, param: str) -> InvalidRequestError:

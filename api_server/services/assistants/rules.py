@@ -9,7 +9,7 @@ from api_server.errors import InvalidRequestError, NotFoundError
 from api_server.inference.catalogue import Catalogue
 from api_server.schemas.apps import Caller
 from api_server.schemas.assistants import CodeInterpreter, Tool, ToolResources
-from api_server.schemas.threads import ImageFilePart, MessageBody
+from api_server.schemas.threads import ImageFilePart, MessageBody, TextPart
 from api_server.services.access.permissions import check_model
 from api_server.services.reading import check_storable, read_json
 
@@ -23,6 +23,7 @@ NO_IMAGE_FILES = (
     "image_file: no model of this stack is shown files. Send the image as image_url, which a model "
     "that looks at images is shown."
 )
+NO_TEXT = "Message content must be non-empty."
 MOST_DEPTH = 100
 """Of lists and objects in each other."""
 
@@ -87,17 +88,37 @@ def check_resources(resources: ToolResources | None, *, may_make: bool) -> None:
         )
 
 
-def check_messages(bodies: Sequence[MessageBody]) -> None:
-    """Raises `InvalidRequestError` for an attachment's tool that is not served, and for an image
-    that no model would see: its thread could not be answered any more.
+def check_messages(bodies: Sequence[MessageBody], named: str) -> None:
+    """`named` is the list that they are in, "" for the one of a body of its own.
+
+    Raises `InvalidRequestError` for an empty text, for an attachment's tool that is not served, and
+    for an image that no model would see: its thread could not be answered any more.
     """
-    for body in bodies:
+    for at, body in _placed(bodies, named):
+        if body.content == "":
+            raise InvalidRequestError(NO_TEXT, param=f"{at}content")
         for number, part in enumerate(() if isinstance(body.content, str) else body.content):
+            if isinstance(part, TextPart) and not part.text:
+                raise InvalidRequestError(NO_TEXT, param=f"{at}content[{number}].text")
             if isinstance(part, ImageFilePart):
-                raise InvalidRequestError(NO_IMAGE_FILES, param=f"content[{number}].image_file")
+                param = f"{at}content[{number}].image_file"
+                raise InvalidRequestError(NO_IMAGE_FILES, param=param)
         for number, each in enumerate(body.attachments or ()):
             if any(isinstance(tool, CodeInterpreter) for tool in each.tools):
-                raise InvalidRequestError(NO_SANDBOX, param=f"attachments[{number}].tools")
+                raise InvalidRequestError(NO_SANDBOX, param=f"{at}attachments[{number}].tools")
+
+
+def attached_files(bodies: Sequence[MessageBody], named: str) -> dict[str, str]:
+    """The ids of files that are attached, each with where it stands."""
+    return {
+        each.file_id: f"{at}attachments[{number}].file_id"
+        for at, body in _placed(bodies, named)
+        for number, each in enumerate(body.attachments or ())
+    }
+
+
+def _placed(bodies: Sequence[MessageBody], named: str) -> Iterable[tuple[str, MessageBody]]:
+    return ((f"{named}[{n}]." if named else "", body) for n, body in enumerate(bodies))
 
 
 def _check_values(body: object) -> None:

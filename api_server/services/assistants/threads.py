@@ -14,7 +14,6 @@ from api_server.schemas.paging import Page, list_answer
 from api_server.schemas.threads import MessageBody, MessageChange, ThreadBody, ThreadChange
 from api_server.services.assistants.objects import (
     Json,
-    attached_files,
     message_object,
     new_message,
     searched_files,
@@ -23,6 +22,7 @@ from api_server.services.assistants.objects import (
 )
 from api_server.services.assistants.resources import Resources
 from api_server.services.assistants.rules import (
+    attached_files,
     check_id,
     check_messages,
     check_resources,
@@ -67,12 +67,17 @@ class ThreadService:
         asked = read_kept(body or b"{}", _THREAD)
 
         async def work(connection: Connection) -> Thread:
-            return await self.create_in(connection, caller, asked)
+            return await self.create_in(connection, caller, asked, "messages")
 
         return thread_object(await self._store.postgres.transaction(work))
 
-    async def create_in(self, connection: Connection, caller: Caller, asked: ThreadBody) -> Thread:
-        """A new thread with its messages. It is locked. Raises `InvalidRequestError`."""
+    async def create_in(
+        self, connection: Connection, caller: Caller, asked: ThreadBody, named: str
+    ) -> Thread:
+        """A new thread with its messages, which the request has as `named`. It is locked.
+
+        Raises `InvalidRequestError`.
+        """
         resources = await self._resources.settle(
             connection, caller, asked.tool_resources, expires_after_days=THREAD_STORE_DAYS
         )
@@ -85,7 +90,7 @@ class ThreadService:
         thread = await lock_thread(connection, app_id, user, thread_id)
         assert thread is not None, "it was written a moment ago"
         if asked.messages:
-            return (await self.add_in(connection, caller, thread, asked.messages))[0]
+            return (await self.add_in(connection, caller, thread, asked.messages, named))[0]
         return thread
 
     async def add_in(
@@ -94,15 +99,16 @@ class ThreadService:
         caller: Caller,
         thread: Thread,
         bodies: Sequence[MessageBody],
+        named: str,
     ) -> tuple[Thread, list[NewMessage]]:
         """Add messages to a thread that is locked; the thread as it is then.
 
         Files that are to be searched come into its vector store, which is made where it has none.
         Raises `InvalidRequestError`.
         """
-        check_messages(bodies)
+        check_messages(bodies, named)
         messages = [new_message(thread.app_id, thread.id, body) for body in bodies]
-        await self._resources.check_files(connection, caller, attached_files(bodies))
+        await self._resources.check_files(connection, caller, attached_files(bodies, named))
         searched = searched_files(bodies)
         if searched:
             thread = await self._make_searchable(connection, caller, thread, searched)
@@ -146,7 +152,7 @@ class ThreadService:
         async def work(connection: Connection) -> Json:
             thread = await self.lock(connection, caller, thread_id)
             await refuse_while_active(connection, thread, "add messages to")
-            _, (message,) = await self.add_in(connection, caller, thread, [asked])
+            _, (message,) = await self.add_in(connection, caller, thread, [asked], "")
             kept = await find_message(connection, thread.app_id, thread.id, message.id)
             assert kept is not None, "it was written a moment ago"
             return message_object(kept)

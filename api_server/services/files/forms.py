@@ -1,6 +1,6 @@
 """What a form holds, as it comes: fields, and one content that goes to the object store at once."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass, field
 
 from api_server.errors import InvalidRequestError
@@ -35,16 +35,22 @@ class Form:
     file: Begin | None = None
 
 
-async def receive(events: AsyncIterator[Event], writer: PieceWriter, name: str) -> Form:
-    """Read a form to its end; the content of the file `name` goes to the writer.
+async def receive(
+    events: AsyncIterator[Event], writer: PieceWriter, name: str, fields: Collection[str] = ()
+) -> Form:
+    """Read a form to its end, with these fields; the content of the file `name` goes to the writer.
 
-    Raises `InvalidRequestError` for another file or a second one, and what the writer raises.
+    Raises `InvalidRequestError` for other fields, another file or a second one, and what the writer
+    raises.
     """
     form = Form()
     async for event in events:
         if isinstance(event, bytes):
             await writer.write(event)
         elif isinstance(event, Field):
+            if event.name not in fields and event.name != name:
+                param = event.name[:100]
+                raise InvalidRequestError(f"Unknown parameter: {param!r}.", param=param)
             form.fields[event.name] = event.value
         elif event.name != name or form.file is not None:
             raise InvalidRequestError(

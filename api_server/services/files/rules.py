@@ -23,6 +23,9 @@ _EXTENSIONS = {
 }
 _TYPE = re.compile(r"[A-Za-z0-9!#$&^_.+-]{1,100}/[A-Za-z0-9!#$&^_.+-]{1,100}")
 
+FIELDS = ("purpose", "expires_after[anchor]", "expires_after[seconds]")
+"""Of the form of a file, beside its content."""
+
 LeastSeconds, MostSeconds = 3600, 2_592_000
 
 
@@ -72,13 +75,13 @@ def check_purpose(purpose: str | None) -> str:
     return purpose
 
 
-def check_type(purpose: str, filename: str) -> None:
+def check_type(purpose: str, filename: str, param: str = "file") -> None:
     """Raises `InvalidRequestError` where files of a purpose are of a kind that this one is not."""
     wanted = _EXTENSIONS.get(purpose)
     if wanted is not None and not filename.lower().endswith(wanted):
         raise InvalidRequestError(
-            f"file: for the purpose {purpose} its name must end in {' or '.join(wanted)}.",
-            param="file",
+            f"{param}: for the purpose {purpose} its name must end in {' or '.join(wanted)}.",
+            param=param,
         )
 
 

@@ -110,8 +110,8 @@ class Asking:
         messages = chat_messages(
             self._work.wish.instructions, heard, run.id, self._work.steps, self._work.actions
         )
-        if not any(each["role"] != "system" for each in messages):
-            raise InvalidRequestError("The thread has no message that a model could answer.")
+        if not messages:
+            raise InvalidRequestError("There is no message and no instruction to answer.")
         if self._work.wish.max_prompt_tokens is not None:
             left = self._work.wish.max_prompt_tokens - run.prompt_tokens
             fitting = within(messages, left) if left > 0 else None

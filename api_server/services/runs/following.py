@@ -9,7 +9,7 @@ from contextlib import aclosing
 
 from api_server.errors import DependencyDownError
 from api_server.services.runs.hub import Channel, Hub
-from api_server.services.runs.objects import STOPS, to_json
+from api_server.services.runs.objects import STOPS, shown_event, to_json
 from api_server.stores.run_rows import Event
 from api_server.stores.runs import RunStore
 
@@ -48,16 +48,20 @@ class Following:
         known: Sequence[Event] = (),
         *,
         to_end: bool = False,
+        with_results: bool = False,
         speaks: Callable[[], None] | None = None,
     ) -> AsyncIterator[bytes]:
-        """The same as `events`, as an SSE stream's blocks; `speaks` is called at its first text."""
+        """The same as `events`, as blocks of an SSE stream; `with_results` of searches. `speaks` is
+        called at its first text.
+        """
         try:
             async with aclosing(self.events(run_id, after, known, to_end=to_end)) as blocks:
                 async for block in blocks:
                     if speaks is not None and any(each.event == TEXT for each in block):
                         speaks()
                         speaks = None
-                    yield b"".join(frame(each) for each in block) if block else ALIVE
+                    shown = (shown_event(each, with_results=with_results) for each in block)
+                    yield b"".join(map(frame, shown)) if block else ALIVE
         except DependencyDownError as exc:
             yield error_frame(exc.message)
             return

@@ -1,12 +1,13 @@
 """Runs, steps and messages as OpenAI's objects, and the events of their streams. Pure."""
 
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 import msgspec
 
 from api_server.schemas.runs import Wish
-from api_server.stores.run_rows import Run, Spoken, Step
+from api_server.stores.run_rows import Event, Run, Spoken, Step
 
 Json = dict[str, Any]
 
@@ -60,8 +61,10 @@ def run_object(run: Run) -> Json:
     }
 
 
-def step_object(step: Step, *, with_results: bool = False) -> Json:
-    """`RunStepObject` of the reference. What a search found is shown only on request."""
+def step_object(step: Step, *, with_results: bool = True) -> Json:
+    """`RunStepObject` of the reference. What a search found is shown only on request; events keep
+    it, and `shown_event` takes it out.
+    """
     details: Any = raw(step.details)
     if step.type == "tool_calls" and not with_results and b"file_search" in step.details.encode():
         details = without_results(msgspec.json.decode(step.details))
@@ -91,6 +94,18 @@ def without_results(details: Json) -> Json:
         for result in (call.get("file_search") or {}).get("results") or ():
             result.pop("content", None)
     return details
+
+
+def shown_event(event: Event, *, with_results: bool) -> Event:
+    """As a stream has it: what a search found is in it only on request."""
+    if with_results or not event.event.startswith("thread.run.step."):
+        return event
+    if '"file_search"' not in event.data:
+        return event
+    told = msgspec.json.decode(event.data)
+    if told.get("type") == "tool_calls":
+        without_results(told["step_details"])
+    return replace(event, data=to_json(told))
 
 
 def spoken_object(message: Spoken, run: Run) -> Json:

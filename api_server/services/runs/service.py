@@ -11,7 +11,8 @@ from api_server.inference.catalogue import Catalogue
 from api_server.schemas.apps import Caller
 from api_server.schemas.assistants import KeptAssistant
 from api_server.schemas.ids import new_id
-from api_server.schemas.runs import RunBody, ThreadAndRunBody, Wish
+from api_server.schemas.runs import AnyRunBody, RunBody, ThreadAndRunBody, Wish
+from api_server.schemas.threads import ThreadBody
 from api_server.services.assistants.objects import thread_object
 from api_server.services.assistants.resources import Resources
 from api_server.services.assistants.rules import (
@@ -42,6 +43,8 @@ from api_server.stores.runs import (
     tell_cancel,
 )
 from api_server.stores.threads import Thread, active_run
+
+MORE = "additional_messages"
 
 _RUN = msgspec.json.Decoder(RunBody)
 _THREAD_AND_RUN = msgspec.json.Decoder(ThreadAndRunBody)
@@ -76,7 +79,7 @@ class RunService:
         """A run of a thread. Raises `InvalidRequestError` where the thread has an active one."""
         asked = read_kept(body, _RUN)
         check_id("thread", thread_id)
-        check_messages(asked.additional_messages or ())
+        check_messages(asked.additional_messages or (), MORE)
         wish, metadata, at = await self._wish(caller, asked)
 
         async def work(connection: Connection) -> Begun:
@@ -85,7 +88,8 @@ class RunService:
                 active = await active_run(connection, thread.app_id, thread.id)
                 if active is not None:
                     raise _busy(thread.id, active)
-                await self._threads.add_in(connection, caller, thread, asked.additional_messages)
+                more = asked.additional_messages
+                await self._threads.add_in(connection, caller, thread, more, MORE)
             return await self._add(connection, caller, thread, asked, wish, metadata, at, [])
 
         try:
@@ -99,13 +103,12 @@ class RunService:
         wish, metadata, at = await self._wish(caller, asked)
 
         async def work(connection: Connection) -> Begun:
-            if asked.thread is None:
-                raise InvalidRequestError("thread is required.", param="thread")
             settled = wish
             if asked.tool_resources is not None:
                 resources = await self._resources.settle(connection, caller, asked.tool_resources)
                 settled = msgspec.structs.replace(wish, tool_resources=resources)
-            thread = await self._threads.create_in(connection, caller, asked.thread)
+            body = asked.thread or ThreadBody()
+            thread = await self._threads.create_in(connection, caller, body, "thread.messages")
             made: Named = ("thread.created", thread_object(thread))
             return await self._add(connection, caller, thread, asked, settled, metadata, at, [made])
 
@@ -166,14 +169,14 @@ class RunService:
 
     # inside
 
-    async def _wish(self, caller: Caller, asked: RunBody) -> tuple[Wish, str, datetime]:
+    async def _wish(self, caller: Caller, asked: AnyRunBody) -> tuple[Wish, str, datetime]:
         """What the run is asked for, with what the assistant says where the request does not; its
         metadata; the time.
         """
         check_id("assistant", asked.assistant_id)
         found = await self._store.assistant(caller.app.id, asked.assistant_id)
         if found is None:
-            raise NotFoundError.of("assistant", asked.assistant_id)
+            raise NotFoundError.of("assistant", asked.assistant_id, "assistant_id")
         kept, at = found
         wish = wish_from(_KEPT.decode(kept), asked)
         model = check_text_model(self._catalogue, caller, wish.model)
@@ -184,7 +187,7 @@ class RunService:
         connection: Connection,
         caller: Caller,
         thread: Thread,
-        asked: RunBody,
+        asked: AnyRunBody,
         wish: Wish,
         metadata: str,
         at: datetime,

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from api_server.errors import InvalidRequestError
 from api_server.schemas.assistants import FileSearch, Function, KeptAssistant
 from api_server.schemas.runs import (
+    AnyRunBody,
     ChosenCode,
     ChosenFunction,
     ChosenSearch,
@@ -14,10 +15,10 @@ from api_server.schemas.runs import (
 )
 from api_server.services.assistants.rules import NO_SANDBOX, check_tools
 
-NO_STRATEGY = Truncation()
+NO_STRATEGY = Truncation("auto")
 
 
-def wish_from(kept: KeptAssistant, asked: RunBody) -> Wish:
+def wish_from(kept: KeptAssistant, asked: AnyRunBody) -> Wish:
     """What a run is asked for. Raises `InvalidRequestError` for what is not served."""
     check_tools(asked.tools)
     tools = kept.tools if asked.tools is None else asked.tools
@@ -27,7 +28,8 @@ def wish_from(kept: KeptAssistant, asked: RunBody) -> Wish:
         raise InvalidRequestError(f"{param} is required for type last_messages.", param=param)
     _check_choice(asked, tools)
     instructions = kept.instructions if asked.instructions is None else asked.instructions
-    parts = [part for part in (instructions, asked.additional_instructions) if part]
+    more = asked.additional_instructions if isinstance(asked, RunBody) else None
+    parts = [part for part in (instructions, more) if part]
     return Wish(
         model=asked.model or kept.model,
         instructions="\n".join(parts),
@@ -45,7 +47,7 @@ def wish_from(kept: KeptAssistant, asked: RunBody) -> Wish:
     )
 
 
-def _check_choice(asked: RunBody, tools: Sequence[object]) -> None:
+def _check_choice(asked: AnyRunBody, tools: Sequence[object]) -> None:
     choice, names = asked.tool_choice, None
     if choice is None or choice in ("none", "auto"):
         return

@@ -9,9 +9,8 @@ from api_server.errors import InvalidRequestError, NotFoundError, StorageFullErr
 from api_server.schemas.apps import Caller
 from api_server.schemas.assistants import InlineStore
 from api_server.schemas.ids import new_id
-from api_server.schemas.vector_stores import Chunking, NewStoreFile
+from api_server.schemas.vector_stores import NewStoreFile
 from api_server.services.jobs.waiting import step_of
-from api_server.services.reading import read_json
 from api_server.services.vector_stores.objects import chunking_json
 from api_server.services.vector_stores.reading import check_chunking
 from api_server.stores.jobs import JobStore, NewJob
@@ -29,8 +28,6 @@ from api_server.stores.vector_stores import hold_store, insert_store, touch_stor
 
 MOST_FILES = 10_000
 REQUEST_TYPE = "ingest"
-
-_CHUNKING = msgspec.json.Decoder(Chunking)
 
 
 class Adding:
@@ -57,9 +54,7 @@ class Adding:
         expires_after_days: int | None,
     ) -> str:
         """A vector store for an assistant or a thread; its id. Raises `InvalidRequestError`."""
-        chunking: Chunking | None = None
-        if wish.chunking_strategy is not None and bytes(wish.chunking_strategy) != b"null":
-            chunking = check_chunking(read_json(bytes(wish.chunking_strategy), _CHUNKING))
+        chunking = check_chunking(wish.chunking_strategy)
         vector_store_id = new_id("vs")
         await insert_store(
             *(connection, caller.app.id, vector_store_id),
@@ -89,8 +84,10 @@ class Adding:
         files: Sequence[NewStoreFile],
         *,
         as_batch: bool = False,
+        named: str = "file_ids",
     ) -> str | None:
-        """Files that are in it already are taken in anew. The id of the batch, if it is one.
+        """Files that are in it already are taken in anew; `named` is the field that names them. The
+        id of the batch, if it is one.
 
         Raises `NotFoundError` for a store or a file that the caller does not have,
         `InvalidRequestError` for a store that has expired or would be too full, and
@@ -107,7 +104,7 @@ class Adding:
         ids = [each.file_id for each in files]
         missing = await missing_files(connection, app_id, caller.user, ids)
         if missing:
-            raise NotFoundError.of("file", missing[0])
+            raise NotFoundError.of("file", missing[0], named)
         if await count_files(connection, vector_store_id) + len(files) > MOST_FILES:
             raise InvalidRequestError(f"A vector store holds {MOST_FILES} files at most.")
         if await count_chunks(connection, app_id) >= self._app_chunks:

@@ -70,7 +70,8 @@ class StoreFileService:
         check_chunking(asked.chunking_strategy)
 
         async def work(connection: Connection) -> StoreFile | None:
-            await self._adding.put(connection, caller, vector_store_id, [asked])
+            put = self._adding.put
+            await put(connection, caller, vector_store_id, [asked], named="file_id")
             return await find_file(connection, caller.app.id, vector_store_id, asked.file_id)
 
         return _told(vector_store_id, await self._store.postgres.transaction(work), asked.file_id)
@@ -158,14 +159,15 @@ class StoreFileService:
 
     async def add_batch(self, caller: Caller, vector_store_id: str, body: bytes) -> Json:
         """All of them or none."""
-        files = files_of(read_body(body, _BATCH))
+        asked = read_body(body, _BATCH)
+        files, named = files_of(asked), "file_ids" if asked.files is None else "files"
         check_id("vector store", vector_store_id)
         for each in files:
             check_id("file", each.file_id)
 
         async def work(connection: Connection) -> Batch | None:
             batch_id = await self._adding.put(
-                connection, caller, vector_store_id, files, as_batch=True
+                connection, caller, vector_store_id, files, as_batch=True, named=named
             )
             assert batch_id is not None, "there are files"
             return await find_batch(connection, caller.app.id, vector_store_id, batch_id)

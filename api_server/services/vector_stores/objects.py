@@ -5,8 +5,7 @@ from typing import Any
 
 import msgspec
 
-from api_server.schemas.chunks import Chunk
-from api_server.schemas.vector_stores import Chunking, StaticChunking
+from api_server.schemas.chunks import Chunk, Chunking, StaticChunking
 from api_server.stores.vector_store_files import Batch, StoreFile
 from api_server.stores.vector_stores import VectorStore
 

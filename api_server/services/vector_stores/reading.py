@@ -6,15 +6,19 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from api_server.errors import InvalidRequestError
-from api_server.schemas.chunks import Comparison, Compound, Filter
+from api_server.schemas.chunks import (
+    Chunking,
+    Comparison,
+    Compound,
+    Filter,
+    StaticChunking,
+)
 from api_server.schemas.vector_stores import (
     MOST_CONDITIONS,
-    Chunking,
     Condition,
     NewFileBatch,
     NewStoreFile,
     SearchBody,
-    StaticChunking,
 )
 from api_server.services.assistants.rules import read_kept
 from api_server.services.reading import check_storable
@@ -61,7 +65,8 @@ def files_of(batch: NewFileBatch) -> list[NewStoreFile]:
             for id_ in batch.file_ids or ()
         ]
     if not files:
-        raise InvalidRequestError("file_ids: names no file.", param="file_ids")
+        param = "file_ids" if batch.files is None else "files"
+        raise InvalidRequestError(f"{param}: names no file.", param=param)
     unique = {each.file_id: each for each in files}
     for each in unique.values():
         check_chunking(each.chunking_strategy)

@@ -45,20 +45,12 @@ for no key update
 select created_at, seq from runs
 where app_id = $1 and thread_id = $2 and id = $3
 
--- name: list_up
+-- name: list_page
 select * from runs
 where app_id = $1 and thread_id = $2
     and (created_at, seq) > ($3::timestamptz, $4::bigint)
     and (created_at, seq) < ($5::timestamptz, $6::bigint)
-order by created_at, seq
-limit $7
-
--- name: list_down
-select * from runs
-where app_id = $1 and thread_id = $2
-    and (created_at, seq) > ($3::timestamptz, $4::bigint)
-    and (created_at, seq) < ($5::timestamptz, $6::bigint)
-order by created_at desc, seq desc
+order by created_at /*desc*/, seq /*desc*/
 limit $7
 
 -- name: modify
@@ -69,20 +61,12 @@ returning id
 -- name: steps_place
 select created_at, seq from run_steps where app_id = $1 and run_id = $2 and id = $3
 
--- name: steps_up
+-- name: steps_page
 select * from run_steps
 where app_id = $1 and run_id = $2
     and (created_at, seq) > ($3::timestamptz, $4::bigint)
     and (created_at, seq) < ($5::timestamptz, $6::bigint)
-order by created_at, seq
-limit $7
-
--- name: steps_down
-select * from run_steps
-where app_id = $1 and run_id = $2
-    and (created_at, seq) > ($3::timestamptz, $4::bigint)
-    and (created_at, seq) < ($5::timestamptz, $6::bigint)
-order by created_at desc, seq desc
+order by created_at /*desc*/, seq /*desc*/
 limit $7
 
 -- name: step
