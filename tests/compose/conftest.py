@@ -19,7 +19,7 @@ from tests.compose.daemon import CannotRunError, docker, running_daemon
 from tests.compose.project import Project, checkout, image_name
 from tests.compose.stand_ins import build_all
 
-ORDER = ("start", "containers", "clients", "scale", "outages", "backup", "by_hand")
+ORDER = ("start", "containers", "clients", "kept", "scale", "outages", "backup", "by_hand")
 RUNNING = (
     "front",
     "api-server",
@@ -50,6 +50,9 @@ SLOTS = 256
 CONTEXT_TOKENS = 512
 """The tiny model has room for more streams than the rolling restart has clients."""
 
+VECTOR_SIZE = 384
+"""Of all-MiniLM-L6-v2."""
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--transcript", type=Path, help="write what make start prints to this file")
@@ -76,6 +79,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
             images = build_all(cache, engine)
             with checkout(tmp_path_factory.mktemp("stack"), images, embedding) as made:
                 _give_many_slots(made.folder / "configs/llama-cpp-config.yaml")
+                _take_short_vectors(made.folder / "init-scripts/qdrant/collections.yaml")
                 yield made
     except CannotRunError as exc:
         pytest.exit(f"the stack cannot be brought up here: {exc}.", returncode=2)
@@ -85,6 +89,13 @@ def _give_many_slots(path: Path) -> None:
     document = yaml.safe_load(path.read_text())
     document["batching"]["max_batch_size"] = SLOTS
     document["inference"]["context_length"] = CONTEXT_TOKENS
+    path.write_text(yaml.safe_dump(document))
+
+
+def _take_short_vectors(path: Path) -> None:
+    """The model of the tests is another one than the collection was written for."""
+    document = yaml.safe_load(path.read_text())
+    document["chunks"]["vector_size"] = VECTOR_SIZE
     path.write_text(yaml.safe_dump(document))
 
 
