@@ -14,6 +14,7 @@ from openai.types.beta.threads import Run
 
 from tests.compose.apps import make_app
 from tests.compose.conftest import Stack
+from tests.compose.project import Project
 from tests.compose.watching import eventually
 from tests.documents import docx, pdf
 from tests.run_homes import Told, events_of
@@ -52,7 +53,7 @@ def app(stack: Stack) -> dict[str, str]:
 @pytest.fixture
 def client(stack: Stack, app: dict[str, str]) -> Iterator[openai.OpenAI]:
     url = f"{stack.url}/v1"
-    with openai.OpenAI(base_url=url, api_key=app["key"], max_retries=0, timeout=60) as client:
+    with openai.OpenAI(base_url=url, api_key=app["key"], max_retries=4, timeout=60) as client:
         yield client
 
 
@@ -76,6 +77,17 @@ def until_final(client: openai.OpenAI, thread_id: str, run_id: str) -> Run:
 
     eventually(lambda: run().status in FINAL, RUN_SECONDS, "the run has ended")
     return run()
+
+
+def kill_gateway(project: Project) -> None:
+    """And wait until Docker has started it again."""
+    container = project.container("api-server")
+    before = project.state(container)["Pid"]
+    project.crash(container)
+    eventually(
+        lambda: project.state(container)["Pid"] not in (0, before), 30, "it is started again"
+    )
+    project.wait_healthy("api-server")
 
 
 def test_a_file_comes_back_as_it_went(stack: Stack, client: openai.OpenAI) -> None:
@@ -135,8 +147,7 @@ async def test_a_run_whose_gateway_is_killed_is_done_by_the_next_one(
                     async for event in events_of(answer):
                         told.append(event)
                         if event.event == "thread.run.in_progress":
-                            stack.project.crash(stack.project.container("api-server"))
-            stack.project.wait_healthy("api-server")
+                            kill_gateway(stack.project)
         run_id = told[0].data["id"]
         ended = until_final(client, thread, run_id)
         assert ended.status == "completed", ended.last_error
@@ -160,8 +171,7 @@ def test_runs_that_write_while_their_gateway_is_killed_end_once(
             assistant_id=assistant, thread={"messages": [{"role": "user", "content": said}]}
         )
         begun.append(run)
-    stack.project.crash(stack.project.container("api-server"))
-    stack.project.wait_healthy("api-server")
+    kill_gateway(stack.project)
     for run in begun:
         assert until_final(client, run.thread_id, run.id).status == "completed"
         assert len(texts_of(client, run.thread_id)) == 2
