@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import openai
@@ -28,7 +29,7 @@ FINAL = {"completed", "failed", "cancelled", "expired", "incomplete"}
 RUN_SECONDS = 60
 """A gateway that was killed holds its runs for `jobs.lease_seconds` yet."""
 
-RUNS = 8
+RUNS = 48
 
 LARGE = 24 * 2**20
 QUESTION = "What is the capital of France?"
@@ -164,17 +165,21 @@ async def test_a_run_whose_gateway_is_killed_is_done_by_the_next_one(
 def test_runs_that_write_while_their_gateway_is_killed_end_once(
     stack: Stack, client: openai.OpenAI, assistant: str
 ) -> None:
-    begun = []
-    for number in range(RUNS):
+    def begin(number: int) -> Run:
         said = f"{STORY} {number}"
-        run = client.beta.threads.create_and_run(
+        return client.beta.threads.create_and_run(
             assistant_id=assistant, thread={"messages": [{"role": "user", "content": said}]}
         )
-        begun.append(run)
+
+    with ThreadPoolExecutor(16) as pool:
+        begun = list(pool.map(begin, range(RUNS)))
     kill_gateway(stack.project)
     for run in begun:
         assert until_final(client, run.thread_id, run.id).status == "completed"
         assert len(texts_of(client, run.thread_id)) == 2
+    steps = client.beta.threads.runs.steps
+    listed = [steps.list(run.id, thread_id=run.thread_id).data for run in begun]
+    assert "failed" in {step.status for each in listed for step in each}, "some were half written"
 
 
 def test_files_of_several_formats_are_found_by_what_they_say(client: openai.OpenAI) -> None:
