@@ -80,6 +80,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
             with checkout(tmp_path_factory.mktemp("stack"), images, embedding) as made:
                 _give_many_slots(made.folder / "configs/llama-cpp-config.yaml")
                 _take_short_vectors(made.folder / "init-scripts/qdrant/collections.yaml")
+                _give_function(made.folder / "configs")
                 yield made
     except CannotRunError as exc:
         pytest.exit(f"the stack cannot be brought up here: {exc}.", returncode=2)
@@ -97,6 +98,14 @@ def _take_short_vectors(path: Path) -> None:
     document = yaml.safe_load(path.read_text())
     document["chunks"]["vector_size"] = VECTOR_SIZE
     path.write_text(yaml.safe_dump(document))
+
+
+def _give_function(configs: Path) -> None:
+    """What docs/start.md says of functions of the operator."""
+    (configs / "town.py").write_text("def hour() -> str:\n    return 'a quarter past nine'\n")
+    document = yaml.safe_load((configs / "stack.yaml").read_text())
+    document["assistants"]["functions"] = {"hour": {"call": "configs.town:hour"}}
+    (configs / "stack.yaml").write_text(yaml.safe_dump(document))
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,13 @@ import json
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import openai
 import pytest
 from openai.types.beta.threads import Run
+from openai.types.beta.threads.runs import ToolCall
 
 from tests.compose.apps import make_app
 from tests.compose.conftest import Stack
@@ -68,6 +70,13 @@ def texts_of(client: openai.OpenAI, thread_id: str) -> list[str]:
     messages = client.beta.threads.messages.list(thread_id, order="asc").data
     parts = [part for message in messages for part in message.content]
     return [part.text.value for part in parts if part.type == "text"]
+
+
+def calls_of(client: openai.OpenAI, run: Run) -> list[ToolCall]:
+    """What a run has called."""
+    steps = client.beta.threads.runs.steps.list(run.id, thread_id=run.thread_id).data
+    details = [step.step_details for step in steps]
+    return [call for each in details if each.type == "tool_calls" for call in each.tool_calls]
 
 
 def until_final(client: openai.OpenAI, thread_id: str, run_id: str) -> Run:
@@ -218,16 +227,39 @@ def test_a_run_searches_the_files_of_its_assistant(client: openai.OpenAI) -> Non
         poll_interval_ms=200,
     )
     assert run.status == "completed", run.last_error
-    steps = client.beta.threads.runs.steps.list(run.id, thread_id=thread.id).data
-    calls = [
-        call
-        for step in steps
-        if step.step_details.type == "tool_calls"
-        for call in step.step_details.tool_calls
-    ]
+    calls = calls_of(client, run)
     assert [call.type for call in calls] == ["file_search"]
     assert calls[0].type == "file_search"
     assert [each.file_name for each in calls[0].file_search.results or []] == ["clock.txt"]
+
+
+def test_a_function_of_the_operator_is_called(client: openai.OpenAI, assistant: str) -> None:
+    run = client.beta.threads.create_and_run_poll(
+        assistant_id=assistant,
+        thread={"messages": [{"role": "user", "content": "What time is it?"}]},
+        tools=[{"type": "function", "function": {"name": "hour"}}],
+        tool_choice={"type": "function", "function": {"name": "hour"}},
+        poll_interval_ms=200,
+    )
+    assert run.status == "completed", run.last_error
+    (call,) = calls_of(client, run)
+    assert call.type == "function"
+    assert call.function.output == "a quarter past nine"
+
+
+def test_what_was_at_openai_is_taken_in(
+    stack: Stack, client: openai.OpenAI, tmp_path: Path
+) -> None:
+    """By the command of docs/start.md, from a folder of the host."""
+    file = {"id": "file-moved", "object": "file", "bytes": 3, "created_at": 1_700_000_000}
+    file |= {"filename": "moved.txt", "purpose": "assistants", "path": "moved.txt"}
+    (tmp_path / "moved.txt").write_text("old")
+    (tmp_path / "dump.json").write_text(json.dumps({"files": [file]}))
+    tmp_path.chmod(0o755)
+    options = ["--rm", "--no-deps", "-T", "--volume", f"{tmp_path}:/dump:ro", "api-server"]
+    command = ["import-assistants", "/dump/dump.json", "--app", "kept"]
+    stack.project.compose("run", *options, *command)
+    assert client.files.content("file-moved").read() == b"old"
 
 
 def test_one_call_is_a_whole_turn_of_a_conversation(

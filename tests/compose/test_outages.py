@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import httpx
+import openai
 import pytest
 
 from tests.compose.apps import make_app
@@ -45,14 +46,15 @@ def send_job(stack: Stack, app_code: str) -> httpx.Response:
     return httpx.post(f"{stack.url}/ai_request", json=job, timeout=10)
 
 
-def post(stack: Stack, path: str, **request: Any) -> httpx.Response:
+def request(stack: Stack, method: str, path: str, **said: Any) -> httpx.Response:
     """Whatever it is answered."""
     headers = {"authorization": f"Bearer {stack.key}"}
-    return httpx.post(stack.url + path, headers=headers, timeout=30, **request)
+    return httpx.request(method, stack.url + path, headers=headers, timeout=30, **said)
 
 
 def send_file(stack: Stack) -> httpx.Response:
-    return post(stack, "/v1/files", files={"file": b"a"}, data={"purpose": "user_data"})
+    told = {"files": {"file": ("a.txt", b"a")}, "data": {"purpose": "user_data"}}
+    return request(stack, "POST", "/v1/files", **told)
 
 
 class Outage:
@@ -131,16 +133,21 @@ async def test_all_are_well_after_their_crashes(stack: Stack) -> None:
 
 
 @pytest.mark.parametrize("how", ["pause", "away"])
-async def test_chat_knows_nothing_of_what_it_does_not_need(stack: Stack, how: str) -> None:
+async def test_chat_knows_nothing_of_what_it_does_not_need(
+    stack: Stack, client: openai.OpenAI, how: str
+) -> None:
     """All of these together, for time; each by itself in the test above."""
-    store = post(stack, "/v1/vector_stores", json={}).json()["id"]
-    search = f"/v1/vector_stores/{store}/search"
+    store = client.vector_stores.create().id
+    file = client.vector_stores.files.upload_and_poll(
+        vector_store_id=store, file=("clock.txt", b"The clock is wound."), poll_interval_ms=200
+    ).id
+    text = f"/v1/vector_stores/{store}/files/{file}/content"
     outage = Outage(stack, *UNCONCERNED)
     await outage.of(
         how,
         lambda: send_file(stack),
-        lambda: post(stack, search, json={"query": "?"}),
-        lambda: post(stack, "/v1/threads", json={}),
+        lambda: request(stack, "GET", text),
+        lambda: request(stack, "POST", "/v1/threads", json={}),
     )
     assert outage.load.failed == []
     assert {each for said in outage.load.degraded for each in said.split(", ")} <= KEPT_IN
@@ -151,7 +158,7 @@ async def test_chat_knows_nothing_of_what_it_does_not_need(stack: Stack, how: st
         assert int(answer.headers["retry-after"]) >= 1
     assert thread.status_code == 200
     assert send_file(stack).status_code == 200
-    assert post(stack, search, json={"query": "?"}).status_code == 200
+    assert client.vector_stores.search(store, query="clock").data
 
 
 @pytest.mark.parametrize("how", ["pause", "away"])
