@@ -50,6 +50,7 @@ SLOTS = 256
 CONTEXT_TOKENS = 512
 """The tiny model has room for more streams than the rolling restart has clients."""
 
+MOST_FILE_BYTES = 32 * 2**20
 VECTOR_SIZE = 384
 """Of all-MiniLM-L6-v2."""
 
@@ -80,7 +81,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
             with checkout(tmp_path_factory.mktemp("stack"), images, embedding) as made:
                 _give_many_slots(made.folder / "configs/llama-cpp-config.yaml")
                 _take_short_vectors(made.folder / "init-scripts/qdrant/collections.yaml")
-                _give_function(made.folder / "configs")
+                _change_stack_file(made.folder / "configs")
                 yield made
     except CannotRunError as exc:
         pytest.exit(f"the stack cannot be brought up here: {exc}.", returncode=2)
@@ -100,11 +101,12 @@ def _take_short_vectors(path: Path) -> None:
     path.write_text(yaml.safe_dump(document))
 
 
-def _give_function(configs: Path) -> None:
-    """What docs/start.md says of functions of the operator."""
+def _change_stack_file(configs: Path) -> None:
+    """A function of the operator, as docs/start.md says; no file of half a gigabyte for a test."""
     (configs / "town.py").write_text("def hour() -> str:\n    return 'a quarter past nine'\n")
     document = yaml.safe_load((configs / "stack.yaml").read_text())
     document["assistants"]["functions"] = {"hour": {"call": "configs.town:hour"}}
+    document["files"]["max_file_bytes"] = MOST_FILE_BYTES
     (configs / "stack.yaml").write_text(yaml.safe_dump(document))
 
 

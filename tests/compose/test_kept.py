@@ -16,7 +16,7 @@ from openai.types.beta.threads import Run
 from openai.types.beta.threads.runs import ToolCall
 
 from tests.compose.apps import make_app
-from tests.compose.conftest import Stack
+from tests.compose.conftest import MOST_FILE_BYTES, Stack
 from tests.compose.project import Project
 from tests.compose.watching import eventually
 from tests.documents import docx, pdf
@@ -113,6 +113,13 @@ def test_a_file_comes_back_as_it_went(stack: Stack, client: openai.OpenAI) -> No
     client.files.delete(file.id)
     with pytest.raises(openai.NotFoundError):
         client.files.content(file.id)
+
+
+def test_a_file_that_is_too_long_is_refused_through_the_front_too(client: openai.OpenAI) -> None:
+    content = bytes(2 * MOST_FILE_BYTES)
+    with pytest.raises(openai.APIStatusError) as refused:
+        client.files.create(file=("long.bin", content), purpose="user_data")
+    assert refused.value.status_code == 413
 
 
 def test_a_file_that_is_sent_in_parts_is_one(client: openai.OpenAI) -> None:
