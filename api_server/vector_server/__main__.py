@@ -1,6 +1,7 @@
 """`python -m api_server.vector_server FILE`: serves until it is ended.
 
-FILE is JSON, `{"port", "api_key", "folder"}`; port 0: a free one. The address is printed.
+FILE is JSON, `{"port", "api_key", "folder"}` and perhaps `"host"`; port 0: a free one. The address
+is printed.
 """
 
 import signal
@@ -20,6 +21,7 @@ class Configuration(msgspec.Struct):
     port: int
     api_key: str
     folder: str
+    host: str = "127.0.0.1"
 
 
 def main() -> None:
@@ -29,9 +31,9 @@ def main() -> None:
     ended = threading.Event()
     for each in (signal.SIGTERM, signal.SIGINT):
         signal.signal(each, lambda *_: ended.set())
-    server = Server(told.port, collections, told.api_key)
+    server = Server(told.host, told.port, collections, told.api_key)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    sys.stdout.write(f"http://127.0.0.1:{server.server_port}\n")
+    sys.stdout.write(f"http://{told.host}:{server.server_port}\n")
     sys.stdout.flush()
     while not ended.wait(FLUSH_SECONDS):
         collections.tidy()

@@ -145,7 +145,7 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, port: int, collections: Collections, api_key: str) -> None:
+    def __init__(self, host: str, port: int, collections: Collections, api_key: str) -> None:
         self.collections = collections
         self.api_key = api_key
-        super().__init__(("127.0.0.1", port), Handler)
+        super().__init__((host, port), Handler)

@@ -6,7 +6,7 @@ source scripts/stack/all.sh
 one_at_a_time clean
 check_folder >/dev/null
 if [[ ${VOLUMES:-} == yes ]]; then
-    confirm_or_fail "This removes apps, usage, jobs, objects, vectors and figures of the stack $(project_name), for good$(perhaps_of_others)." \
+    confirm_or_fail "This removes apps, usage, jobs, threads, files, vector stores and figures of the stack $(project_name), for good$(perhaps_of_others)." \
         "make clean VOLUMES=yes"
     compose_unplanned --profile '*' down --volumes --remove-orphans
 else

@@ -11,7 +11,7 @@ check_folder >/dev/null
 require_env_file
 from=${FROM:-}
 verify_backup "$from"
-confirm_or_fail "This puts $from in the place of all apps, usage, jobs, objects and vectors that are stored here." "make restore FROM=$from"
+confirm_or_fail "This puts $from in the place of all apps, usage, jobs, threads, files and vector stores that are kept here." "make restore FROM=$from"
 compose up --no-start || fail "The containers could not be made." "The lines above say why."
 check_kind_of_objects "$from"
 start_postgres

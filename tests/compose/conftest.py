@@ -19,7 +19,7 @@ from tests.compose.daemon import CannotRunError, docker, running_daemon
 from tests.compose.project import Project, checkout, image_name
 from tests.compose.stand_ins import build_all
 
-ORDER = ("start", "containers", "clients", "scale", "outages", "backup", "by_hand")
+ORDER = ("start", "containers", "clients", "kept", "scale", "outages", "backup", "by_hand")
 RUNNING = (
     "front",
     "api-server",
@@ -50,6 +50,10 @@ SLOTS = 256
 CONTEXT_TOKENS = 512
 """The tiny model has room for more streams than the rolling restart has clients."""
 
+MOST_FILE_BYTES = 32 * 2**20
+VECTOR_SIZE = 384
+"""Of all-MiniLM-L6-v2."""
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--transcript", type=Path, help="write what make start prints to this file")
@@ -76,6 +80,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
             images = build_all(cache, engine)
             with checkout(tmp_path_factory.mktemp("stack"), images, embedding) as made:
                 _give_many_slots(made.folder / "configs/llama-cpp-config.yaml")
+                _take_short_vectors(made.folder / "init-scripts/qdrant/collections.yaml")
+                _change_stack_file(made.folder / "configs")
                 yield made
     except CannotRunError as exc:
         pytest.exit(f"the stack cannot be brought up here: {exc}.", returncode=2)
@@ -86,6 +92,22 @@ def _give_many_slots(path: Path) -> None:
     document["batching"]["max_batch_size"] = SLOTS
     document["inference"]["context_length"] = CONTEXT_TOKENS
     path.write_text(yaml.safe_dump(document))
+
+
+def _take_short_vectors(path: Path) -> None:
+    """The model of the tests is another one than the collection was written for."""
+    document = yaml.safe_load(path.read_text())
+    document["chunks"]["vector_size"] = VECTOR_SIZE
+    path.write_text(yaml.safe_dump(document))
+
+
+def _change_stack_file(configs: Path) -> None:
+    """A function of the operator, as docs/start.md says; no file of half a gigabyte for a test."""
+    (configs / "town.py").write_text("def hour() -> str:\n    return 'a quarter past nine'\n")
+    document = yaml.safe_load((configs / "stack.yaml").read_text())
+    document["assistants"]["functions"] = {"hour": {"call": "configs.town:hour"}}
+    document["files"]["max_file_bytes"] = MOST_FILE_BYTES
+    (configs / "stack.yaml").write_text(yaml.safe_dump(document))
 
 
 @dataclass(frozen=True)

@@ -167,11 +167,6 @@ class Project:
         finally:
             docker("start", *containers)
 
-    def python(self, program: str, *, seconds: float = 60) -> str:
-        """Run it in a new container of the gateway's image, on the internal network."""
-        options = ["run", "--rm", "-T", "--no-deps", "--entrypoint", "python"]
-        return self.compose(*options, "bucket-init", "-c", program, seconds=seconds)
-
     def take_down(self) -> None:
         """Containers, networks, volumes and the gateway's image, whatever state they are in."""
         label = f"label=com.docker.compose.project={self.name}"

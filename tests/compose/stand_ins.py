@@ -26,11 +26,21 @@ SUITE = "bookworm"
 PACKAGES = ("ca-certificates", "curl", "python3", "python3-venv")
 ROOTFS_SECONDS = 15 * 60.0
 BUILD_SECONDS = 15 * 60.0
+QDRANT = {
+    "vector_server": REPOSITORY / "api_server/vector_server",
+    "requirements.txt": REPOSITORY / "requirements.txt",
+    "requirements-vectors.txt": REPOSITORY / "requirements-vectors.txt",
+}
+
+
+BYTECODE = shutil.ignore_patterns("__pycache__")
 
 
 @dataclass(frozen=True)
 class StandIn:
-    """A folder of images/, the variable that names the image, and files from elsewhere."""
+    """A folder of images/, the variable that names the image, and files and folders from
+    elsewhere.
+    """
 
     name: str
     variable: str
@@ -47,7 +57,7 @@ def stand_ins(llama_server: Path) -> list[StandIn]:
         StandIn("prometheus", "PROMETHEUS_IMAGE"),
         StandIn("llama-cpp", "LLAMA_CPP_IMAGE", {"llama-server": llama_server}),
         StandIn("minio", "MINIO_IMAGE"),
-        StandIn("qdrant", "QDRANT_IMAGE", {"fake_qdrant.py": REPOSITORY / "tests/fake_qdrant.py"}),
+        StandIn("qdrant", "QDRANT_IMAGE", QDRANT),
         StandIn("grafana", "GRAFANA_IMAGE"),
         StandIn("locust", "LOCUST_IMAGE"),
     ]
@@ -82,9 +92,12 @@ def build(image: StandIn, base: str, argument: str = "BASE") -> str:
     """Build one on another, unless it is there; the tag."""
     with tempfile.TemporaryDirectory() as folder:
         context = Path(folder, "context")
-        shutil.copytree(IMAGES / image.name, context)
+        shutil.copytree(IMAGES / image.name, context, ignore=BYTECODE)
         for name, source in image.files.items():
-            shutil.copy2(source, context / name)
+            if source.is_dir():
+                shutil.copytree(source, context / name, ignore=BYTECODE)
+            else:
+                shutil.copy2(source, context / name)
         tag = f"{REPOSITORY_NAME}/{image.name}:{_digest(base, *_contents(context))}"
         if not _is_there(tag):
             options = ["--build-arg", f"{argument}={base}", "--tag", tag]
@@ -95,7 +108,7 @@ def build(image: StandIn, base: str, argument: str = "BASE") -> str:
 def _contents(folder: Path) -> Iterator[str]:
     """Of each file its name, whether it can be run, and a digest."""
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and "__pycache__" not in path.parts:
+        if path.is_file():
             is_program = os.access(path, os.X_OK)
             digest = hashlib.sha256(path.read_bytes()).hexdigest()
             yield f"{path.relative_to(folder)} {is_program} {digest}"

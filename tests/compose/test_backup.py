@@ -2,12 +2,12 @@
 
 import asyncio
 import hashlib
-import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import openai
 import pytest
 
 from tests.compose.apps import make_app
@@ -16,50 +16,25 @@ from tests.compose.load import ask, body, running_load
 from tests.compose.project import Project
 from tests.compose.watching import eventually, rows
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [
+    pytest.mark.timeout(400),
+    pytest.mark.filterwarnings("ignore:.*deprecated:DeprecationWarning"),
+]
 
-CONTENT = "what was in the file\n" * 1000
-WRITE_OBJECT = """
-import io, os
-from minio import Minio
-client = Minio("minio:9000", os.environ["S3_ACCESS_KEY"], os.environ["S3_SECRET_KEY"], secure=False)
-data = CONTENT.encode()
-client.put_object("stack-files", "of/the/test", io.BytesIO(data), len(data))
-"""
-READ_OBJECT = """
-import os
-from minio import Minio
-client = Minio("minio:9000", os.environ["S3_ACCESS_KEY"], os.environ["S3_SECRET_KEY"], secure=False)
-print(client.get_object("stack-files", "of/the/test").read().decode(), end="")
-"""
-ASK_QDRANT = """
-import os, urllib.request
-request = urllib.request.Request(
-    os.environ["QDRANT_URL"] + PATH, method=METHOD, data=BODY,
-    headers={"api-key": os.environ["QDRANT_API_KEY"], "content-type": "application/json"},
-)
-print(urllib.request.urlopen(request, timeout=10).read().decode())
-"""
+CONTENT = b"what was in the file\n" * 1000
+FACT = "The clock of the town hall is wound by hand each Monday morning."
 
 
 @dataclass(frozen=True)
 class Stored:
-    """What was there before: an app's key, its job, how often it is in the ledger."""
+    """What was there before: an app's key, its job, its requests in the ledger, what it keeps."""
 
     key: str
     job: str
     usage: int
-
-
-def with_values(program: str, **values: object) -> str:
-    """The program with constants in front."""
-    return "\n".join([*(f"{name} = {value!r}" for name, value in values.items()), program])
-
-
-def collections(project: Project) -> set[str]:
-    asked = with_values(ASK_QDRANT, PATH="/collections", METHOD="GET", BODY=None)
-    found = json.loads(project.python(asked))["result"]["collections"]
-    return {each["name"] for each in found}
+    file: str
+    vector_store: str
+    thread: str
 
 
 def chat(stack: Stack, key: str) -> int:
@@ -73,8 +48,12 @@ def usage_of(project: Project, app: str) -> int:
     return int(rows(project, f"select count(*) from usage where app = '{app}'")[0])
 
 
+def client_of(stack: Stack, key: str) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{stack.url}/v1", api_key=key, max_retries=0, timeout=60)
+
+
 def store_something(stack: Stack) -> Stored:
-    """An app that chats and sends a job, an object, a collection."""
+    """An app that chats, sends a job, and keeps a file, a vector store and a thread."""
     project = stack.project
     types = {"explain": {"prompt": "{request}", "model": "tiny", "max_tokens": 16}}
     app = make_app(project, "keeper", request_types=types)
@@ -83,11 +62,44 @@ def store_something(stack: Stack) -> Stored:
     with httpx.Client(base_url=stack.url, timeout=10) as http:
         path = f"/get_request/{http.post('/ai_request', json=job).json()['request_id']}"
         eventually(lambda: http.get(path).json()["status"] == "completed", 30, "the job is done")
-    project.python(with_values(WRITE_OBJECT, CONTENT=CONTENT))
-    made = json.dumps({"vectors": {"size": 4, "distance": "Dot"}}).encode()
-    project.python(with_values(ASK_QDRANT, PATH="/collections/kept", METHOD="PUT", BODY=made))
-    eventually(lambda: usage_of(project, "keeper") >= 6, 10, "the ledger has it")
-    return Stored(app["key"], path, usage_of(project, "keeper"))
+    with client_of(stack, app["key"]) as client:
+        file = client.files.create(file=("kept.txt", CONTENT), purpose="user_data")
+        store = client.vector_stores.create(name="kept")
+        add_to(client, store.id, "clock.txt", FACT)
+        assistant = client.beta.assistants.create(model="tiny", temperature=0)
+        thread = client.beta.threads.create(messages=[{"role": "user", "content": "hi"}])
+        answer_in(client, thread.id, assistant.id)
+    eventually(lambda: usage_of(project, "keeper") >= 8, 10, "the ledger has it")
+    usage = usage_of(project, "keeper")
+    return Stored(app["key"], path, usage, file.id, store.id, thread.id)
+
+
+def add_to(client: openai.OpenAI, vector_store: str, name: str, text: str) -> None:
+    """A file, taken in."""
+    file = client.vector_stores.files.upload_and_poll(
+        vector_store_id=vector_store, file=(name, text.encode()), poll_interval_ms=200
+    )
+    assert file.status == "completed", file.last_error
+
+
+def answer_in(client: openai.OpenAI, thread: str, assistant: str) -> None:
+    """A run, to its end."""
+    run = client.beta.threads.runs.create_and_poll(
+        assistant_id=assistant, thread_id=thread, poll_interval_ms=200
+    )
+    assert run.status == "completed", run.last_error
+
+
+def kept_by(client: openai.OpenAI, stored: Stored) -> list[object]:
+    """All that the app keeps, as it is answered."""
+    return [
+        client.files.content(stored.file).read(),
+        client.vector_stores.retrieve(stored.vector_store).file_counts,
+        [each.to_dict() for each in client.vector_stores.search(stored.vector_store, query=FACT)],
+        [each.to_dict() for each in client.beta.threads.messages.list(stored.thread)],
+        [each.to_dict() for each in client.beta.threads.runs.list(stored.thread)],
+        [each.to_dict() for each in client.beta.assistants.list()],
+    ]
 
 
 async def backup_under_load(stack: Stack) -> Path:
@@ -102,6 +114,8 @@ async def backup_under_load(stack: Stack) -> Path:
 def test_what_a_wipe_took_a_restore_brings_back(stack: Stack) -> None:
     project = stack.project
     stored = store_something(stack)
+    with client_of(stack, stored.key) as client:
+        before = kept_by(client, stored)
     folder = asyncio.run(backup_under_load(stack))
     assert [path for path in folder.iterdir() if path.stat().st_mode & 0o077] == []
 
@@ -112,7 +126,6 @@ def test_what_a_wipe_took_a_restore_brings_back(stack: Stack) -> None:
     assert project.containers(stopped=True) == []
     project.start()
     assert chat(stack, stored.key) == 401, "the wipe took its key"
-    assert "kept" not in collections(project)
 
     project.must("make", "restore", "FROM=backups/whole", "CONFIRM=yes", seconds=400)
     assert chat(stack, stored.key) == 200
@@ -120,8 +133,14 @@ def test_what_a_wipe_took_a_restore_brings_back(stack: Stack) -> None:
     assert usage_of(project, "keeper") >= stored.usage
     answer = httpx.get(stack.url + stored.job, timeout=10).json()
     assert answer["status"] == "completed"
-    assert project.python(READ_OBJECT) == CONTENT
-    assert "kept" in collections(project)
+    with client_of(stack, stored.key) as client:
+        assert kept_by(client, stored) == before
+        assert before[0] == CONTENT
+        add_to(client, stored.vector_store, "bees.txt", "Bees carry pollen.")
+        found = client.vector_stores.search(stored.vector_store, query="pollen").data
+        assert {each.filename for each in found} == {"bees.txt", "clock.txt"}
+        assistant = client.beta.assistants.list().data[0].id
+        answer_in(client, stored.thread, assistant)
 
 
 def test_a_backup_that_was_changed_is_not_restored(stack: Stack) -> None:

@@ -4,8 +4,10 @@ import asyncio
 import os
 import time
 from collections.abc import Callable
+from typing import Any
 
 import httpx
+import openai
 import pytest
 
 from tests.compose.apps import make_app
@@ -25,6 +27,9 @@ QUEUE_SECONDS = 10.0
 
 UNCONCERNED = ("qdrant", "minio", "prometheus", "grafana", "embeddings")
 STORES = ("postgres", "redis")
+KEPT_IN = {"qdrant", "objects"}
+"""What answers may say then, also chats, which need neither."""
+
 ALL = (*UNCONCERNED, *STORES, "llama-cpp", "api-server", "front")
 
 
@@ -39,6 +44,17 @@ def send_job(stack: Stack, app_code: str) -> httpx.Response:
     """Whatever it is answered."""
     job = {"app_code": app_code, "request_type": "explain", "request": "What is the sea?"}
     return httpx.post(f"{stack.url}/ai_request", json=job, timeout=10)
+
+
+def request(stack: Stack, method: str, path: str, **said: Any) -> httpx.Response:
+    """Whatever it is answered."""
+    headers = {"authorization": f"Bearer {stack.key}"}
+    return httpx.request(method, stack.url + path, headers=headers, timeout=30, **said)
+
+
+def send_file(stack: Stack) -> httpx.Response:
+    told = {"files": {"file": ("a.txt", b"a")}, "data": {"purpose": "user_data"}}
+    return request(stack, "POST", "/v1/files", **told)
 
 
 class Outage:
@@ -56,7 +72,7 @@ class Outage:
     def during(self) -> list[Seen]:
         return self.load.between(self.began, self.ended)
 
-    async def of(self, how: str, ask_meanwhile: Callable[[], httpx.Response] | None = None) -> None:
+    async def of(self, how: str, *ask_meanwhile: Callable[[], httpx.Response]) -> None:
         """Play it, wait until all is well again without anybody's help, and note what came."""
         project = self.stack.project
         containers = [project.containers(service)[0] for service in self.services]
@@ -67,8 +83,8 @@ class Outage:
             await asyncio.to_thread(docker, begin, *containers)
             try:
                 await asyncio.sleep(OUTAGE_SECONDS / 2)
-                if ask_meanwhile:
-                    self.meanwhile.append(await asyncio.to_thread(ask_meanwhile))
+                for ask_one in ask_meanwhile:
+                    self.meanwhile.append(await asyncio.to_thread(ask_one))
                 await asyncio.sleep(OUTAGE_SECONDS / 2)
             finally:
                 self.ended = time.monotonic()
@@ -117,13 +133,32 @@ async def test_all_are_well_after_their_crashes(stack: Stack) -> None:
 
 
 @pytest.mark.parametrize("how", ["pause", "away"])
-async def test_chat_knows_nothing_of_what_it_does_not_need(stack: Stack, how: str) -> None:
+async def test_chat_knows_nothing_of_what_it_does_not_need(
+    stack: Stack, client: openai.OpenAI, how: str
+) -> None:
     """All of these together, for time; each by itself in the test above."""
+    store = client.vector_stores.create().id
+    file = client.vector_stores.files.upload_and_poll(
+        vector_store_id=store, file=("clock.txt", b"The clock is wound."), poll_interval_ms=200
+    ).id
+    text = f"/v1/vector_stores/{store}/files/{file}/content"
     outage = Outage(stack, *UNCONCERNED)
-    await outage.of(how)
+    await outage.of(
+        how,
+        lambda: send_file(stack),
+        lambda: request(stack, "GET", text),
+        lambda: request(stack, "POST", "/v1/threads", json={}),
+    )
     assert outage.load.failed == []
-    assert outage.load.degraded == set()
+    assert {each for said in outage.load.degraded for each in said.split(", ")} <= KEPT_IN
     assert len(outage.during) > OUTAGE_SECONDS
+    *without, thread = outage.meanwhile
+    for answer in without:
+        assert answer.status_code == 503, answer.text
+        assert int(answer.headers["retry-after"]) >= 1
+    assert thread.status_code == 200
+    assert send_file(stack).status_code == 200
+    assert client.vector_stores.search(store, query="clock").data
 
 
 @pytest.mark.parametrize("how", ["pause", "away"])

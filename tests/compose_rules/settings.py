@@ -33,12 +33,7 @@ NOT_PASSED = {
     "LLAMA_SERVER": "make local's",
     "CXX": "make local's",
     "XDG_CACHE_HOME": "make local's",
-    "S3_URL": "bucket-init alone reads it",
-    "S3_ACCESS_KEY": "the same",
-    "S3_SECRET_KEY": "the same",
-    "QDRANT_URL": "the same",
-    "QDRANT_API_KEY": "the same",
-    "GRAFANA_POSTGRES_PASSWORD": "the same, and Grafana",
+    "GRAFANA_POSTGRES_PASSWORD": "bucket-init and Grafana read it",
     "MONITORING": "make local's",
 }
 """Settings of the gateway that its service does not hand on."""
