@@ -59,8 +59,10 @@ class TakenError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Abandoned:
-    """A run whose job came to an end without it; `job_state` None where the job is gone."""
+class Over:
+    """A run that is to end: its time is over, or its job came to an end without it; `job_state`
+    None where the job is gone.
+    """
 
     run_id: str
     job_id: str
@@ -208,15 +210,13 @@ class RunStore:
 
     # keeping
 
-    async def late(self, connection: Connection) -> list[tuple[str, str]]:
-        """Run and job of those that have taken longer than they may."""
-        rows = await connection.fetch(_SQL["late"])
-        return [(row["id"], row["job_id"]) for row in rows]
+    async def late(self, connection: Connection) -> list[Over]:
+        """Those that have taken longer than they may."""
+        return [read_row(Over, row) for row in await connection.fetch(_SQL["late"])]
 
-    async def abandoned(self, connection: Connection) -> list[Abandoned]:
+    async def abandoned(self, connection: Connection) -> list[Over]:
         """Those that nobody will do any more."""
-        rows = await connection.fetch(_SQL["abandoned"])
-        return [Abandoned(row["id"], row["job_id"], row["state"], row["message"]) for row in rows]
+        return [read_row(Over, row) for row in await connection.fetch(_SQL["abandoned"])]
 
 
 # parts of somebody's transaction

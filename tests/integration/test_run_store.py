@@ -11,6 +11,7 @@ import pytest
 from api_server.schemas.runs import Wish
 from api_server.services.runs.doing import chat_of
 from api_server.services.runs.hub import Hub
+from api_server.services.runs.keeping import Keeper
 from api_server.services.runs.objects import run_object, to_json
 from api_server.services.runs.writing import LostError, Pen, Scribe, WantedCancelledError
 from api_server.stores.jobs import JobStore, Taken
@@ -27,16 +28,21 @@ async def postgres(postgres_url: str) -> AsyncIterator[Postgres]:
         yield postgres
 
 
-async def begun(postgres: Postgres, thread: str = "thread_1", number: int = 1) -> Run:
+WISH = to_json(Wish("m"))
+
+
+async def begun(
+    postgres: Postgres, thread: str = "thread_1", number: int = 1, body: str = WISH
+) -> Run:
     job = replace(new_job(), id=f"job_{number}", chat=chat_of(f"run_{number}"))
     now = datetime.now(UTC)
     run = Run(
         *(f"run_{number}", thread, "app_a", None, "asst_1", now, "queued"),
-        *(to_json(Wish("m")), "{}", job.id, now + timedelta(hours=1)),
+        *(body, "{}", job.id, now + timedelta(hours=1)),
     )
 
     async def work(connection: Connection) -> None:
-        if number == 1:
+        if thread == f"thread_{number}":
             await insert_thread(connection, NewThread(thread, "app_a", None, None, "{}"))
         await add_run(connection, run, [Event(1, "thread.run.created", "{}")])
         await JobStore(postgres, "run").enqueue(connection, [job], timeout_seconds=60)
@@ -142,3 +148,25 @@ async def test_who_ends_a_job_and_who_claims_it_do_not_wait_for_each_other(
     await claiming
     rows = await postgres.fetch("select state from jobs")
     assert [row["state"] for row in rows] == ["cancelled"]
+
+
+async def test_a_run_that_cannot_be_ended_keeps_no_other_from_its_end(
+    postgres: Postgres, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in (1, 2, 3, 4):
+        body = "{}" if number % 2 else WISH  # nobody can show a run without a wish
+        await begun(postgres, f"thread_{number}", number, body)
+    late = "update runs set expires_at = now() - interval '1 second' where id = any($1::text[])"
+    await postgres.execute(late, ["run_1", "run_2"])
+    await postgres.execute("update jobs set state = 'error' where id in ('job_3', 'job_4')")
+    ended: list[str] = []
+    keeper = Keeper(RunStore(postgres), 3600, lambda status, _: ended.append(status))
+    await keeper.keep()
+    await keeper.keep()
+    rows = await postgres.fetch("select id, status from runs order by id")
+    assert [row["status"] for row in rows] == ["queued", "expired", "queued", "failed"]
+    assert ended == ["expired", "failed"]
+    assert len(caplog.records) == 2, "each is told of once, not every second"
+    await postgres.execute("update runs set body = $1::json", WISH)
+    await keeper.keep()
+    assert ended == ["expired", "failed"] * 2, "its turn comes again"

@@ -298,14 +298,14 @@ join runs on runs.id = g.id and runs.job_id = jobs.id
 select pg_try_advisory_xact_lock(7264127411) as is_ours
 
 -- name: late
-select id, job_id from runs
+select id as run_id, job_id, null as job_state, null as message from runs
 where expires_at < now()
     and status in ('queued', 'in_progress', 'requires_action', 'cancelling')
 limit 100
 
 -- name: abandoned
 -- Those whose job has ended without them, whatever the reason.
-select runs.id, runs.job_id, jobs.state, jobs.message from runs
+select runs.id as run_id, runs.job_id, jobs.state as job_state, jobs.message from runs
 left join jobs on jobs.id = runs.job_id
 where runs.status in ('queued', 'in_progress', 'cancelling')
     and runs.expires_at >= now()
