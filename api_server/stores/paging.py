@@ -1,12 +1,12 @@
 """Pages of rows that are in the order of (created_at, seq).
 
-Three named queries of one store make a list. Their first parameters are the list's scope (an app's
-id, a thread's), the same for all three:
+Two named queries of one store make a list. Their first parameters are the list's scope (an app's
+id, a thread's), the same for both:
 
 - `NAME_place`: the `created_at` and `seq` of one row, by its id as the last parameter
-- `NAME_up` and `NAME_down`: rows between two places, oldest or newest first. Their last parameters
-  are `(after_at, after_seq, before_at, before_seq, limit)`; both bounds are left out themselves,
-  and are beyond all rows where there is none.
+- `NAME_page`: rows between two places, without their order. Its last parameters are `(after_at,
+  after_seq, before_at, before_seq)`; both bounds are left out themselves, and are beyond all rows
+  where there is none.
 """
 
 from collections.abc import Mapping, Sequence
@@ -38,7 +38,8 @@ async def page_of(
     is_up = page.order == "asc"
     low, high = (after or FIRST, before or LAST) if is_up else (before or FIRST, after or LAST)
     is_backwards = before is not None and after is None  # the page that ends at `before`
-    query = sql[f"{name}_up" if is_up != is_backwards else f"{name}_down"]
+    order = "created_at, seq" if is_up != is_backwards else "created_at desc, seq desc"
+    query = f"{sql[f'{name}_page']} order by {order} limit ${len(scope) + 5}"
     rows = await postgres.fetch(query, *scope, *low, *high, page.limit + 1)
     found = rows[: page.limit]
     return (found[::-1] if is_backwards else found), len(rows) > page.limit

@@ -105,11 +105,6 @@ class RunStore:
         row = await self._postgres.fetchrow(_SQL["assistant"], assistant_id, app_id)
         return None if row is None else (row["body"], row["at"])
 
-    async def sees_thread(self, app_id: str, user: str | None, thread_id: str) -> bool:
-        """Whether a thread is there for them."""
-        row = await self._postgres.fetchrow(_SQL["sees_thread"], thread_id, app_id, user)
-        return row is not None
-
     async def find(self, app_id: str, user: str | None, thread_id: str, run_id: str) -> Run | None:
         """One run."""
         row = await self._postgres.fetchrow(_SQL["find"], run_id, thread_id, app_id, user)

@@ -190,8 +190,11 @@ class RunService:
         at: datetime,
         before: Sequence[Named],
     ) -> Begun:
-        until = at + timedelta(seconds=self._run_seconds)
-        run = new_run(thread, asked.assistant_id, wish, metadata, new_job_id(), at, until)
+        run = Run(
+            *(new_id("run"), thread.id, thread.app_id, thread.user, asked.assistant_id, at),
+            *("queued", to_json(wish), metadata, new_job_id()),
+            expires_at=at + timedelta(seconds=self._run_seconds),
+        )
         shown = run_object(run)
         told = [*before, ("thread.run.created", shown), ("thread.run.queued", shown)]
         events = [
@@ -217,28 +220,3 @@ class RunService:
 
 def _busy(thread_id: str, run_id: str) -> InvalidRequestError:
     return InvalidRequestError(f"Thread {thread_id} already has an active run {run_id}.")
-
-
-def new_run(
-    thread: Thread,
-    assistant_id: str,
-    wish: Wish,
-    metadata: str,
-    job_id: str,
-    at: datetime,
-    until: datetime,
-) -> Run:
-    """A run that waits for its turn. Pure, but for its id."""
-    return Run(
-        id=new_id("run"),
-        thread_id=thread.id,
-        app_id=thread.app_id,
-        user_name=thread.user,
-        assistant_id=assistant_id,
-        created_at=at,
-        status="queued",
-        body=to_json(wish),
-        metadata=metadata,
-        job_id=job_id,
-        expires_at=until,
-    )

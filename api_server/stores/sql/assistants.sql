@@ -19,14 +19,6 @@ delete from assistants where app_id = $1 and id = $2
 -- name: assistants_place
 select created_at, seq from assistants where app_id = $1 and id = $2
 
--- name: assistants_up
+-- name: assistants_page
 select id, created_at, body from assistants
 where app_id = $1 and (created_at, seq) > ($2, $3) and (created_at, seq) < ($4, $5)
-order by created_at, seq
-limit $6
-
--- name: assistants_down
-select id, created_at, body from assistants
-where app_id = $1 and (created_at, seq) > ($2, $3) and (created_at, seq) < ($4, $5)
-order by created_at desc, seq desc
-limit $6

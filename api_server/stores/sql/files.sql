@@ -10,25 +10,13 @@ where
     app_id = $1 and ($2::text is null or user_name = $2) and ($3::text is null or purpose = $3)
     and id = $4
 
--- name: files_up
+-- name: files_page
 select * from files
 where
     app_id = $1 and ($2::text is null or user_name = $2) and ($3::text is null or purpose = $3)
     and (created_at, seq) > ($4::timestamptz, $5::bigint)
     and (created_at, seq) < ($6::timestamptz, $7::bigint)
     and (expires_at is null or expires_at > now())
-order by created_at, seq
-limit $8
-
--- name: files_down
-select * from files
-where
-    app_id = $1 and ($2::text is null or user_name = $2) and ($3::text is null or purpose = $3)
-    and (created_at, seq) > ($4::timestamptz, $5::bigint)
-    and (created_at, seq) < ($6::timestamptz, $7::bigint)
-    and (expires_at is null or expires_at > now())
-order by created_at desc, seq desc
-limit $8
 
 -- name: pieces
 select part.object, part.bytes

@@ -1,10 +1,6 @@
 -- name: assistant
 select body, clock_timestamp() as at from assistants where id = $1 and app_id = $2
 
--- name: sees_thread
-select true from threads
-where id = $1 and app_id = $2 and ($3::text is null or user_name = $3)
-
 -- name: add
 -- The commit waits for no disk: it holds a row that all of the app's runs want (`flush` waits).
 with added as (
@@ -45,21 +41,11 @@ for no key update
 select created_at, seq from runs
 where app_id = $1 and thread_id = $2 and id = $3
 
--- name: list_up
+-- name: list_page
 select * from runs
 where app_id = $1 and thread_id = $2
     and (created_at, seq) > ($3::timestamptz, $4::bigint)
     and (created_at, seq) < ($5::timestamptz, $6::bigint)
-order by created_at, seq
-limit $7
-
--- name: list_down
-select * from runs
-where app_id = $1 and thread_id = $2
-    and (created_at, seq) > ($3::timestamptz, $4::bigint)
-    and (created_at, seq) < ($5::timestamptz, $6::bigint)
-order by created_at desc, seq desc
-limit $7
 
 -- name: modify
 update runs set metadata = $5::json
@@ -69,21 +55,11 @@ returning id
 -- name: steps_place
 select created_at, seq from run_steps where app_id = $1 and run_id = $2 and id = $3
 
--- name: steps_up
+-- name: steps_page
 select * from run_steps
 where app_id = $1 and run_id = $2
     and (created_at, seq) > ($3::timestamptz, $4::bigint)
     and (created_at, seq) < ($5::timestamptz, $6::bigint)
-order by created_at, seq
-limit $7
-
--- name: steps_down
-select * from run_steps
-where app_id = $1 and run_id = $2
-    and (created_at, seq) > ($3::timestamptz, $4::bigint)
-    and (created_at, seq) < ($5::timestamptz, $6::bigint)
-order by created_at desc, seq desc
-limit $7
 
 -- name: step
 select * from run_steps where app_id = $1 and run_id = $2 and id = $3

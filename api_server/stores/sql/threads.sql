@@ -67,7 +67,7 @@ delete from messages where app_id = $1 and thread_id = $2 and id = $3
 select created_at, seq from messages
 where app_id = $1 and thread_id = $2 and ($3::text is null or run_id = $3) and id = $4
 
--- name: messages_up
+-- name: messages_page
 select
     id, thread_id, created_at, status, role, content, assistant_id, run_id, attachments, metadata,
     incomplete_details, completed_at, incomplete_at
@@ -75,16 +75,3 @@ from messages
 where
     app_id = $1 and thread_id = $2 and ($3::text is null or run_id = $3)
     and (created_at, seq) > ($4, $5) and (created_at, seq) < ($6, $7)
-order by created_at, seq
-limit $8
-
--- name: messages_down
-select
-    id, thread_id, created_at, status, role, content, assistant_id, run_id, attachments, metadata,
-    incomplete_details, completed_at, incomplete_at
-from messages
-where
-    app_id = $1 and thread_id = $2 and ($3::text is null or run_id = $3)
-    and (created_at, seq) > ($4, $5) and (created_at, seq) < ($6, $7)
-order by created_at desc, seq desc
-limit $8

@@ -50,7 +50,7 @@ select created_at, seq from vector_store_files
 where app_id = $1 and vector_store_id = $2 and ($3::text is null or $3::text is not null)
     and ($4::text is null or batch_id = $4) and file_id = $5
 
--- name: files_up
+-- name: files_page
 select
     file_id, created_at, status, last_error::text as last_error, chunking::text as chunking,
     attributes::text as attributes, usage_bytes, generation, job_id
@@ -58,19 +58,6 @@ from vector_store_files
 where app_id = $1 and vector_store_id = $2 and ($3::text is null or status = $3)
     and ($4::text is null or batch_id = $4)
     and (created_at, seq) > ($5, $6) and (created_at, seq) < ($7, $8)
-order by created_at, seq
-limit $9
-
--- name: files_down
-select
-    file_id, created_at, status, last_error::text as last_error, chunking::text as chunking,
-    attributes::text as attributes, usage_bytes, generation, job_id
-from vector_store_files
-where app_id = $1 and vector_store_id = $2 and ($3::text is null or status = $3)
-    and ($4::text is null or batch_id = $4)
-    and (created_at, seq) > ($5, $6) and (created_at, seq) < ($7, $8)
-order by created_at desc, seq desc
-limit $9
 
 -- name: current
 select

@@ -19,17 +19,9 @@ delete from vector_stores where app_id = $1 and id = $2 returning id
 -- name: stores_place
 select created_at, seq from vector_stores where app_id = $1 and id = $2
 
--- name: stores_up
+-- name: stores_page
 select * from vector_stores_told
 where app_id = $1 and (created_at, seq) > ($2, $3) and (created_at, seq) < ($4, $5)
-order by created_at, seq
-limit $6
-
--- name: stores_down
-select * from vector_stores_told
-where app_id = $1 and (created_at, seq) > ($2, $3) and (created_at, seq) < ($4, $5)
-order by created_at desc, seq desc
-limit $6
 
 -- name: hold
 select
