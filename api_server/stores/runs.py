@@ -7,7 +7,7 @@ alone.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Literal, TypeVar
 
@@ -15,6 +15,7 @@ import asyncpg
 import msgspec
 
 from api_server.schemas.paging import Page
+from api_server.stores.jobs import NewJob
 from api_server.stores.paging import page_of
 from api_server.stores.postgres import AGAIN_SECONDS, Connection, Postgres, queries
 from api_server.stores.run_rows import (
@@ -85,10 +86,14 @@ class RunStore:
     def __init__(self, postgres: Postgres) -> None:
         self._postgres = postgres
 
-    async def transaction(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+    async def transaction(
+        self, work: Callable[[Connection], Awaitable[T]], *, is_one_statement: bool = False
+    ) -> T:
         """Raises `TakenError` for a second active run of a thread."""
         try:
-            return await self._postgres.transaction(work, budget_seconds=WRITE_SECONDS)
+            return await self._postgres.transaction(
+                work, budget_seconds=WRITE_SECONDS, is_one_statement=is_one_statement
+            )
         except asyncpg.UniqueViolationError as exc:
             if exc.constraint_name != "runs_active":
                 raise
@@ -227,17 +232,27 @@ async def forget_events(connection: Connection, seconds: float) -> None:
     await connection.execute(_SQL["forget_events"], seconds)
 
 
-async def add_run(connection: Connection, run: Run, events: Sequence[Event]) -> None:
-    """Write a new run down, in a thread that is locked, with the first events of its stream.
+async def add_run(
+    connection: Connection,
+    run: Run,
+    events: Sequence[Event],
+    job: NewJob,
+    *,
+    timeout_seconds: float,
+) -> Run | None:
+    """Lock a run's thread, write the run down with the first events of its stream, and put its job
+    into the queue; None where its user, or for None its app, has no such thread.
 
-    What this is part of counts only after a `flush`.
+    The run belongs to the thread's user then. What this is part of counts only after a `flush`.
     """
-    await connection.execute(
+    row = await connection.fetchrow(
         _SQL["add"],
         *(run.id, run.thread_id, run.app_id, run.user_name, run.assistant_id, run.body),
         *(run.metadata, run.job_id, run.created_at, run.expires_at),
         *([each.event for each in events], [each.data for each in events]),
+        *(job.chat, job.model, job.priority, job.step, job.digest, timeout_seconds),
     )
+    return None if row is None else replace(run, user_name=row["user_name"])
 
 
 async def lock_job(connection: Connection, job_id: str) -> str | None:

@@ -44,8 +44,8 @@ async def begun(
     async def work(connection: Connection) -> None:
         if thread == f"thread_{number}":
             await insert_thread(connection, NewThread(thread, "app_a", None, None, "{}"))
-        await add_run(connection, run, [Event(1, "thread.run.created", "{}")])
-        await JobStore(postgres, "run").enqueue(connection, [job], timeout_seconds=60)
+        created = Event(1, "thread.run.created", "{}")
+        assert await add_run(connection, run, [created], job, timeout_seconds=60) is not None
 
     await RunStore(postgres).transaction(work)
     return replace(run, last_event=1)

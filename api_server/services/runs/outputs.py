@@ -72,7 +72,7 @@ class Outputs:
         events.append(("thread.run.queued", run_object(continued)))
         change = Change(continued)
         kept = await written(connection, change, steps, answered, events)
-        await self._queue.put(connection, caller, kept, job_id)
+        await self._queue.put(connection, caller, kept)
         return Begun(kept, now.last_event, change.events, bool(asked.stream))
 
     async def _submitted_before(self, run: Run, asked: ToolOutputs) -> Begun:

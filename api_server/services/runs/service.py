@@ -32,7 +32,6 @@ from api_server.stores.run_rows import Change, Event, Run
 from api_server.stores.runs import (
     RunStore,
     TakenError,
-    add_run,
     continue_run,
     end_job,
     half_messages,
@@ -41,7 +40,7 @@ from api_server.stores.runs import (
     put,
     tell_cancel,
 )
-from api_server.stores.threads import Thread, active_run
+from api_server.stores.threads import active_run
 
 _RUN = msgspec.json.Decoder(RunBody)
 _THREAD_AND_RUN = msgspec.json.Decoder(ThreadAndRunBody)
@@ -78,18 +77,19 @@ class RunService:
         check_id("thread", thread_id)
         check_messages(asked.additional_messages or ())
         wish, metadata, at = await self._wish(caller, asked)
+        more = asked.additional_messages
 
         async def work(connection: Connection) -> Begun:
-            thread = await self._threads.lock(connection, caller, thread_id)
-            if asked.additional_messages:
+            if more:
+                thread = await self._threads.lock(connection, caller, thread_id)
                 active = await active_run(connection, thread.app_id, thread.id)
                 if active is not None:
                     raise _busy(thread.id, active)
-                await self._threads.add_in(connection, caller, thread, asked.additional_messages)
-            return await self._add(connection, caller, thread, asked, wish, metadata, at, [])
+                await self._threads.add_in(connection, caller, thread, more)
+            return await self._add(connection, caller, thread_id, asked, wish, metadata, at, [])
 
         try:
-            return await self._queue.begin(caller, wish.model, work)
+            return await self._queue.begin(caller, wish.model, work, is_one_statement=not more)
         except TakenError as exc:
             raise await self._taken(caller, thread_id) from exc
 
@@ -107,7 +107,9 @@ class RunService:
                 settled = msgspec.structs.replace(wish, tool_resources=resources)
             thread = await self._threads.create_in(connection, caller, asked.thread)
             made: Named = ("thread.created", thread_object(thread))
-            return await self._add(connection, caller, thread, asked, settled, metadata, at, [made])
+            return await self._add(
+                *(connection, caller, thread.id, asked, settled, metadata, at, [made])
+            )
 
         return await self._queue.begin(caller, wish.model, work)
 
@@ -156,7 +158,7 @@ class RunService:
             change = Change(continued, gone_messages=set(await half_messages(connection, now.id)))
             queued: Named = ("thread.run.queued", run_object(continued))
             kept = await written(connection, change, [], [], [queued])
-            await self._queue.put(connection, caller, kept, job_id)
+            await self._queue.put(connection, caller, kept)
             return Begun(kept, now.last_event, change.events, wants_stream=False)
 
         try:
@@ -183,7 +185,7 @@ class RunService:
         self,
         connection: Connection,
         caller: Caller,
-        thread: Thread,
+        thread_id: str,
         asked: RunBody,
         wish: Wish,
         metadata: str,
@@ -191,7 +193,7 @@ class RunService:
         before: Sequence[Named],
     ) -> Begun:
         run = Run(
-            *(new_id("run"), thread.id, thread.app_id, thread.user, asked.assistant_id, at),
+            *(new_id("run"), thread_id, caller.app.id, caller.user, asked.assistant_id, at),
             *("queued", to_json(wish), metadata, new_job_id()),
             expires_at=at + timedelta(seconds=self._run_seconds),
         )
@@ -200,9 +202,8 @@ class RunService:
         events = [
             Event(number, name, to_json(content)) for number, (name, content) in enumerate(told, 1)
         ]
-        await add_run(connection, run, events)
-        await self._queue.put(connection, caller, run, run.job_id)
-        return Begun(run, 0, events, bool(asked.stream))
+        added = await self._queue.add(connection, caller, run, events, wish.model)
+        return Begun(added, 0, events, bool(asked.stream))
 
     async def _taken(self, caller: Caller, thread_id: str) -> InvalidRequestError:
         """What the reference says to whoever comes second."""
