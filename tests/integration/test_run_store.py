@@ -10,6 +10,7 @@ import pytest
 
 from api_server.schemas.runs import Wish
 from api_server.services.runs.doing import chat_of
+from api_server.services.runs.following import Following
 from api_server.services.runs.hub import Hub
 from api_server.services.runs.keeping import Keeper
 from api_server.services.runs.objects import run_object, to_json
@@ -170,3 +171,38 @@ async def test_a_run_that_cannot_be_ended_keeps_no_other_from_its_end(
     await postgres.execute("update runs set body = $1::json", WISH)
     await keeper.keep()
     assert ended == ["expired", "failed"] * 2, "its turn comes again"
+
+
+class Counted(RunStore):
+    """Counts how often rows of events are asked for."""
+
+    asked = 0
+
+    async def events(self, run_id: str, after: int) -> list[Event]:
+        self.asked += 1
+        return await super().events(run_id, after)
+
+
+async def test_a_stream_that_begins_asks_for_rows_only_where_there_was_news(
+    postgres: Postgres,
+) -> None:
+    run, store, hub = await begun(postgres), Counted(postgres), Hub()
+    known, following = [Event(1, "thread.run.created", "{}")], Following(store, hub)
+
+    async def more(number: int) -> None:
+        row = "insert into run_events (run_id, n, event, data) values ($1, $2, 'x', '{}')"
+        await postgres.execute(row, run.id, number)
+        hub.told(run.id)
+
+    async with contextlib.aclosing(following.events(run.id, 0, known)) as blocks:
+        assert await anext(blocks) == known
+        waiting = asyncio.ensure_future(anext(blocks))
+        await asyncio.sleep(0.1)
+        assert store.asked == 0, "nobody has said anything of it"
+        await more(2)
+        assert [event.n for event in await waiting] == [2]
+    await more(3)  # between the creation and its stream
+    async with contextlib.aclosing(following.events(run.id, 0, known)) as blocks:
+        assert await anext(blocks) == known
+        async with asyncio.timeout(0.5):  # does not wait until it looks by itself
+            assert [event.n for event in await anext(blocks)] == [2, 3]
