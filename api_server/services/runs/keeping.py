@@ -17,16 +17,18 @@ from api_server.services.runs.endings import (
 )
 from api_server.services.runs.outside import GAP, end_run
 from api_server.stores.postgres import Connection
-from api_server.stores.run_rows import ACTIVE, Run
-from api_server.stores.runs import (
+from api_server.stores.run_changes import (
     Over,
-    RunStore,
+    abandoned,
     end_job,
     forget_events,
     is_in_turn,
+    late,
     lock_job,
     lock_run,
 )
+from api_server.stores.run_rows import ACTIVE, Run
+from api_server.stores.runs import RunStore
 
 KEEP_SECONDS = 1.0
 
@@ -60,8 +62,8 @@ class Keeper:
             if not await is_in_turn(connection):
                 return None
             await forget_events(connection, self._event_seconds)
-            late = [(each, EXPIRED) for each in await self._store.late(connection)]
-            return [*late, *((each, None) for each in await self._store.abandoned(connection))]
+            over = [(each, EXPIRED) for each in await late(connection)]
+            return [*over, *((each, None) for each in await abandoned(connection))]
 
         over = await self._store.transaction(look)
         if over is not None:

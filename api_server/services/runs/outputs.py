@@ -15,8 +15,9 @@ from api_server.services.runs.outside import Named, locked, written
 from api_server.services.runs.queue import Begun, Queue, SubmittedError, new_job_id
 from api_server.services.runs.reading import RunReader
 from api_server.stores.postgres import Connection
+from api_server.stores.run_changes import all_actions, all_steps, continue_run
 from api_server.stores.run_rows import Action, Change, Run, Step
-from api_server.stores.runs import RunStore, all_actions, all_steps, continue_run
+from api_server.stores.runs import RunStore
 
 _OUTPUTS = msgspec.json.Decoder(ToolOutputs)
 

@@ -28,18 +28,17 @@ from api_server.services.runs.queue import Begun, Queue, new_job_id
 from api_server.services.runs.reading import RunReader
 from api_server.services.runs.wishes import wish_from
 from api_server.stores.postgres import Connection
-from api_server.stores.run_rows import Change, Event, Run
-from api_server.stores.runs import (
-    RunStore,
-    TakenError,
+from api_server.stores.run_changes import (
     continue_run,
     end_job,
     half_messages,
     hurry,
     lock_job,
-    put,
     tell_cancel,
+    write,
 )
+from api_server.stores.run_rows import Change, Event, Run
+from api_server.stores.runs import RunStore, TakenError
 from api_server.stores.threads import active_run
 
 _RUN = msgspec.json.Decoder(RunBody)
@@ -129,7 +128,7 @@ class RunService:
                 raise InvalidRequestError("The run has just gone on; cancel it again.")
             if now.status != "requires_action" and job_state == "processing":
                 cancelling = replace(now, status="cancelling")
-                await put(connection, Change(cancelling))
+                await write(connection, [Change(cancelling)])
                 await hurry(connection, job_id)
                 await tell_cancel(connection, job_id)
                 return cancelling
