@@ -52,12 +52,12 @@ from api_server.services.health import Health
 from api_server.services.requests import Kind
 from api_server.settings import Settings
 
-ROUTES = (
+ROUTES = (  # looked through in this order
+    *(run_routes, thread_routes),
     *(model_routes, health_routes, metrics_routes, admin_routes, admin_app_routes),
     *(job_routes, job_socket_routes, admin_usage_routes),
     *(file_routes, upload_routes),
-    *(assistant_routes, run_routes, thread_routes),
-    *(vector_store_routes, action_routes, conversation_routes),
+    *(assistant_routes, vector_store_routes, action_routes, conversation_routes),
 )
 
 OTHER_KEYS = ("/admin", "/ai_request", "/get_request", "/requests", "/ws/requests")

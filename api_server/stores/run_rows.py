@@ -85,6 +85,7 @@ class Action:
     """One call of a function; `is_ours` where the stack does it, else a client must."""
 
     id: str
+    thread_id: str
     run_id: str
     step_id: str
     tool_call_id: str

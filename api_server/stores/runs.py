@@ -1,24 +1,21 @@
 """Runs in PostgreSQL: what they are, how far they are, what their streams said.
 
-A run is done by whoever holds its job: `write` writes nothing for others. Locks are taken in the
-order place in the queue, job, run, thread; whoever adds a run locks its thread first, and that
-alone.
+What is a part of somebody's transaction stands in `run_changes`.
 """
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import asyncpg
 import msgspec
 
 from api_server.schemas.paging import Page
 from api_server.stores.paging import page_of
-from api_server.stores.postgres import AGAIN_SECONDS, Connection, Postgres, queries
+from api_server.stores.postgres import Connection, Postgres, queries
+from api_server.stores.run_changes import all_actions, all_steps, half_messages, write
 from api_server.stores.run_rows import (
-    Action,
     Change,
     Event,
     Heard,
@@ -26,7 +23,6 @@ from api_server.stores.run_rows import (
     Run,
     RunStatus,
     Step,
-    as_json,
     read_row,
 )
 
@@ -35,12 +31,6 @@ MOST_EVENTS = 1000
 """Read at once."""
 
 _SQL = queries("runs")
-_JSON = {"required_action", "last_error", "incomplete_details", "details", "usage", "content"}
-_OF_RUN = (
-    *("status", "required_action", "last_error", "can_resume", "incomplete_details"),
-    *("prompt_tokens", "completion_tokens", "last_event", "started_at", "cancelled_at"),
-    *("failed_at", "completed_at", "ended_at", "job_id"),
-)
 
 
 class _Heard(msgspec.Struct):
@@ -59,16 +49,6 @@ class TakenError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Abandoned:
-    """A run whose job came to an end without it; `job_state` None where the job is gone."""
-
-    run_id: str
-    job_id: str
-    job_state: str | None
-    message: str | None
-
-
-@dataclass(frozen=True, slots=True)
 class Position:
     """How far the stream of a run is."""
 
@@ -83,10 +63,14 @@ class RunStore:
     def __init__(self, postgres: Postgres) -> None:
         self._postgres = postgres
 
-    async def transaction(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+    async def transaction(
+        self, work: Callable[[Connection], Awaitable[T]], *, is_one_statement: bool = False
+    ) -> T:
         """Raises `TakenError` for a second active run of a thread."""
         try:
-            return await self._postgres.transaction(work, budget_seconds=WRITE_SECONDS)
+            return await self._postgres.transaction(
+                work, budget_seconds=WRITE_SECONDS, is_one_statement=is_one_statement
+            )
         except asyncpg.UniqueViolationError as exc:
             if exc.constraint_name != "runs_active":
                 raise
@@ -102,11 +86,6 @@ class RunStore:
         """The body of an assistant, as JSON, and PostgreSQL's clock."""
         row = await self._postgres.fetchrow(_SQL["assistant"], assistant_id, app_id)
         return None if row is None else (row["body"], row["at"])
-
-    async def sees_thread(self, app_id: str, user: str | None, thread_id: str) -> bool:
-        """Whether a thread is there for them."""
-        row = await self._postgres.fetchrow(_SQL["sees_thread"], thread_id, app_id, user)
-        return row is not None
 
     async def find(self, app_id: str, user: str | None, thread_id: str, run_id: str) -> Run | None:
         """One run."""
@@ -185,16 +164,11 @@ class RunStore:
         May be called again with the same. A run that is not in the answer is somebody else's now,
         or is being cancelled where it would have waited for a client (`still_ours` tells).
         """
-        try:
-            rows = await self._postgres.fetch(
-                _SQL["write"], *_columns(changes), budget_seconds=WRITE_SECONDS
-            )
-        except asyncpg.DeadlockDetectedError:  # its thread is being deleted
-            await asyncio.sleep(AGAIN_SECONDS[0])
-            rows = await self._postgres.fetch(
-                _SQL["write"], *_columns(changes), budget_seconds=WRITE_SECONDS
-            )
-        return {row["id"]: row["status"] for row in rows}
+        return await self._postgres.transaction(
+            lambda connection: write(connection, changes),
+            budget_seconds=WRITE_SECONDS,
+            is_one_statement=True,
+        )
 
     async def still_ours(self, changes: Sequence[Change]) -> Mapping[str, RunStatus]:
         """The states of those runs whose jobs are held under these fences."""
@@ -205,146 +179,3 @@ class RunStore:
             [each.fence for each in changes],
         )
         return {row["id"]: row["status"] for row in rows}
-
-    # keeping
-
-    async def late(self, connection: Connection) -> list[tuple[str, str]]:
-        """Run and job of those that have taken longer than they may."""
-        rows = await connection.fetch(_SQL["late"])
-        return [(row["id"], row["job_id"]) for row in rows]
-
-    async def abandoned(self, connection: Connection) -> list[Abandoned]:
-        """Those that nobody will do any more."""
-        rows = await connection.fetch(_SQL["abandoned"])
-        return [Abandoned(row["id"], row["job_id"], row["state"], row["message"]) for row in rows]
-
-
-# parts of somebody's transaction
-
-
-async def is_in_turn(connection: Connection) -> bool:
-    """Whether this transaction is the one that keeps house."""
-    return bool(await connection.fetchval(_SQL["in_turn"]))
-
-
-async def forget_events(connection: Connection, seconds: float) -> None:
-    """Drop the streams of runs that ended so long ago."""
-    await connection.execute(_SQL["forget_events"], seconds)
-
-
-async def add_run(connection: Connection, run: Run, events: Sequence[Event]) -> None:
-    """Write a new run down, in a thread that is locked, with the first events of its stream.
-
-    What this is part of counts only after a `flush`.
-    """
-    await connection.execute(
-        _SQL["add"],
-        *(run.id, run.thread_id, run.app_id, run.user_name, run.assistant_id, run.body),
-        *(run.metadata, run.job_id, run.created_at, run.expires_at),
-        *([each.event for each in events], [each.data for each in events]),
-    )
-
-
-async def lock_job(connection: Connection, job_id: str) -> str | None:
-    """The state of a job, which nobody changes until the transaction ends."""
-    row = await connection.fetchrow(_SQL["lock_job"], job_id)
-    return None if row is None else row["state"]
-
-
-async def lock_run(connection: Connection, run_id: str) -> tuple[Run, datetime] | None:
-    """A run, which nobody changes until the transaction ends, and PostgreSQL's clock."""
-    row = await connection.fetchrow(_SQL["lock"], run_id)
-    return None if row is None else (read_row(Run, row), row["at"])
-
-
-async def all_steps(connection: Connection, run_id: str) -> list[Step]:
-    return [read_row(Step, row) for row in await connection.fetch(_SQL["all_steps"], run_id)]
-
-
-async def all_actions(connection: Connection, run_id: str) -> list[Action]:
-    return [read_row(Action, row) for row in await connection.fetch(_SQL["all_actions"], run_id)]
-
-
-async def half_messages(connection: Connection, run_id: str) -> list[str]:
-    """Ids of messages of the run that never were completed."""
-    return [row["id"] for row in await connection.fetch(_SQL["half_messages"], run_id)]
-
-
-async def put(connection: Connection, change: Change) -> None:
-    """Write what changes of a run that is locked."""
-    await connection.fetch(_SQL["write"], *_columns([change]))
-
-
-async def continue_run(
-    connection: Connection, run_id: str, job_id: str, seconds: float | None
-) -> Run:
-    """A new leg of a run that is locked; `seconds` sets its time anew. A `flush` is due."""
-    row = await connection.fetchrow(_SQL["continue"], run_id, job_id, seconds)
-    assert row is not None, "whoever continues a run has locked it"
-    return read_row(Run, row)
-
-
-async def end_job(connection: Connection, job_id: str, message: str) -> None:
-    """End a job wherever it is; who does it is told."""
-    await connection.fetch(_SQL["end_job"], job_id, message)
-
-
-async def active_jobs(connection: Connection, thread_id: str) -> list[str]:
-    """The jobs of a thread's runs that have not ended."""
-    return [row["job_id"] for row in await connection.fetch(_SQL["active_jobs"], thread_id)]
-
-
-async def hurry(connection: Connection, job_id: str) -> None:
-    """A job that was put off is taken up at once."""
-    await connection.fetch(_SQL["hurry"], job_id)
-
-
-async def tell_cancel(connection: Connection, job_id: str) -> None:
-    """Whoever does this job shall look at its run."""
-    await connection.execute("select pg_notify('jobs', $1)", f"cancel {job_id}")
-
-
-def _columns(changes: Sequence[Change]) -> tuple[Any, ...]:
-    ordered = sorted(changes, key=lambda each: each.run.job_id)
-    runs = [
-        {"run_id": each.run.id, "fence": each.fence}
-        | {name: _value(name, getattr(each.run, name)) for name in _OF_RUN}
-        for each in ordered
-    ]
-    numbered = [(each.run.id, event) for each in ordered for event in each.events]
-    return (
-        _text(runs),
-        _rows(row for each in ordered for row in each.steps.values()),
-        _rows(row for each in ordered for row in each.messages.values()),
-        _text(
-            [
-                {"id": id_, "run_id": each.run.id}
-                for each in ordered
-                for id_ in sorted(each.gone_messages)
-            ]
-        ),
-        _rows(row for each in ordered for row in each.actions.values()),
-        [run_id for run_id, _ in numbered],
-        [event.n for _, event in numbered],
-        [event.event for _, event in numbered],
-        [event.data for _, event in numbered],
-    )
-
-
-def _rows(rows: Any) -> str:
-    return _text(
-        [
-            {name: _value(name, value) for name, value in as_json(row).items()} | {"place": place}
-            for place, row in enumerate(rows)
-        ]
-    )
-
-
-def _value(name: str, value: Any) -> Any:
-    if name in _JSON and value is not None:
-        return msgspec.Raw(value.encode())
-    return value
-
-
-def _text(rows: list[dict[str, Any]]) -> str:
-    return msgspec.json.encode(rows).decode()

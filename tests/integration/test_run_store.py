@@ -10,13 +10,16 @@ import pytest
 
 from api_server.schemas.runs import Wish
 from api_server.services.runs.doing import chat_of
+from api_server.services.runs.following import Following
 from api_server.services.runs.hub import Hub
+from api_server.services.runs.keeping import Keeper
 from api_server.services.runs.objects import run_object, to_json
 from api_server.services.runs.writing import LostError, Pen, Scribe, WantedCancelledError
 from api_server.stores.jobs import JobStore, Taken
 from api_server.stores.postgres import Connection, Postgres
+from api_server.stores.run_changes import add_run, end_job, lock_job
 from api_server.stores.run_rows import Change, Event, Run
-from api_server.stores.runs import RunStore, TakenError, add_run, end_job, lock_job
+from api_server.stores.runs import RunStore, TakenError
 from api_server.stores.threads import NewThread, insert_thread
 from tests.job_rows import new_job
 
@@ -27,19 +30,24 @@ async def postgres(postgres_url: str) -> AsyncIterator[Postgres]:
         yield postgres
 
 
-async def begun(postgres: Postgres, thread: str = "thread_1", number: int = 1) -> Run:
+WISH = to_json(Wish("m"))
+
+
+async def begun(
+    postgres: Postgres, thread: str = "thread_1", number: int = 1, body: str = WISH
+) -> Run:
     job = replace(new_job(), id=f"job_{number}", chat=chat_of(f"run_{number}"))
     now = datetime.now(UTC)
     run = Run(
         *(f"run_{number}", thread, "app_a", None, "asst_1", now, "queued"),
-        *(to_json(Wish("m")), "{}", job.id, now + timedelta(hours=1)),
+        *(body, "{}", job.id, now + timedelta(hours=1)),
     )
 
     async def work(connection: Connection) -> None:
-        if number == 1:
+        if thread == f"thread_{number}":
             await insert_thread(connection, NewThread(thread, "app_a", None, None, "{}"))
-        await add_run(connection, run, [Event(1, "thread.run.created", "{}")])
-        await JobStore(postgres, "run").enqueue(connection, [job], timeout_seconds=60)
+        created = Event(1, "thread.run.created", "{}")
+        assert await add_run(connection, run, [created], job, timeout_seconds=60) is not None
 
     await RunStore(postgres).transaction(work)
     return replace(run, last_event=1)
@@ -142,3 +150,60 @@ async def test_who_ends_a_job_and_who_claims_it_do_not_wait_for_each_other(
     await claiming
     rows = await postgres.fetch("select state from jobs")
     assert [row["state"] for row in rows] == ["cancelled"]
+
+
+async def test_a_run_that_cannot_be_ended_keeps_no_other_from_its_end(
+    postgres: Postgres, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in (1, 2, 3, 4):
+        body = "{}" if number % 2 else WISH  # nobody can show a run without a wish
+        await begun(postgres, f"thread_{number}", number, body)
+    late = "update runs set expires_at = now() - interval '1 second' where id = any($1::text[])"
+    await postgres.execute(late, ["run_1", "run_2"])
+    await postgres.execute("update jobs set state = 'error' where id in ('job_3', 'job_4')")
+    ended: list[str] = []
+    keeper = Keeper(RunStore(postgres), 3600, lambda status, _: ended.append(status))
+    await keeper.keep()
+    await keeper.keep()
+    rows = await postgres.fetch("select id, status from runs order by id")
+    assert [row["status"] for row in rows] == ["queued", "expired", "queued", "failed"]
+    assert ended == ["expired", "failed"]
+    assert len(caplog.records) == 2, "each is told of once, not every second"
+    await postgres.execute("update runs set body = $1::json", WISH)
+    await keeper.keep()
+    assert ended == ["expired", "failed"] * 2, "its turn comes again"
+
+
+class Counted(RunStore):
+    """Counts how often rows of events are asked for."""
+
+    asked = 0
+
+    async def events(self, run_id: str, after: int) -> list[Event]:
+        self.asked += 1
+        return await super().events(run_id, after)
+
+
+async def test_a_stream_that_begins_asks_for_rows_only_where_there_was_news(
+    postgres: Postgres,
+) -> None:
+    run, store, hub = await begun(postgres), Counted(postgres), Hub()
+    known, following = [Event(1, "thread.run.created", "{}")], Following(store, hub)
+
+    async def more(number: int) -> None:
+        row = "insert into run_events (run_id, n, event, data) values ($1, $2, 'x', '{}')"
+        await postgres.execute(row, run.id, number)
+        hub.told(run.id)
+
+    async with contextlib.aclosing(following.events(run.id, 0, known)) as blocks:
+        assert await anext(blocks) == known
+        waiting = asyncio.ensure_future(anext(blocks))
+        await asyncio.sleep(0.1)
+        assert store.asked == 0, "nobody has said anything of it"
+        await more(2)
+        assert [event.n for event in await waiting] == [2]
+    await more(3)  # between the creation and its stream
+    async with contextlib.aclosing(following.events(run.id, 0, known)) as blocks:
+        assert await anext(blocks) == known
+        async with asyncio.timeout(0.5):  # does not wait until it looks by itself
+            assert [event.n for event in await anext(blocks)] == [2, 3]

@@ -41,6 +41,7 @@ def message_step(id_: str, message_id: str, status: Any = "completed") -> Step:
 def action(id_: str, step_id: str, output: str) -> Action:
     return Action(
         id_,
+        "thread_1",
         "run_1",
         step_id,
         f"call_{id_}",

@@ -116,7 +116,7 @@ class ThreadService:
         return thread, messages
 
     async def retrieve(self, caller: Caller, thread_id: str) -> Json:
-        return thread_object(await self._find(caller, thread_id))
+        return thread_object(await self.find(caller, thread_id))
 
     async def modify(self, caller: Caller, thread_id: str, body: bytes) -> Json:
         asked = read_kept(body, _THREAD_CHANGE)
@@ -163,14 +163,14 @@ class ThreadService:
         self, caller: Caller, thread_id: str, page: Page, run_id: str | None = None
     ) -> Json:
         """A list of them; those of one run where `run_id` is not None."""
-        thread = await self._find(caller, thread_id)
+        thread = await self.find(caller, thread_id)
         if run_id is not None:
             check_id("run", run_id)
         found, has_more = await self._store.messages(thread.app_id, thread.id, page, run_id)
         return list_answer([message_object(each) for each in found], has_more=has_more)
 
     async def message(self, caller: Caller, thread_id: str, message_id: str) -> Json:
-        thread = await self._find(caller, thread_id)
+        thread = await self.find(caller, thread_id)
         check_id("message", message_id)
         found = await self._store.message(thread.app_id, thread.id, message_id)
         if found is None:
@@ -183,7 +183,7 @@ class ThreadService:
         asked = read_kept(body, _MESSAGE_CHANGE)
         if asked.metadata is UNSET:
             return await self.message(caller, thread_id, message_id)
-        thread = await self._find(caller, thread_id)
+        thread = await self.find(caller, thread_id)
         check_id("message", message_id)
         changed = await self._store.change_message(
             thread.app_id, thread.id, message_id, to_json(asked.metadata or {})
@@ -210,6 +210,14 @@ class ThreadService:
         await self._store.postgres.transaction(work)
         return {"id": message_id, "object": "thread.message.deleted", "deleted": True}
 
+    async def find(self, caller: Caller, thread_id: str) -> Thread:
+        """A thread that the caller sees. Raises `NotFoundError`."""
+        check_id("thread", thread_id)
+        thread = await self._store.find(caller.app.id, caller.user, thread_id)
+        if thread is None:
+            raise NotFoundError.of("thread", thread_id)
+        return thread
+
     async def lock(self, connection: Connection, caller: Caller, thread_id: str) -> Thread:
         """A thread that the caller sees, locked. Raises `NotFoundError`."""
         check_id("thread", thread_id)
@@ -219,13 +227,6 @@ class ThreadService:
         return thread
 
     # inside
-
-    async def _find(self, caller: Caller, thread_id: str) -> Thread:
-        check_id("thread", thread_id)
-        thread = await self._store.find(caller.app.id, caller.user, thread_id)
-        if thread is None:
-            raise NotFoundError.of("thread", thread_id)
-        return thread
 
     async def _make_searchable(
         self, connection: Connection, caller: Caller, thread: Thread, file_ids: list[str]

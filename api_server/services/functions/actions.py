@@ -6,7 +6,8 @@ from api_server.errors import InvalidRequestError
 from api_server.schemas.apps import Caller
 from api_server.schemas.paging import Page, list_answer
 from api_server.services.reading import check_storable
-from api_server.stores.actions import Action, ActionStore, Status
+from api_server.stores.actions import ActionStore
+from api_server.stores.run_rows import Action, ActionStatus
 
 
 class Actions:
@@ -19,7 +20,7 @@ class Actions:
         self, caller: Caller, page: Page, *, status: str | None, thread_id: str | None
     ) -> dict[str, Any]:
         """The caller's calls; of a status, of a thread."""
-        known = get_args(Status)
+        known = get_args(ActionStatus)
         if status is not None and status not in known:
             raise InvalidRequestError(f"status: must be one of {', '.join(known)}.", param="status")
         if thread_id is not None:
@@ -28,7 +29,7 @@ class Actions:
             caller.app.id,
             caller.user,
             page,
-            status=cast("Status | None", status),
+            status=cast("ActionStatus | None", status),
             thread_id=thread_id,
         )
         return list_answer([_object(each) for each in found], has_more=has_more)

@@ -81,6 +81,7 @@ class Following:
             away_since: float | None = None
             events: Sequence[Event] = known
             channel: Channel | None = None
+            is_fresh = bool(known)  # its rows are known, unless there was news of it since
             while True:
                 stop = next((n for n, each in enumerate(events, 1) if each.event in STOPS), None)
                 if stop is not None and not to_end:
@@ -91,11 +92,13 @@ class Following:
                 if stop is not None and not to_end:
                     break
                 channel = self._hub.channel(run_id) or channel
+                look, is_over = not events or stop is not None, False
                 try:
-                    events, is_over = await self._next(
-                        *(run_id, after, channel), look=not events or stop is not None
-                    )
-                    away_since = None
+                    if is_fresh and channel is None and not follower.has_news:
+                        events = ()
+                    else:
+                        events, is_over = await self._next(run_id, after, channel, look=look)
+                    is_fresh, away_since = False, None
                 except DependencyDownError:
                     away_since = away_since or time.monotonic()
                     if time.monotonic() - away_since > PATIENCE_SECONDS:

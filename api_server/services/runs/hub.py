@@ -15,6 +15,9 @@ KEPT_EVENTS = 512
 
 MOST_FOLLOWERS = 2000
 
+MOST_UNHEARD = 2000
+"""Runs of which there was something new lately while nobody followed them."""
+
 LOOK_SECONDS = 1.0
 LOOKS_A_SECOND = 200
 """Of all followers together: who has heard nothing for so long looks into PostgreSQL. News come by
@@ -54,17 +57,17 @@ class Channel:
 class Follower:
     """One who follows the events of a run, or waits for news of it."""
 
-    def __init__(self) -> None:
-        self._has_news = False
+    def __init__(self, *, has_news: bool = False) -> None:
+        self.has_news = has_news
         self._waiting: asyncio.Future[None] | None = None
 
     def tell(self) -> None:
-        self._has_news = True
+        self.has_news = True
         self._wake()
 
     async def wait(self, seconds: float) -> None:
         """Until there may be something new, no longer than so long. One waits at a time."""
-        if not self._has_news:
+        if not self.has_news:
             loop = asyncio.get_running_loop()
             self._waiting = loop.create_future()
             timer = loop.call_later(seconds, self._wake)
@@ -73,7 +76,7 @@ class Follower:
             finally:
                 timer.cancel()
                 self._waiting = None
-        self._has_news = False
+        self.has_news = False
 
     def _wake(self) -> None:
         if self._waiting is not None and not self._waiting.done():
@@ -88,6 +91,7 @@ class Hub:
         self._count = 0
         self._channels: dict[str, Channel] = {}
         self._followers: dict[str, set[Follower]] = {}
+        self._unheard: dict[str, None] = {}
 
     def open(self, run_id: str, floor: int) -> Channel:
         """A run is done here from now on."""
@@ -110,7 +114,13 @@ class Hub:
 
     def told(self, run_id: str) -> None:
         """There is something new of a run."""
-        for follower in self._followers.get(run_id, ()):
+        followers = self._followers.get(run_id)
+        if followers is None:
+            self._unheard[run_id] = None
+            if len(self._unheard) > MOST_UNHEARD:
+                del self._unheard[next(iter(self._unheard))]
+            return
+        for follower in followers:
             follower.tell()
 
     @contextlib.contextmanager
@@ -118,7 +128,7 @@ class Hub:
         """Raises `OverloadedError` when there are too many."""
         if self._count >= self._most:
             raise OverloadedError("Too many runs are followed now.", retry_after_seconds=5)
-        follower = Follower()
+        follower = Follower(has_news=run_id in self._unheard)
         self._count += 1
         self._followers.setdefault(run_id, set()).add(follower)
         try:

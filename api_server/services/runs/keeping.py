@@ -17,16 +17,18 @@ from api_server.services.runs.endings import (
 )
 from api_server.services.runs.outside import GAP, end_run
 from api_server.stores.postgres import Connection
-from api_server.stores.run_rows import ACTIVE, Run
-from api_server.stores.runs import (
-    Abandoned,
-    RunStore,
+from api_server.stores.run_changes import (
+    Over,
+    abandoned,
     end_job,
     forget_events,
     is_in_turn,
+    late,
     lock_job,
     lock_run,
 )
+from api_server.stores.run_rows import ACTIVE, Run
+from api_server.stores.runs import RunStore
 
 KEEP_SECONDS = 1.0
 
@@ -40,6 +42,7 @@ class Keeper:
         self._store = store
         self._ended = ended
         self._event_seconds = event_seconds
+        self._failed: set[str] = set()
 
     async def run(self) -> None:
         """Until it is cancelled."""
@@ -55,52 +58,54 @@ class Keeper:
     async def keep(self) -> None:
         """Once."""
 
-        async def look(connection: Connection) -> tuple[list[tuple[str, str]], list[Abandoned]]:
+        async def look(connection: Connection) -> list[tuple[Over, Ending | None]] | None:
             if not await is_in_turn(connection):
-                return [], []
+                return None
             await forget_events(connection, self._event_seconds)
-            return await self._store.late(connection), await self._store.abandoned(connection)
+            over = [(each, EXPIRED) for each in await late(connection)]
+            return [*over, *((each, None) for each in await abandoned(connection))]
 
-        late, abandoned = await self._store.transaction(look)
-        for run_id, job_id in late:
-            await self._end(run_id, job_id, EXPIRED, "The run took longer than it may.")
-        for each in abandoned:
-            await self._end(each.run_id, each.job_id, None, each.message or "", each.job_state)
+        over = await self._store.transaction(look)
+        if over is not None:
+            self._failed = {each.run_id for each, how in over if not await self._ends(each, how)}
 
-    async def _end(
-        self,
-        run_id: str,
-        job_id: str,
-        ending: Ending | None,
-        message: str,
-        job_state: str | None = None,
-    ) -> None:
-        """End one, unless it has gone on meanwhile."""
-
-        async def work(connection: Connection) -> Run | None:
-            state = await lock_job(connection, job_id)
-            found = await lock_run(connection, run_id)
-            if found is None:
-                return None
-            run, at = found
-            if run.status not in ACTIVE or run.job_id != job_id:
-                return None
-            if ending is EXPIRED and (run.expires_at is None or run.expires_at > at):
-                return None
-            if ending is None and state in ("queued", "processing"):
-                return None
-            how = ending or _ending_of(job_state)
-            if run.status == "cancelling":
-                how = CANCELLED
-            elif how.status == "failed":
-                told = resumable(run, message or "The run was given up by whoever did it.")
-                how = Ending("failed", ("server_error", told), can_resume=True)
-            await end_job(connection, job_id, message)
-            return await end_run(connection, run, how, at, gap=GAP)
-
-        ended = await self._store.transaction(work)
+    async def _ends(self, over: Over, ending: Ending | None) -> bool:
+        """End one, for whose sake no other waits; False where that failed, until the next turn."""
+        try:
+            ended = await self._store.transaction(lambda c: self._end(c, over, ending))
+        except DependencyDownError:  # or somebody else holds its rows
+            log.debug("a run could not be ended now", extra={"run": over.run_id})
+            return True
+        except Exception:  # a defect of one run
+            if over.run_id not in self._failed:  # said once, not every second
+                log.exception("a run could not be ended", extra={"run": over.run_id})
+            return False
         if ended is not None:
             tell_ended(self._ended, ended)
+        return True
+
+    async def _end(self, connection: Connection, over: Over, ending: Ending | None) -> Run | None:
+        """None where it has gone on meanwhile."""
+        state = await lock_job(connection, over.job_id)
+        found = await lock_run(connection, over.run_id)
+        if found is None:
+            return None
+        run, at = found
+        if run.status not in ACTIVE or run.job_id != over.job_id:
+            return None
+        if ending is EXPIRED and (run.expires_at is None or run.expires_at > at):
+            return None
+        if ending is None and state in ("queued", "processing"):
+            return None
+        message = "The run took longer than it may." if ending is EXPIRED else over.message or ""
+        how = ending or _ending_of(over.job_state)
+        if run.status == "cancelling":
+            how = CANCELLED
+        elif how.status == "failed":
+            told = resumable(run, message or "The run was given up by whoever did it.")
+            how = Ending("failed", ("server_error", told), can_resume=True)
+        await end_job(connection, over.job_id, message)
+        return await end_run(connection, run, how, at, gap=GAP)
 
 
 def _ending_of(job_state: str | None) -> Ending:

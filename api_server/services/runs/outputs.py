@@ -15,8 +15,9 @@ from api_server.services.runs.outside import Named, locked, written
 from api_server.services.runs.queue import Begun, Queue, SubmittedError, new_job_id
 from api_server.services.runs.reading import RunReader
 from api_server.stores.postgres import Connection
+from api_server.stores.run_changes import all_actions, all_steps, continue_run
 from api_server.stores.run_rows import Action, Change, Run, Step
-from api_server.stores.runs import RunStore, all_actions, all_steps, continue_run
+from api_server.stores.runs import RunStore
 
 _OUTPUTS = msgspec.json.Decoder(ToolOutputs)
 
@@ -72,7 +73,7 @@ class Outputs:
         events.append(("thread.run.queued", run_object(continued)))
         change = Change(continued)
         kept = await written(connection, change, steps, answered, events)
-        await self._queue.put(connection, caller, kept, job_id)
+        await self._queue.put(connection, caller, kept)
         return Begun(kept, now.last_event, change.events, bool(asked.stream))
 
     async def _submitted_before(self, run: Run, asked: ToolOutputs) -> Begun:

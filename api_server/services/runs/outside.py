@@ -8,16 +8,16 @@ from api_server.errors import NotFoundError
 from api_server.services.runs.endings import Ending, close
 from api_server.services.runs.objects import to_json
 from api_server.stores.postgres import Connection
-from api_server.stores.run_rows import Action, Change, Event, Run, Step
-from api_server.stores.runs import (
+from api_server.stores.run_changes import (
     active_jobs,
     all_actions,
     all_steps,
     end_job,
     half_messages,
     lock_run,
-    put,
+    write,
 )
+from api_server.stores.run_rows import Action, Change, Event, Run, Step
 
 GAP = 100_000
 """Between the numbers of two who do a run: the first may have shown what it could not write."""
@@ -57,7 +57,7 @@ async def written(
     change.run = replace(change.run, last_event=first + len(events) - 1)
     change.steps = {each.id: each for each in steps}
     change.actions = {each.id: each for each in actions}
-    await put(connection, change)
+    await write(connection, [change])
     return change.run
 
 

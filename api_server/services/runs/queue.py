@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from api_server.errors import ApiError
+from api_server.errors import ApiError, NotFoundError
 from api_server.schemas.apps import Caller
 from api_server.services.jobs.gathering import Gathering
 from api_server.services.jobs.rules import Rules
@@ -15,6 +15,7 @@ from api_server.services.runs.doing import chat_of
 from api_server.services.runs.objects import wish_of
 from api_server.stores.jobs import JobStore, NewJob
 from api_server.stores.postgres import Connection
+from api_server.stores.run_changes import add_run
 from api_server.stores.run_rows import Event, Run
 from api_server.stores.runs import RunStore, TakenError
 
@@ -62,7 +63,12 @@ class Queue:
         await self._flushing.aclose()
 
     async def begin(
-        self, caller: Caller, model: str, work: Callable[[Connection], Awaitable[Begun]]
+        self,
+        caller: Caller,
+        model: str,
+        work: Callable[[Connection], Awaitable[Begun]],
+        *,
+        is_one_statement: bool = False,
     ) -> Begun:
         """Begin a leg that counts as one request of the app.
 
@@ -70,26 +76,24 @@ class Queue:
         client is told after.
         """
         async with self._admitted(caller, model):
-            begun = await self._store.transaction(work)
+            begun = await self._store.transaction(work, is_one_statement=is_one_statement)
         self._begun()
         await self._flushing.put(None)
         return begun
 
-    async def put(self, connection: Connection, caller: Caller, run: Run, job_id: str) -> None:
-        """A leg, as a part of the transaction that writes its run."""
-        policy = caller.app.policy
-        job = NewJob(
-            id=job_id,
-            app_id=run.app_id,
-            user=run.user_name,
-            request_type="run",
-            chat=chat_of(run.id),
-            model=wish_of(run).model,
-            priority=policy.priority,
-            step=step_of(policy.weight, policy.priority),
-            digest=b"",
-        )
-        seconds = self._rules.timeout_seconds
+    async def add(
+        self, connection: Connection, caller: Caller, run: Run, events: Sequence[Event], model: str
+    ) -> Run:
+        """A new run and its first leg, in one statement. Raises `NotFoundError` for its thread."""
+        job, seconds = _job_of(caller, run, model), self._rules.timeout_seconds
+        added = await add_run(connection, run, events, job, timeout_seconds=seconds)
+        if added is None:
+            raise NotFoundError.of("thread", run.thread_id)
+        return added
+
+    async def put(self, connection: Connection, caller: Caller, run: Run) -> None:
+        """A later leg, as a part of the transaction that writes its run."""
+        job, seconds = _job_of(caller, run, wish_of(run).model), self._rules.timeout_seconds
         await self._jobs.enqueue(connection, [job], timeout_seconds=seconds)
 
     # inside
@@ -109,6 +113,21 @@ class Queue:
             raise
         for each in reservations:
             each.release()
+
+
+def _job_of(caller: Caller, run: Run, model: str) -> NewJob:
+    policy = caller.app.policy
+    return NewJob(
+        id=run.job_id,
+        app_id=run.app_id,
+        user=run.user_name,
+        request_type="run",
+        chat=chat_of(run.id),
+        model=model,
+        priority=policy.priority,
+        step=step_of(policy.weight, policy.priority),
+        digest=b"",
+    )
 
 
 def new_job_id() -> str:

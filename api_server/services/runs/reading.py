@@ -8,6 +8,7 @@ from api_server.schemas.apps import Caller
 from api_server.schemas.paging import Page, list_answer
 from api_server.schemas.runs import RunChange
 from api_server.services.assistants.rules import check_id, read_kept
+from api_server.services.assistants.threads import ThreadService
 from api_server.services.runs.objects import Json, run_object, step_object, to_json
 from api_server.stores.run_rows import Run
 from api_server.stores.runs import RunStore
@@ -18,8 +19,9 @@ _CHANGE = msgspec.json.Decoder(RunChange)
 class RunReader:
     """One object for all requests. Every method raises `NotFoundError`."""
 
-    def __init__(self, store: RunStore) -> None:
+    def __init__(self, store: RunStore, threads: ThreadService) -> None:
         self._store = store
+        self._threads = threads
 
     async def retrieve(self, caller: Caller, thread_id: str, run_id: str) -> Json:
         return run_object(await self.find(caller, thread_id, run_id))
@@ -34,10 +36,8 @@ class RunReader:
         return run
 
     async def listed(self, caller: Caller, thread_id: str, page: Page) -> Json:
-        check_id("thread", thread_id)
-        if not await self._store.sees_thread(caller.app.id, caller.user, thread_id):
-            raise NotFoundError.of("thread", thread_id)
-        runs, has_more = await self._store.listed(caller.app.id, thread_id, page)
+        thread = await self._threads.find(caller, thread_id)
+        runs, has_more = await self._store.listed(thread.app_id, thread.id, page)
         return list_answer([run_object(run) for run in runs], has_more=has_more)
 
     async def modify(self, caller: Caller, thread_id: str, run_id: str, body: bytes) -> Json:

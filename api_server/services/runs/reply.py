@@ -111,8 +111,13 @@ class Reply:
             is_ours = name in self._here or name not in self._functions
             actions.append(
                 Action(
-                    *(new_id("action"), step.run_id, step.id, call_id, name, arguments, is_ours),
-                    *("pending", None, at),
+                    *(new_id("action"), step.thread_id, step.run_id, step.id, call_id),
+                    name=name,
+                    arguments=arguments,
+                    is_ours=is_ours,
+                    status="pending",
+                    output=None,
+                    created_at=at,
                 )
             )
             shown.append(self.shown(call_id, name, arguments))

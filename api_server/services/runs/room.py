@@ -94,7 +94,8 @@ def furnish_runs(
         for worker in workers:
             worker.wake()
 
-    reader, queue = RunReader(store), Queue(store, jobs, lasting, admit, begun=begun)
+    reader = RunReader(store, threads)
+    queue = Queue(store, jobs, lasting, admit, begun=begun)
     service = RunService(
         *(store, queue, reader, threads, resources, catalogue),
         run_seconds=rules.run_seconds,

@@ -29,20 +29,18 @@ from api_server.services.runs.queue import Begun, Queue, new_job_id
 from api_server.services.runs.reading import RunReader
 from api_server.services.runs.wishes import wish_from
 from api_server.stores.postgres import Connection
-from api_server.stores.run_rows import Change, Event, Run
-from api_server.stores.runs import (
-    RunStore,
-    TakenError,
-    add_run,
+from api_server.stores.run_changes import (
     continue_run,
     end_job,
     half_messages,
     hurry,
     lock_job,
-    put,
     tell_cancel,
+    write,
 )
-from api_server.stores.threads import Thread, active_run
+from api_server.stores.run_rows import Change, Event, Run
+from api_server.stores.runs import RunStore, TakenError
+from api_server.stores.threads import active_run
 
 MORE = "additional_messages"
 
@@ -81,19 +79,19 @@ class RunService:
         check_id("thread", thread_id)
         check_messages(asked.additional_messages or (), MORE)
         wish, metadata, at = await self._wish(caller, asked)
+        more = asked.additional_messages
 
         async def work(connection: Connection) -> Begun:
-            thread = await self._threads.lock(connection, caller, thread_id)
-            if asked.additional_messages:
+            if more:
+                thread = await self._threads.lock(connection, caller, thread_id)
                 active = await active_run(connection, thread.app_id, thread.id)
                 if active is not None:
                     raise _busy(thread.id, active)
-                more = asked.additional_messages
                 await self._threads.add_in(connection, caller, thread, more, MORE)
-            return await self._add(connection, caller, thread, asked, wish, metadata, at, [])
+            return await self._add(connection, caller, thread_id, asked, wish, metadata, at, [])
 
         try:
-            return await self._queue.begin(caller, wish.model, work)
+            return await self._queue.begin(caller, wish.model, work, is_one_statement=not more)
         except TakenError as exc:
             raise await self._taken(caller, thread_id) from exc
 
@@ -110,7 +108,9 @@ class RunService:
             body = asked.thread or ThreadBody()
             thread = await self._threads.create_in(connection, caller, body, "thread.messages")
             made: Named = ("thread.created", thread_object(thread))
-            return await self._add(connection, caller, thread, asked, settled, metadata, at, [made])
+            return await self._add(
+                *(connection, caller, thread.id, asked, settled, metadata, at, [made])
+            )
 
         return await self._queue.begin(caller, wish.model, work)
 
@@ -130,7 +130,7 @@ class RunService:
                 raise InvalidRequestError("The run has just gone on; cancel it again.")
             if now.status != "requires_action" and job_state == "processing":
                 cancelling = replace(now, status="cancelling")
-                await put(connection, Change(cancelling))
+                await write(connection, [Change(cancelling)])
                 await hurry(connection, job_id)
                 await tell_cancel(connection, job_id)
                 return cancelling
@@ -159,7 +159,7 @@ class RunService:
             change = Change(continued, gone_messages=set(await half_messages(connection, now.id)))
             queued: Named = ("thread.run.queued", run_object(continued))
             kept = await written(connection, change, [], [], [queued])
-            await self._queue.put(connection, caller, kept, job_id)
+            await self._queue.put(connection, caller, kept)
             return Begun(kept, now.last_event, change.events, wants_stream=False)
 
         try:
@@ -186,23 +186,25 @@ class RunService:
         self,
         connection: Connection,
         caller: Caller,
-        thread: Thread,
+        thread_id: str,
         asked: AnyRunBody,
         wish: Wish,
         metadata: str,
         at: datetime,
         before: Sequence[Named],
     ) -> Begun:
-        until = at + timedelta(seconds=self._run_seconds)
-        run = new_run(thread, asked.assistant_id, wish, metadata, new_job_id(), at, until)
+        run = Run(
+            *(new_id("run"), thread_id, caller.app.id, caller.user, asked.assistant_id, at),
+            *("queued", to_json(wish), metadata, new_job_id()),
+            expires_at=at + timedelta(seconds=self._run_seconds),
+        )
         shown = run_object(run)
         told = [*before, ("thread.run.created", shown), ("thread.run.queued", shown)]
         events = [
             Event(number, name, to_json(content)) for number, (name, content) in enumerate(told, 1)
         ]
-        await add_run(connection, run, events)
-        await self._queue.put(connection, caller, run, run.job_id)
-        return Begun(run, 0, events, bool(asked.stream))
+        added = await self._queue.add(connection, caller, run, events, wish.model)
+        return Begun(added, 0, events, bool(asked.stream))
 
     async def _taken(self, caller: Caller, thread_id: str) -> InvalidRequestError:
         """What the reference says to whoever comes second."""
@@ -220,28 +222,3 @@ class RunService:
 
 def _busy(thread_id: str, run_id: str) -> InvalidRequestError:
     return InvalidRequestError(f"Thread {thread_id} already has an active run {run_id}.")
-
-
-def new_run(
-    thread: Thread,
-    assistant_id: str,
-    wish: Wish,
-    metadata: str,
-    job_id: str,
-    at: datetime,
-    until: datetime,
-) -> Run:
-    """A run that waits for its turn. Pure, but for its id."""
-    return Run(
-        id=new_id("run"),
-        thread_id=thread.id,
-        app_id=thread.app_id,
-        user_name=thread.user,
-        assistant_id=assistant_id,
-        created_at=at,
-        status="queued",
-        body=to_json(wish),
-        metadata=metadata,
-        job_id=job_id,
-        expires_at=until,
-    )

@@ -1,26 +1,52 @@
 -- name: assistant
 select body, clock_timestamp() as at from assistants where id = $1 and app_id = $2
 
--- name: sees_thread
-select true from threads
-where id = $1 and app_id = $2 and ($3::text is null or user_name = $3)
-
 -- name: add
+-- One statement for what is done most: the thread is locked, then the run, its job and the job's
+-- place in the order come to be, as `add` and `line_up` of jobs.sql would make them.
 -- The commit waits for no disk: it holds a row that all of the app's runs want (`flush` waits).
-with added as (
+with thread as materialized (
+    select id, app_id, user_name from threads
+    where id = $2 and app_id = $3 and ($4::text is null or user_name = $4)
+    for no key update
+), added as (
     insert into runs (
         id, thread_id, app_id, user_name, assistant_id, body, metadata, job_id, created_at,
         expires_at, last_event
     )
-    values (
-        $1, $2, $3, $4, $5, $6::json, $7::json, $8, $9, $10, cardinality($11::text[])
-    )
+    select
+        $1, id, app_id, user_name, $5, $6::json, $7::json, $8, $9::timestamptz, $10::timestamptz,
+        cardinality($11::text[])
+    from thread
+    returning id, app_id, user_name, job_id
 ), told as (
     insert into run_events (run_id, n, event, data)
-    select $1, w.n, w.event, w.data
-    from unnest($11::text[], $12::text[]) with ordinality as w (event, data, n)
+    select added.id, w.n, w.event, w.data
+    from added, unnest($11::text[], $12::text[]) with ordinality as w (event, data, n)
+), job as (
+    insert into jobs (
+        id, app_id, user_name, request_type, chat, model, class, step, digest, expires_at, kind
+    )
+    select
+        job_id, app_id, user_name, 'run', $13, $14, $15, $16, $17,
+        now() + $18::double precision * interval '1 second', 'run'
+    from added
+    returning id, app_id, model, kind, class, step
+), clock as materialized (
+    select coalesce(pg_sequence_last_value('job_clock_run'::regclass), 0) as tag
+), moved as (
+    insert into job_flows as flow (app_id, class, last_tag)
+    select job.app_id, job.kind || ' ' || job.class, clock.tag + job.step from job, clock
+    on conflict (app_id, class) do update set last_tag = greatest(
+        excluded.last_tag, flow.last_tag + excluded.last_tag - (select tag from clock)
+    )
+    returning app_id, last_tag
+), placed as (
+    insert into job_queue (job_id, tag, app_id, model, kind)
+    select job.id, moved.last_tag, job.app_id, job.model, job.kind
+    from job join moved using (app_id)
 )
-select set_config('synchronous_commit', 'off', true)
+select user_name, set_config('synchronous_commit', 'off', true) from added
 
 -- name: flush
 -- A commit that does wait, and with it all that came before.
@@ -282,14 +308,14 @@ join runs on runs.id = g.id and runs.job_id = jobs.id
 select pg_try_advisory_xact_lock(7264127411) as is_ours
 
 -- name: late
-select id, job_id from runs
+select id as run_id, job_id, null as job_state, null as message from runs
 where expires_at < now()
     and status in ('queued', 'in_progress', 'requires_action', 'cancelling')
 limit 100
 
 -- name: abandoned
 -- Those whose job has ended without them, whatever the reason.
-select runs.id, runs.job_id, jobs.state, jobs.message from runs
+select runs.id as run_id, runs.job_id, jobs.state as job_state, jobs.message from runs
 left join jobs on jobs.id = runs.job_id
 where runs.status in ('queued', 'in_progress', 'cancelling')
     and runs.expires_at >= now()
