@@ -195,7 +195,7 @@ def test_a_worker_beside_it_has_all_it_needs(tmp_path: Path) -> None:
     data_dir = tmp_path / "data"
     config = changed_stack_file(tmp_path, assistants={"runs": 0})
     with local_stack(data_dir, AUTH="on", STACK_CONFIG=config) as stack:
-        stack.wait_ready(START_SECONDS)
+        stack.wait_ready(4 * START_SECONDS)
 
         def shell(script: str, **variables: str) -> subprocess.Popen[str]:
             return subprocess.Popen(
