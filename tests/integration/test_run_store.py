@@ -17,7 +17,7 @@ from api_server.services.runs.objects import run_object, to_json
 from api_server.services.runs.writing import LostError, Pen, Scribe, WantedCancelledError
 from api_server.stores.jobs import JobStore, Taken
 from api_server.stores.postgres import Connection, Postgres
-from api_server.stores.run_changes import add_run, end_job, lock_job
+from api_server.stores.run_changes import Over, add_run, end_job, lock_job
 from api_server.stores.run_rows import Change, Event, Run
 from api_server.stores.runs import RunStore, TakenError
 from api_server.stores.threads import NewThread, insert_thread
@@ -200,6 +200,44 @@ async def test_many_runs_that_cannot_be_ended_do_not_keep_all_others(postgres: P
         if len(ended) == 2:
             break
     assert sorted(ended) == ["expired", "failed"]
+
+
+async def test_what_has_gone_on_since_it_was_looked_at_does_not_end(
+    postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in (1, 2, 3):
+        await begun(postgres, f"thread_{number}", number)
+
+    async def late(_: Connection) -> list[Over]:
+        return [Over("run_1", "job_1", None, None)]  # it has its time anew
+
+    async def abandoned(_: Connection) -> list[Over]:
+        return [  # the first has another leg, the second's job was begun again
+            Over("run_2", "job_0", None, None),
+            Over("run_3", "job_3", "error", None),
+        ]
+
+    monkeypatch.setattr("api_server.services.runs.keeping.late", late)
+    monkeypatch.setattr("api_server.services.runs.keeping.abandoned", abandoned)
+    ended: list[str] = []
+    await Keeper(RunStore(postgres), 3600, lambda status, _: ended.append(status)).keep()
+    rows = await postgres.fetch("select status from runs union all select state from jobs")
+    assert [row["status"] for row in rows] == ["queued"] * 6
+    assert ended == []
+
+
+async def test_a_run_that_was_to_be_cancelled_is_and_its_job_ends(postgres: Postgres) -> None:
+    """Whoever did it is gone."""
+    for number in (1, 2):
+        await begun(postgres, f"thread_{number}", number)
+    await postgres.execute("update runs set status = 'cancelling' where id = 'run_1'")
+    await postgres.execute("update runs set expires_at = now()")
+    keeper = Keeper(RunStore(postgres), 3600, lambda *_: None)
+    await keeper.keep()
+    rows = await postgres.fetch(
+        "select runs.status, jobs.state from runs join jobs on jobs.id = job_id order by runs.id"
+    )
+    assert [tuple(row) for row in rows] == [("cancelled", "cancelled"), ("expired", "cancelled")]
 
 
 class Counted(RunStore):
