@@ -12,7 +12,7 @@ import pytest
 from api_server.services.functions.hosts import Called, Function, FunctionHosts
 
 ODD_MODULE = """
-import os, pathlib, time
+import os, pathlib, subprocess, time
 here = pathlib.Path(__file__).parent
 with (here / "imported").open("a") as file:
     file.write(f"{os.getpid()}\\n")
@@ -23,6 +23,10 @@ while (here / "hangs").exists():
 
 def greet() -> str:
     return "hello"
+
+def start() -> str:
+    (here / "started").write_text(f"{subprocess.Popen(['sleep', '600']).pid} ")
+    time.sleep(600)
 """
 
 
@@ -176,6 +180,45 @@ async def test_an_import_that_hangs_keeps_requests_waiting_once(odd: Path) -> No
     assert len(imports(odd)) == 1
     with pytest.raises(ProcessLookupError):
         os.kill(imports(odd)[0], 0)
+
+
+async def test_what_a_function_has_started_ends_with_it(odd: Path) -> None:
+    variables = {**os.environ, "PYTHONPATH": f"{odd}:{Path.cwd()}"}
+    hosts = FunctionHosts({"start": Function("odd_functions:start", 60)}, variables)
+    calling = asyncio.create_task(call(hosts, "start"))
+    async with asyncio.timeout(20):
+        while not (odd / "started").exists() or not (odd / "started").read_text().endswith(" "):
+            await asyncio.sleep(0.05)
+    state = Path(f"/proc/{(odd / 'started').read_text().strip()}/stat")
+    assert "(sleep) Z" not in state.read_text()
+    calling.cancel()
+    async with asyncio.timeout(5):
+        while state.exists() and "(sleep) Z" not in state.read_text():  # nobody may reap it
+            await asyncio.sleep(0.05)
+    await asyncio.wait({calling}, timeout=5)
+    await hosts.aclose()
+
+
+async def test_a_function_that_hangs_keeps_no_other_from_being_described(
+    odd: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api_server.services.functions.hosts.DESCRIBE_SECONDS", 2.0)
+    (odd / "hangs").touch()
+    hosts = odd_hosts(odd, "greet")
+    async with asyncio.timeout(40):
+        while await names_of(hosts) != ["get_weather"]:
+            await asyncio.sleep(0.05)
+    await hosts.aclose()
+
+
+async def test_no_more_processes_wait_than_calls_may_have_and_they_end(odd: Path) -> None:
+    hosts = odd_hosts(odd, "greet")
+    await asyncio.gather(call(hosts, "greet"), hosts.tools())
+    assert len(set(imports(odd))) == 2, "one that was called, one that described"
+    (process,) = hosts._idle
+    assert process.returncode is None
+    await hosts.aclose()
+    assert process.returncode is not None
 
 
 async def test_who_finds_no_free_process_waits_its_own_seconds(odd: Path) -> None:

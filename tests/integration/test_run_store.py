@@ -34,18 +34,22 @@ WISH = to_json(Wish("m"))
 
 
 async def begun(
-    postgres: Postgres, thread: str = "thread_1", number: int = 1, body: str = WISH
+    postgres: Postgres,
+    thread: str = "thread_1",
+    number: int = 1,
+    body: str = WISH,
+    app: str = "app_a",
 ) -> Run:
     job = replace(new_job(), id=f"job_{number}", chat=chat_of(f"run_{number}"))
     now = datetime.now(UTC)
     run = Run(
-        *(f"run_{number}", thread, "app_a", None, "asst_1", now, "queued"),
+        *(f"run_{number}", thread, app, None, "asst_1", now, "queued"),
         *(body, "{}", job.id, now + timedelta(hours=1)),
     )
 
     async def work(connection: Connection) -> None:
         if thread == f"thread_{number}":
-            await insert_thread(connection, NewThread(thread, "app_a", None, None, "{}"))
+            await insert_thread(connection, NewThread(thread, app, None, None, "{}"))
         created = Event(1, "thread.run.created", "{}")
         assert await add_run(connection, run, [created], job, timeout_seconds=60) is not None
 
@@ -64,6 +68,36 @@ async def test_a_thread_has_one_active_run(postgres: Postgres) -> None:
     await begun(postgres)
     with pytest.raises(TakenError):
         await begun(postgres, number=2)
+
+
+async def test_runs_of_an_app_wait_their_turn_among_those_of_others(postgres: Postgres) -> None:
+    """`add` places them as `line_up` of jobs does."""
+    for number, app in enumerate(("app_a", "app_a", "app_a", "app_b"), 1):
+        await begun(postgres, f"thread_{number}", number, app=app)
+    order = [(await claimed(postgres)).app_id for _ in range(3)]
+    assert sorted(order[:2]) == ["app_a", "app_b"]
+    assert order[2] == "app_a"
+    for number, app in ((5, "app_a"), (6, "app_c")):
+        await begun(postgres, f"thread_{number}", number, app=app)
+    rows = await postgres.fetch("select job_id from job_queue order by tag")
+    order = [row["job_id"] for row in rows]
+    assert order.index("job_6") < order.index("job_5"), "who comes late comes before a third one"
+
+
+async def test_a_run_belongs_to_the_user_of_its_thread(postgres: Postgres) -> None:
+    async def work(connection: Connection) -> Run | None:
+        await insert_thread(connection, NewThread("thread_9", "app_a", "maria", None, "{}"))
+        job, now = replace(new_job(), id="job_9"), datetime.now(UTC)
+        run = Run(
+            *("run_9", "thread_9", "app_a", None, "asst_1", now, "queued"),
+            *(WISH, "{}", job.id, now + timedelta(hours=1)),
+        )
+        return await add_run(connection, run, [], job, timeout_seconds=60)
+
+    added = await RunStore(postgres).transaction(work)
+    assert added is not None
+    kept = await RunStore(postgres).find("app_a", "maria", "thread_9", "run_9")
+    assert (added.user_name, kept) == ("maria", added)
 
 
 async def test_who_lost_the_job_writes_nothing(postgres: Postgres) -> None:
@@ -226,18 +260,27 @@ async def test_what_has_gone_on_since_it_was_looked_at_does_not_end(
     assert ended == []
 
 
-async def test_a_run_that_was_to_be_cancelled_is_and_its_job_ends(postgres: Postgres) -> None:
+async def test_a_run_ends_as_it_was_to_and_its_job_with_it(postgres: Postgres) -> None:
     """Whoever did it is gone."""
-    for number in (1, 2):
+    for number in (1, 2, 3, 4):
         await begun(postgres, f"thread_{number}", number)
     await postgres.execute("update runs set status = 'cancelling' where id = 'run_1'")
-    await postgres.execute("update runs set expires_at = now()")
+    await postgres.execute("update runs set expires_at = now() where id in ('run_1', 'run_2')")
+    await postgres.execute("update jobs set state = 'expired' where id = 'job_3'")
     keeper = Keeper(RunStore(postgres), 3600, lambda *_: None)
     await keeper.keep()
+    await postgres.execute("update jobs set state = 'error' where id = 'job_4'")
+    await keeper.keep()
     rows = await postgres.fetch(
-        "select runs.status, jobs.state from runs join jobs on jobs.id = job_id order by runs.id"
+        "select runs.status, jobs.state, can_resume from runs join jobs on jobs.id = job_id "
+        "order by runs.id"
     )
-    assert [tuple(row) for row in rows] == [("cancelled", "cancelled"), ("expired", "cancelled")]
+    assert [tuple(row) for row in rows] == [
+        ("cancelled", "cancelled", False),
+        ("expired", "cancelled", True),
+        ("expired", "expired", True),
+        ("failed", "error", True),
+    ]
 
 
 class Counted(RunStore):
@@ -273,6 +316,7 @@ async def test_a_stream_that_begins_asks_for_rows_only_where_there_was_news(
         hub.told(f"another_{number}")
         if number == MOST_UNHEARD - 2:
             hub.told(run.id)  # news again: others are older now
+    assert len(hub._unheard) == MOST_UNHEARD
     async with contextlib.aclosing(following.events(run.id, 0, known)) as blocks:
         assert await anext(blocks) == known
         async with asyncio.timeout(0.5):  # does not wait until it looks by itself

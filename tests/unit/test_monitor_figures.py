@@ -17,7 +17,7 @@ from monitoring.terminal.drawing import Style, draw
 from monitoring.terminal.exposition import parse
 from monitoring.terminal.figures import models_in, now_of
 from monitoring.terminal.gateway import NoGatewayError, Seen, UnreachableError
-from monitoring.terminal.health import Health, read_health
+from monitoring.terminal.health import Health, of_all, read_health
 from monitoring.terminal.report import document, exit_code
 from monitoring.terminal.verdict import Verdict
 from monitoring.terminal.watch import Watch
@@ -66,6 +66,7 @@ def test_of_several_gateways_none_is_silent_where_none_answers() -> None:
     text = parse(gateway.metrics.render().decode())
     gateway.watch.saw(Seen(1.0, text, WELL), silent=["http://b"])
     assert document(gateway.watch.view, AT)["silent_gateways"] == ["http://b"]
+    assert exit_code(gateway.watch.view) == 1
     gateway.watch.failed(UnreachableError("gone"), 2.0)
     assert document(gateway.watch.view, AT)["silent_gateways"] == [], "the problem says so"
 
@@ -95,6 +96,7 @@ def test_what_nobody_waits_for_breaks_no_promise_and_hides_none(route: str) -> N
     lately = gateway.watch.view.lately
     assert lately is not None
     assert (lately.requests, lately.background, lately.breaches) == (10, 95, 0)
+    assert lately.answered == 10
     assert lately.latency.count == 10
     assert lately.queue_wait.count == 0
     assert gateway.watch.view.requests_ever == 10
@@ -327,3 +329,13 @@ def test_the_documentation_has_every_key_and_shows_what_is_drawn() -> None:
 )
 def test_a_health_that_is_none_is_none(body: bytes) -> None:
     assert read_health(body) is None
+
+
+def test_of_several_gateways_the_worst_is_said_and_the_newest() -> None:
+    told = [
+        Health("ok", "1", 5.0, ("a", "b"), ()),
+        None,
+        Health("degraded", "2", 3.0, ("b",), ("b",)),
+    ]
+    assert of_all(told) == Health("degraded", "1, 2", 3.0, ("a", "b"), ("b",))
+    assert of_all([None]) is None
