@@ -507,6 +507,8 @@ async def test_without_qdrant_the_answer_says_what_to_set(
 ) -> None:
     nothing = QdrantServer("", "")
     async with vector_gateway(tmp_path, postgres_url, s3_server, nothing) as gateway:
-        answer = await gateway.ask("POST", "/v1/vector_stores", json={})
-        assert answer.status_code == 503
-        assert "QDRANT_URL" in answer.json()["error"]["message"]
+        search = {"file_search": {"vector_stores": [{}]}}
+        for path, body in (("vector_stores", {}), ("threads", {"tool_resources": search})):
+            answer = await gateway.ask("POST", f"/v1/{path}", json=body)
+            assert answer.status_code == 503
+            assert "Vector stores need Qdrant: set QDRANT_URL" in answer.json()["error"]["message"]
