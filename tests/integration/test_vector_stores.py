@@ -507,8 +507,8 @@ async def test_without_qdrant_the_answer_says_what_to_set(
 ) -> None:
     nothing = QdrantServer("", "")
     async with vector_gateway(tmp_path, postgres_url, s3_server, nothing) as gateway:
-        search = {"file_search": {"vector_stores": [{}]}}
-        for path, body in (("vector_stores", {}), ("threads", {"tool_resources": search})):
-            answer = await gateway.ask("POST", f"/v1/{path}", json=body)
+        search: dict[str, Any] = {"file_search": {"vector_stores": [{}]}}
+        for path, field in (("vector_stores", {}), ("threads", {"tool_resources": search})):
+            answer = await gateway.ask("POST", f"/v1/{path}", json=field)
             assert answer.status_code == 503
             assert "Vector stores need Qdrant: set QDRANT_URL" in answer.json()["error"]["message"]
