@@ -1,4 +1,4 @@
-"""Calls of functions that runs have made, in PostgreSQL. `stores.runs` writes them."""
+"""Calls of functions that runs have made, in PostgreSQL. `stores.run_changes` writes them."""
 
 from api_server.schemas.paging import Page
 from api_server.stores.paging import page_of

@@ -26,7 +26,7 @@ CLOCKS: dict[Kind, str] = {
 """How far the order of each kind is worked off."""
 
 CHANNEL = "jobs"
-"""Notified with `new`, `done`, `stop JOB_ID`, and of runs as `stores.runs` says."""
+"""Notified with `new`, `done`, `stop JOB_ID`, and of runs with `cancel JOB_ID`, `events RUN_ID`."""
 
 BUDGET_SECONDS = 5.0
 PARTS_OF_QUEUE = 10

@@ -57,12 +57,12 @@ async def forget_events(connection: Connection, seconds: float) -> None:
 
 
 async def late(connection: Connection) -> list[Over]:
-    """Those that have taken longer than they may."""
+    """Some of those that have taken longer than they may."""
     return [read_row(Over, row) for row in await connection.fetch(_SQL["late"])]
 
 
 async def abandoned(connection: Connection) -> list[Over]:
-    """Those that nobody will do any more."""
+    """Some of those that nobody will do any more."""
     return [read_row(Over, row) for row in await connection.fetch(_SQL["abandoned"])]
 
 

@@ -121,7 +121,7 @@ class Watch:
         view = self.view
         since = at if view.trouble is None else view.trouble.since
         trouble = Trouble(str(error), since, isinstance(error, NoGatewayError))
-        self.view = replace(view, trouble=trouble)
+        self.view = replace(view, trouble=trouble, silent=())
 
     def _add_point(self, step: Growth, now: Now, lately: Lately) -> None:
         last = lately_of(step, self._model)

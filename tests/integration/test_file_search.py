@@ -93,6 +93,10 @@ async def test_an_answer_cites_the_file_that_it_rests_on(gateway: VectorGateway)
     (result,) = bare["step_details"]["tool_calls"][0]["file_search"]["results"]
     assert "content" not in result
     assert result["file_name"] == "comets.txt"
+    metrics = (await gateway.ask("GET", "/metrics")).text
+    duration = "gen_ai_server_request_duration_seconds_count"
+    counted = [line for line in metrics.splitlines() if line.startswith(duration)]
+    assert not any('operation_name="embeddings"' in line for line in counted), "a run's, not asked"
 
 
 async def test_a_stream_shows_what_was_found_on_request(gateway: VectorGateway) -> None:

@@ -10,7 +10,10 @@ from api_server.errors import OverloadedError, RateLimitedError
 from api_server.observability.record import RequestRecord
 from api_server.services.client import Client
 from api_server.services.jobs.asking import ChatJobs
+from api_server.services.jobs.room import JobRoom
 from api_server.services.jobs.rules import Rules
+from api_server.services.jobs.tally import Tally
+from api_server.services.jobs.watching import Watching
 from api_server.services.jobs.worker import Worker
 from api_server.stores.jobs import End, Job, JobStore
 from tests.job_rows import job_store, new_job, put, take
@@ -196,3 +199,29 @@ async def test_many_that_find_no_room_together_make_one_pause(store: JobStore) -
     async with Working(store, model, Rules(), slots=6):
         for id_ in ids:
             await when(store, id_, lambda job: job.state == "completed", seconds=4)
+
+
+class Broken(Worker):
+    """Cannot end as it should."""
+
+    async def drain(self, seconds: float) -> None:  # noqa: ARG002
+        raise RuntimeError("a defect")
+
+
+async def test_a_worker_that_does_not_drain_takes_no_time_from_the_others(
+    store: JobStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, rules = Model(), Rules()
+    model.seconds = 0.5
+    workers = [
+        kind(store, ChatJobs(model), rules, slots, ended=lambda _: None, observe=lambda *_: None)
+        for kind, slots in ((Broken, 0), (Worker, 1))
+    ]
+    room = JobRoom(store, rules, Tally(), Watching(store.find, 1), workers)
+    await put(store, job := new_job())
+    room.start()
+    await when(store, job.id, lambda _: model.asked == 1)
+    room.begin_drain(5)
+    await room.aclose()
+    assert (await store.find([job.id]))[job.id].state == "completed"
+    assert "a worker did not drain" in caplog.text

@@ -11,13 +11,13 @@ import pytest
 from api_server.schemas.runs import Wish
 from api_server.services.runs.doing import chat_of
 from api_server.services.runs.following import Following
-from api_server.services.runs.hub import Hub
+from api_server.services.runs.hub import MOST_UNHEARD, Hub
 from api_server.services.runs.keeping import Keeper
 from api_server.services.runs.objects import run_object, to_json
 from api_server.services.runs.writing import LostError, Pen, Scribe, WantedCancelledError
 from api_server.stores.jobs import JobStore, Taken
 from api_server.stores.postgres import Connection, Postgres
-from api_server.stores.run_changes import add_run, end_job, lock_job
+from api_server.stores.run_changes import Over, add_run, end_job, lock_job
 from api_server.stores.run_rows import Change, Event, Run
 from api_server.stores.runs import RunStore, TakenError
 from api_server.stores.threads import NewThread, insert_thread
@@ -174,6 +174,72 @@ async def test_a_run_that_cannot_be_ended_keeps_no_other_from_its_end(
     assert ended == ["expired", "failed"] * 2, "its turn comes again"
 
 
+async def test_many_runs_that_cannot_be_ended_do_not_keep_all_others(postgres: Postgres) -> None:
+    """More of them than are looked at together."""
+    insert = (
+        "insert into runs (id, thread_id, app_id, user_name, assistant_id, body, metadata, job_id, "
+        "created_at, expires_at, last_event) select 'bad_' || n, 'bad_' || n, 'app_a', null, 'a', "
+        "'{}', '{}', 'job_bad_' || n, now(), now() + $1 * interval '1 hour', 0 "
+        "from generate_series($2::integer, $3) as n"
+    )
+    threads = (
+        "insert into threads (id, app_id, metadata) "
+        "select 'bad_' || n, 'app_a', '{}' from generate_series(1, 240) as n"
+    )
+    await postgres.execute(threads)
+    await postgres.execute(insert, -1, 1, 120)  # late
+    await postgres.execute(insert, 1, 121, 240)  # without a job
+    await begun(postgres, "thread_1", 1)
+    await begun(postgres, "thread_2", 2)
+    await postgres.execute("update runs set expires_at = now() where id = 'run_1'")
+    await postgres.execute("update jobs set state = 'error' where id = 'job_2'")
+    ended: list[str] = []
+    keeper = Keeper(RunStore(postgres), 3600, lambda status, _: ended.append(status))
+    for _ in range(20):  # each finds both with 83 of 100, and each of 242 fails in a millisecond
+        await keeper.keep()
+        if len(ended) == 2:
+            break
+    assert sorted(ended) == ["expired", "failed"]
+
+
+async def test_what_has_gone_on_since_it_was_looked_at_does_not_end(
+    postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in (1, 2, 3):
+        await begun(postgres, f"thread_{number}", number)
+
+    async def late(_: Connection) -> list[Over]:
+        return [Over("run_1", "job_1", None, None)]  # it has its time anew
+
+    async def abandoned(_: Connection) -> list[Over]:
+        return [  # the first has another leg, the second's job was begun again
+            Over("run_2", "job_0", None, None),
+            Over("run_3", "job_3", "error", None),
+        ]
+
+    monkeypatch.setattr("api_server.services.runs.keeping.late", late)
+    monkeypatch.setattr("api_server.services.runs.keeping.abandoned", abandoned)
+    ended: list[str] = []
+    await Keeper(RunStore(postgres), 3600, lambda status, _: ended.append(status)).keep()
+    rows = await postgres.fetch("select status from runs union all select state from jobs")
+    assert [row["status"] for row in rows] == ["queued"] * 6
+    assert ended == []
+
+
+async def test_a_run_that_was_to_be_cancelled_is_and_its_job_ends(postgres: Postgres) -> None:
+    """Whoever did it is gone."""
+    for number in (1, 2):
+        await begun(postgres, f"thread_{number}", number)
+    await postgres.execute("update runs set status = 'cancelling' where id = 'run_1'")
+    await postgres.execute("update runs set expires_at = now()")
+    keeper = Keeper(RunStore(postgres), 3600, lambda *_: None)
+    await keeper.keep()
+    rows = await postgres.fetch(
+        "select runs.status, jobs.state from runs join jobs on jobs.id = job_id order by runs.id"
+    )
+    assert [tuple(row) for row in rows] == [("cancelled", "cancelled"), ("expired", "cancelled")]
+
+
 class Counted(RunStore):
     """Counts how often rows of events are asked for."""
 
@@ -203,6 +269,10 @@ async def test_a_stream_that_begins_asks_for_rows_only_where_there_was_news(
         await more(2)
         assert [event.n for event in await waiting] == [2]
     await more(3)  # between the creation and its stream
+    for number in range(MOST_UNHEARD):  # of which one too many is remembered
+        hub.told(f"another_{number}")
+        if number == MOST_UNHEARD - 2:
+            hub.told(run.id)  # news again: others are older now
     async with contextlib.aclosing(following.events(run.id, 0, known)) as blocks:
         assert await anext(blocks) == known
         async with asyncio.timeout(0.5):  # does not wait until it looks by itself

@@ -61,6 +61,15 @@ class Gateway:
         self.metrics = Metrics(["tiny", "large"], Numbers())
 
 
+def test_of_several_gateways_none_is_silent_where_none_answers() -> None:
+    gateway = Gateway()
+    text = parse(gateway.metrics.render().decode())
+    gateway.watch.saw(Seen(1.0, text, WELL), silent=["http://b"])
+    assert document(gateway.watch.view, AT)["silent_gateways"] == ["http://b"]
+    gateway.watch.failed(UnreachableError("gone"), 2.0)
+    assert document(gateway.watch.view, AT)["silent_gateways"] == [], "the problem says so"
+
+
 def test_every_metric_that_is_read_is_one_of_the_gateway_s() -> None:
     known = {family.name for family in FAMILIES}
     read = {

@@ -81,5 +81,5 @@ async def test_they_take_their_part_of_the_context() -> None:
 async def test_questions_have_theirs(prefix: str) -> None:
     embedder = Heard()
     questions = Questions(embedder, "m", lambda _: None, prefix)
-    await questions.vectors(ANYONE, ["where?", "why?"])
+    await questions.vectors(ANYONE, ["where?", "why?"], "run")
     assert embedder.inputs == [f"{prefix}where?", f"{prefix}why?"]

@@ -103,7 +103,10 @@ class JobRoom:
         for task in self._tasks:
             task.cancel()
         await asyncio.wait(self._tasks, timeout=2.0)
-        await asyncio.gather(*(worker.drain(seconds) for worker in self.workers))
+        drains = (worker.drain(seconds) for worker in self.workers)
+        for failed in await asyncio.gather(*drains, return_exceptions=True):
+            if isinstance(failed, BaseException):  # the edge: the others have drained all the same
+                log.error("a worker did not drain", exc_info=failed)
 
     async def _keep(self) -> None:
         """Counts for all who ask; what is late ends, what is old goes."""

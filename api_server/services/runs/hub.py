@@ -116,6 +116,7 @@ class Hub:
         """There is something new of a run."""
         followers = self._followers.get(run_id)
         if followers is None:
+            self._unheard.pop(run_id, None)  # it is the newest again
             self._unheard[run_id] = None
             if len(self._unheard) > MOST_UNHEARD:
                 del self._unheard[next(iter(self._unheard))]

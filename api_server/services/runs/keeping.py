@@ -31,6 +31,8 @@ from api_server.stores.run_rows import ACTIVE, Run
 from api_server.stores.runs import RunStore
 
 KEEP_SECONDS = 1.0
+MOST_TOLD = 1000
+"""Runs that cannot be ended, of which the log tells."""
 
 log = logging.getLogger(__name__)
 
@@ -66,18 +68,21 @@ class Keeper:
             return [*over, *((each, None) for each in await abandoned(connection))]
 
         over = await self._store.transaction(look)
-        if over is not None:
-            self._failed = {each.run_id for each, how in over if not await self._ends(each, how)}
+        for each, how in over or ():
+            if await self._ends(each, how):
+                self._failed.discard(each.run_id)
+            elif len(self._failed) < MOST_TOLD:
+                self._failed.add(each.run_id)
 
     async def _ends(self, over: Over, ending: Ending | None) -> bool:
-        """End one, for whose sake no other waits; False where that failed, until the next turn."""
+        """End one, for whose sake no other waits; False where that failed, until a later turn."""
         try:
             ended = await self._store.transaction(lambda c: self._end(c, over, ending))
         except DependencyDownError:  # or somebody else holds its rows
             log.debug("a run could not be ended now", extra={"run": over.run_id})
             return True
         except Exception:  # a defect of one run
-            if over.run_id not in self._failed:  # said once, not every second
+            if over.run_id not in self._failed and len(self._failed) < MOST_TOLD:  # said once
                 log.exception("a run could not be ended", extra={"run": over.run_id})
             return False
         if ended is not None:

@@ -10,6 +10,7 @@ from api_server.errors import (
     InvalidRequestError,
     ResourceNotAvailableError,
 )
+from api_server.observability.metrics import RUN_ROUTE
 from api_server.schemas.assistants import FileSearch, FileSearchOptions, Tool, ToolResources
 from api_server.services.reading import check_storable
 from api_server.services.runs.tools import Context, Result
@@ -80,7 +81,7 @@ class FileSearchTool:
         limit = options.max_num_results or USUAL_RESULTS
         wish = Wish([question_of(arguments)], stores, limit, threshold)
         try:
-            found = await self._searching.search(context.caller, wish)
+            found = await self._searching.search(context.caller, wish, route=RUN_ROUTE)
         except DependencyDownError as exc:
             raise ResourceNotAvailableError(AWAY) from exc
         details = details_of(found, ranker, threshold)

@@ -9,6 +9,7 @@ import msgspec
 from api_server.errors import NotFoundError
 from api_server.schemas.apps import Caller
 from api_server.schemas.chunks import Attribute, Chunk, Filter, Hit
+from api_server.services.retrieval.embedding import ROUTE
 from api_server.services.vector_stores.adding import expired_error
 from api_server.services.vector_stores.questions import Questions
 from api_server.stores.vector_store_files import Taken, VectorStoreFileStore
@@ -56,9 +57,11 @@ class Searching:
         self._vectors = vectors
         self._questions = questions
 
-    async def search(self, caller: Caller, wish: Wish) -> list[Source]:
-        """The best first. Raises `NotFoundError` for a vector store that the app does not have,
-        `InvalidRequestError` for one that has expired, and what the embedding model's lane does.
+    async def search(self, caller: Caller, wish: Wish, *, route: str = ROUTE) -> list[Source]:
+        """The best first; the questions count under `route`, in metrics and the ledger.
+
+        Raises `NotFoundError` for a vector store that the app does not have, `InvalidRequestError`
+        for one that has expired, and what the embedding model's lane does.
         """
         states = await self._stores.states(caller.app.id, wish.vector_store_ids)
         for id_ in wish.vector_store_ids:
@@ -66,7 +69,7 @@ class Searching:
                 raise NotFoundError.of("vector store", id_)
             if states[id_]:
                 raise expired_error(id_)
-        vectors = await self._questions.vectors(caller, wish.questions)
+        vectors = await self._questions.vectors(caller, wish.questions, route)
         found = await asyncio.gather(
             *(self._nearest(caller.app.id, wish, each) for each in vectors)
         )

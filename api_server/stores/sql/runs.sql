@@ -308,9 +308,11 @@ join runs on runs.id = g.id and runs.job_id = jobs.id
 select pg_try_advisory_xact_lock(7264127411) as is_ours
 
 -- name: late
+-- In any order, as those below: the same hundred that cannot be ended would keep all others.
 select id as run_id, job_id, null as job_state, null as message from runs
 where expires_at < now()
     and status in ('queued', 'in_progress', 'requires_action', 'cancelling')
+order by random()
 limit 100
 
 -- name: abandoned
@@ -320,6 +322,7 @@ left join jobs on jobs.id = runs.job_id
 where runs.status in ('queued', 'in_progress', 'cancelling')
     and runs.expires_at >= now()
     and (jobs.id is null or jobs.state not in ('queued', 'processing'))
+order by random()
 limit 100
 
 -- name: forget_events
