@@ -33,6 +33,7 @@
         ├── RangeNotSatisfiableError    416  range_not_satisfiable
         ├── OverloadedError             429  overloaded
         ├── RateLimitedError            429  rate_limit_exceeded
+        │   └── TurnOverError           429  rate_limit_exceeded
         ├── HeadTooLargeError           431  request_headers_too_large
         ├── InternalError               500  internal_error
         ├── ModelMisconfiguredError     500  model_misconfigured
@@ -334,6 +335,10 @@ class RateLimitedError(ApiError):
     status = 429
     type = "rate_limit_error"
     code = "rate_limit_exceeded"
+
+
+class TurnOverError(RateLimitedError):
+    """Work of an app that had its turn: another's comes first, and this goes on soon after."""
 
 
 class HeadTooLargeError(ApiError):

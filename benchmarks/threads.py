@@ -50,7 +50,8 @@ async def report(place: Place, size: Size) -> str:
 
 
 async def _measure(postgres: Postgres, size: Size) -> str:
-    service = ThreadService(ThreadStore(postgres), Resources(NoVectorStores()), no_runs)
+    resources = Resources(NoVectorStores("Qdrant", "Vector stores are not measured here."))
+    service = ThreadService(ThreadStore(postgres), resources, no_runs)
     thread_id: str = (await service.create(ANYONE, b"{}"))["id"]
     rows = [_message(thread_id, number) for number in range(size.messages)]
     for begin in range(0, len(rows), 1000):

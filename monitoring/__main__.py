@@ -49,7 +49,7 @@ def main() -> int:
     try:
         promised = _workload(load_slo(), options.workload)
         urls = [each for told in options.url or [DEFAULT_URL] for each in told.split(",")]
-        clients = [GatewayClient(url) for url in dict.fromkeys(urls)]
+        clients = list({client.url: client for client in map(GatewayClient, urls)}.values())
     except SloError as exc:
         print(f"error: {exc}", file=sys.stderr)
         return NOT_REACHABLE

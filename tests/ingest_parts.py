@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from api_server.errors import ContextLengthError, NotFoundError
+from api_server.errors import ContextLengthError, NotFoundError, RateLimitedError
 from api_server.inference.catalogue import Catalogue, Model
 from api_server.inference.engines import LLAMA_SERVER
 from api_server.observability.record import RequestRecord
@@ -136,6 +136,7 @@ class PlayedModel:
         self.seconds = seconds
         self.most_characters = most_characters
         self.errors: list[Exception] = []
+        self.limited: set[str] = set()
         self.asked: list[list[str]] = []
         self.at_once = self.most_at_once = 0
         self.callers: set[tuple[str, str, bool]] = set()
@@ -146,6 +147,8 @@ class PlayedModel:
         self.asked.append(told["input"])
         caller = client.caller
         self.callers.add((caller.app.id, caller.app.policy.priority, caller.was_counted))
+        if caller.app.id in self.limited:
+            raise RateLimitedError("wait", retry_after_seconds=60)
         self.at_once += 1
         self.most_at_once = max(self.at_once, self.most_at_once)
         try:

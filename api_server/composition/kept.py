@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from api_server.inference.catalogue import Catalogue
 from api_server.observability.record import RequestRecord
 from api_server.services.assistants.room import Assistants, furnish_assistants
+from api_server.services.assistants.seams import NoVectorStores
 from api_server.services.completions import Completions
 from api_server.services.conversations.service import ConversationService
 from api_server.services.embeddings import Embeddings
@@ -107,7 +108,11 @@ def compose_kept(
     found = vector_stores if isinstance(vector_stores, VectorStores) else None
     assistants = furnish_assistants(
         *(postgres, asking.catalogue),
-        vector_stores=found.adding if found is not None else None,
+        vector_stores=(
+            vector_stores.adding
+            if isinstance(vector_stores, VectorStores)
+            else NoVectorStores(*vector_stores)
+        ),
         stop_runs=stop_runs,
     )
     hosts = _functions(settings)

@@ -81,7 +81,9 @@ class IngestStore:
         await self._postgres.execute(_SQL["settle"])
 
     async def do_others_wait(self, app_id: str) -> bool:
-        """Whether a file of another app waits for a place, and no file of that app has one."""
+        """Whether a file of another app waits for a place, and none of that app has one or is put
+        off.
+        """
         row = await self._postgres.fetchrow(_SQL["others_wait"], app_id)
         return row is not None
 

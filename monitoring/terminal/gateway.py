@@ -1,6 +1,7 @@
 """Asks a gateway for `/metrics` and `/health`: standard library, and bounds on everything."""
 
 import http.client
+import re
 import time
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -50,6 +51,9 @@ class GatewayClient:
         if parts.username is not None or parts.password is not None:
             raise ValueError("no password belongs into the address, which reports show")
         self.url = url.rstrip("/")
+        if not re.fullmatch("[!-~]*", parts.path):
+            raise ValueError(f"{url!r} has a path that no request can have: {parts.path!r}")
+        parts.hostname.encode("idna")  # raises for a name that none can have
         self._is_secret = parts.scheme == "https"
         self._host, self._port = parts.hostname, parts.port  # raises for a port that is none
         self._path = parts.path.rstrip("/")

@@ -7,7 +7,7 @@ from monitoring.slo import Workload
 from monitoring.terminal.figures import Lately, Now, lately_of, models_in, now_of, requests_ever
 from monitoring.terminal.gateway import NoGatewayError, Seen, UnreachableError
 from monitoring.terminal.health import Health, of_all
-from monitoring.terminal.rates import Growth, Window, is_another, of_several, together
+from monitoring.terminal.rates import START_TIME, Growth, Window, is_another, of_several, together
 from monitoring.terminal.trends import Point, Trends
 from monitoring.terminal.verdict import Verdict, verdicts
 
@@ -48,6 +48,14 @@ class View:
     silent: tuple[str, ...] = ()
 
 
+def each_once(seen: Sequence[Seen]) -> tuple[Seen, ...]:
+    """Without gateways that answer at a second address too: they are not two. Pure."""
+    found: dict[object, Seen] = {}
+    for each in seen:
+        found.setdefault(each.exposition.series.get(START_TIME, {}).get((), each.url), each)
+    return tuple(found.values())
+
+
 class Watch:
     """Turns looks into views. The clock of `taken` and `at` is the same monotonic one."""
 
@@ -65,6 +73,7 @@ class Watch:
     def saw(self, *seen: Seen, silent: Sequence[str] = ()) -> None:
         """Figures came, of one gateway or of several, whose figures are added up."""
         taken = max(each.taken for each in seen)
+        seen = each_once(seen)
         parts = [each.exposition.series for each in seen]
         known = {name for series in parts for name in models_in(series)}
         known |= {name for each in seen if each.health for name in each.health.models}

@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import secrets
+import select
 import shutil
 import signal
 import subprocess
@@ -146,8 +147,17 @@ class Project:
         return "\n".join(lines)
 
     def crash(self, container: str) -> None:
-        """Kill -9 of its first process, which Docker takes for a crash, not for a wish."""
-        os.kill(self.state(container)["Pid"], signal.SIGKILL)
+        """Kill -9 of its first process, which Docker takes for a crash, not for a wish.
+
+        It is gone on return: on a busy machine that is later than the signal.
+        """
+        pid = self.state(container)["Pid"]
+        gone = os.pidfd_open(pid)
+        try:
+            os.kill(pid, signal.SIGKILL)
+            assert select.select([gone], [], [], 10)[0], f"{pid} does not die"
+        finally:
+            os.close(gone)
 
     @contextmanager
     def paused(self, *containers: str) -> Iterator[None]:

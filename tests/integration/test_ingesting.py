@@ -25,6 +25,12 @@ from tests.ingest_parts import APP, STORE, PlayedModel, Taking, vector_of
 
 SMALL = '{"type": "static", "static": {"max_chunk_size_tokens": 100, "chunk_overlap_tokens": 20}}'
 
+HELD = "select from jobs where state = 'processing' and lease_owner is not null"
+PAUSES = (
+    "select extract(epoch from lease_until - now())::double precision as seconds from jobs "
+    "where state = 'processing' and lease_owner is null"
+)
+
 
 @pytest.fixture
 async def postgres(postgres_url: str) -> AsyncIterator[Postgres]:
@@ -187,6 +193,41 @@ async def test_large_files_of_an_app_let_a_file_of_another_begin(
             assert (await taking.ended(f"file-{n}", 30))["status"] == "completed"
             check_points(taking, f"file-{n}", large)
         assert {chunk["writes"] for chunk in taking.points.all()} == {1}
+
+
+async def test_who_gives_way_again_and_again_waits_no_longer_for_it(
+    postgres: Postgres, tmp_path: Path
+) -> None:
+    """It was no failure: else a large file would not be done in its time."""
+    model, large = PlayedModel(0.1), text(24_000)
+    async with Taking(postgres, tmp_path, model=model, turn_seconds=0.2) as taking:
+        for n in range(2):
+            await taking.add(f"file-{n}", large.encode(), chunking=SMALL)
+        pauses = list[float]()
+        for n in range(3):
+            async with asyncio.timeout(15):
+                while len(await postgres.fetch(HELD)) < 2:
+                    await asyncio.sleep(0.02)
+            await taking.add(f"file-b{n}", b"small", app_id="app_b", store="vs_b")
+            assert (await taking.ended(f"file-b{n}", 20))["status"] == "completed"
+            pauses += [row["seconds"] for row in await postgres.fetch(PAUSES)]
+        assert pauses
+        assert max(pauses) <= 1.25
+
+
+async def test_an_app_beyond_its_limit_takes_no_place_from_others(
+    postgres: Postgres, tmp_path: Path
+) -> None:
+    """Its files wait, and would not begin: to make place for them is for nothing."""
+    model = PlayedModel(0.05)
+    model.limited = {"app_b"}
+    async with Taking(postgres, tmp_path, model=model, turn_seconds=0.2) as taking:
+        for n in range(3):
+            await taking.add(f"file-b{n}", b"small", app_id="app_b", store="vs_b")
+        job_id = await taking.add("file-1", text(12_000).encode(), chunking=SMALL)
+        assert (await taking.ended("file-1", 30))["status"] == "completed"
+        (row,) = await postgres.fetch("select fence from jobs where id = $1", job_id)
+        assert row["fence"] == 1, "it was begun once"
 
 
 async def test_an_app_alone_keeps_its_places(postgres: Postgres, tmp_path: Path) -> None:

@@ -126,6 +126,11 @@ async def test_several_gateways_are_added_up_and_one_that_is_away_is_told(tmp_pa
         )
         assert ran.returncode == 1
         assert f"{nobody} does not answer" in ran.stdout
+        twice = f"{first.url},{first.url}/,{first.url.replace('127.0.0.1', 'localhost')}"
+        ran = await asyncio.to_thread(
+            monitor, "--once", "--json", "--interval", "0.2", "--url", twice
+        )
+        assert (ran.returncode, json.loads(ran.stdout)["requests_ever"]) == (0, 12), "it is one"
 
 
 @pytest.mark.skipif(HAPROXY is None, reason="there is no haproxy")
@@ -306,6 +311,7 @@ def test_nothing_is_read_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         *(("--url", "ftp://x"), ("--url", "http://x:99999999"), ("--json",), ("--interval", "0")),
         *(("--interval", "70"), ("--workload", "none")),
+        *(("--url", "http://a..b"), ("--url", "http://x/\u00e9"), ("--url", "http://x/a b")),
     ],
 )
 def test_a_wrong_option_is_said(options: tuple[str, ...]) -> None:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import httpx
 import openai
 import pytest
@@ -502,11 +503,33 @@ async def test_an_outage_of_the_vector_database_is_a_503_and_costs_chats_nothing
         assert len(await found(gateway, store, "three")) == 1
 
 
+async def test_a_file_that_is_being_deleted_is_not_there(gateway: VectorGateway) -> None:
+    """Whoever adds it meanwhile waits for what becomes of it."""
+    store = (await gateway.client.vector_stores.create()).id
+    file = await gateway.upload("a.txt", "one two three")
+    connection = await asyncpg.connect(gateway.postgres_url)
+    try:
+        async with connection.transaction():
+            await connection.execute("delete from files where id = $1", file)
+            body = {"file_id": file}
+            adding = asyncio.create_task(
+                gateway.ask("POST", f"/v1/vector_stores/{store}/files", json=body)
+            )
+            await asyncio.sleep(0.5)
+            assert not adding.done()
+    finally:
+        await connection.close()
+    answer = await adding
+    assert (answer.status_code, answer.json()["error"]["param"]) == (404, "file_id")
+
+
 async def test_without_qdrant_the_answer_says_what_to_set(
     tmp_path: Path, postgres_url: str, s3_server: S3Server
 ) -> None:
     nothing = QdrantServer("", "")
     async with vector_gateway(tmp_path, postgres_url, s3_server, nothing) as gateway:
-        answer = await gateway.ask("POST", "/v1/vector_stores", json={})
-        assert answer.status_code == 503
-        assert "QDRANT_URL" in answer.json()["error"]["message"]
+        search: dict[str, Any] = {"file_search": {"vector_stores": [{}]}}
+        for path, field in (("vector_stores", {}), ("threads", {"tool_resources": search})):
+            answer = await gateway.ask("POST", f"/v1/{path}", json=field)
+            assert answer.status_code == 503
+            assert "Vector stores need Qdrant: set QDRANT_URL" in answer.json()["error"]["message"]

@@ -30,6 +30,7 @@ from api_server.errors import (
     RateLimitedError,
     RequestTypeError,
     RouteNotFoundError,
+    TurnOverError,
     envelope_for,
 )
 from api_server.schemas.apps import Policy, Priority
@@ -231,6 +232,7 @@ def test_each_family_of_paths_has_its_envelope(error: ApiError, code: str) -> No
         (EngineBusyError("x"), PutOff("model", 0)),
         (QueueTimeoutError("x"), PutOff("model", 0)),
         (RateLimitedError("x", retry_after_seconds=9), PutOff("app", 9)),
+        (TurnOverError("x", retry_after_seconds=1), PutOff("app", 1, is_trouble=False)),
         (DependencyDownError("redis"), PutOff("all", 1)),
         (ContextLengthError(9, 8), Failed("INVALID_REQUEST", retry_possible=False)),
         (ModelNotFoundError("x"), Failed("INVALID_REQUEST", retry_possible=False)),

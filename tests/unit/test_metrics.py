@@ -292,7 +292,7 @@ NOT_THE_CLIENTS: dict[str, set[type[ApiError]]] = {
         errors.NotSetUpError,
     },
     "shed": {errors.OverloadedError, errors.QueueTimeoutError, errors.QueueFullError},
-    "limited": {errors.RateLimitedError},
+    "limited": {errors.RateLimitedError, errors.TurnOverError},
 }
 
 

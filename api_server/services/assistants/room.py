@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from api_server.inference.catalogue import Catalogue
 from api_server.services.assistants.assistants import AssistantService
 from api_server.services.assistants.resources import Resources
-from api_server.services.assistants.seams import NoVectorStores, StopRuns, VectorStores
+from api_server.services.assistants.seams import StopRuns, VectorStores
 from api_server.services.assistants.threads import ThreadService
 from api_server.stores.assistants import AssistantStore
 from api_server.stores.postgres import Connection, Postgres
@@ -29,11 +29,10 @@ def furnish_assistants(
     postgres: Postgres,
     catalogue: Catalogue,
     *,
-    vector_stores: VectorStores | None = None,
+    vector_stores: VectorStores,
     stop_runs: StopRuns = no_runs,
 ) -> Assistants:
-    """`vector_stores` None: there is no vector database."""
-    resources = Resources(NoVectorStores() if vector_stores is None else vector_stores)
+    resources = Resources(vector_stores)
     return Assistants(
         AssistantService(AssistantStore(postgres), catalogue, resources),
         ThreadService(ThreadStore(postgres), resources, stop_runs),

@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
-from api_server.errors import DependencyDownError
+from api_server.errors import NotSetUpError
 from api_server.schemas.apps import Caller
 from api_server.schemas.assistants import InlineStore
 from api_server.stores.postgres import Connection
@@ -42,7 +42,10 @@ class VectorStores(Protocol):
 
 
 class NoVectorStores:
-    """Where there is no vector database."""
+    """Where something is not set up that they need: what that is, and what to do about it."""
+
+    def __init__(self, dependency: str, message: str) -> None:
+        self._lacks = (dependency, message)
 
     async def make(
         self,
@@ -53,8 +56,8 @@ class NoVectorStores:
         user: str | None,  # noqa: ARG002
         expires_after_days: int | None,  # noqa: ARG002
     ) -> str:
-        """Raises `DependencyDownError`."""
-        raise _away()
+        """Raises `NotSetUpError`."""
+        raise NotSetUpError(*self._lacks)
 
     async def add(
         self,
@@ -63,9 +66,5 @@ class NoVectorStores:
         vector_store_id: str,  # noqa: ARG002
         file_ids: Sequence[str],  # noqa: ARG002
     ) -> None:
-        """Raises `DependencyDownError`."""
-        raise _away()
-
-
-def _away() -> DependencyDownError:
-    return DependencyDownError("vector stores (QDRANT_URL)", retry_after_seconds=60)
+        """Raises `NotSetUpError`."""
+        raise NotSetUpError(*self._lacks)

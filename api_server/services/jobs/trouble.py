@@ -16,6 +16,7 @@ from api_server.errors import (
     RateLimitedError,
     ResourceNotAvailableError,
     ShuttingDownError,
+    TurnOverError,
 )
 
 FIRST_PAUSE_SECONDS = 0.5
@@ -24,10 +25,14 @@ LONGEST_PAUSE_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True)
 class PutOff:
-    """Later, and meanwhile no others of this model, of this app, or none at all."""
+    """Later, and meanwhile no others of this model, of this app, or none at all.
+
+    `is_trouble`: what follows in a row waits longer each time.
+    """
 
     because_of: Literal["model", "app", "all"]
     at_least_seconds: float
+    is_trouble: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +47,7 @@ def outcome_of(error: ApiError) -> PutOff | Failed:
     """Whether a job waits for better times, or has failed."""
     seconds = error.retry_after_seconds or 0.0
     if isinstance(error, RateLimitedError):
-        return PutOff("app", seconds)
+        return PutOff("app", seconds, is_trouble=not isinstance(error, TurnOverError))
     if isinstance(error, OverloadedError | ResourceNotAvailableError):
         return PutOff("model", seconds)
     if isinstance(error, DependencyDownError | ShuttingDownError):

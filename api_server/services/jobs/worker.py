@@ -229,7 +229,7 @@ class Worker:
 
     async def _wait_for_better_times(self, job: Taken, outcome: PutOff) -> None:
         name = {"model": job.model, "app": job.app_id, "all": ""}[outcome.because_of]
-        seconds = self._pause(outcome.because_of, name, outcome.at_least_seconds)
+        seconds = self._pause(outcome, name)
         await self._put_off(job, seconds)
 
     async def _put_off(self, job: Taken, seconds: float) -> None:
@@ -283,13 +283,15 @@ class Worker:
         old = self._mean_seconds
         self._mean_seconds = seconds if old is None else old + NEWEST * (seconds - old)
 
-    def _pause(self, kind: str, name: str, at_least: float) -> float:
-        now = time.monotonic()
+    def _pause(self, outcome: PutOff, name: str) -> float:
+        now, at_least, kind = time.monotonic(), outcome.at_least_seconds, outcome.because_of
         until, tries = self._pauses.get((kind, name), (0.0, 0))
         if until > now:  # others of the same batch said so already
             return max(until - now, at_least)
+        if not outcome.is_trouble:
+            tries = 0
         seconds = pause_seconds(tries if name else 0, at_least)
-        self._pauses[kind, name] = (now + seconds, tries + 1)
+        self._pauses[kind, name] = (now + seconds, tries + outcome.is_trouble)
         return seconds
 
     def _paused(self, kind: str) -> list[str]:

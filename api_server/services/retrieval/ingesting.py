@@ -19,7 +19,7 @@ from typing import Protocol
 
 import msgspec
 
-from api_server.errors import ApiError, DependencyDownError, RateLimitedError, UnreadableFileError
+from api_server.errors import ApiError, DependencyDownError, TurnOverError, UnreadableFileError
 from api_server.inference.catalogue import Catalogue
 from api_server.observability.record import RequestRecord
 from api_server.schemas.chunks import Attribute, Attributes, Chunk, Point
@@ -189,7 +189,7 @@ class Ingests:
         return await self._complete(attempt, hold, wanted, pouring)
 
     async def _pour(self, attempt: Attempt, pouring: Pouring, batches: Batches) -> None:
-        """Raises `RateLimitedError` where the app's turn is over; it goes on where it is."""
+        """Raises `TurnOverError` where the app's turn is over; it goes on where it is."""
         turn = asyncio.create_task(self._give_way(attempt.app_id, pouring))
         try:
             await pouring.run(batches)
@@ -201,7 +201,7 @@ class Ingests:
                     extra={"file": attempt.file_id, "chunks": pouring.cut},
                 )
         if not pouring.is_whole:
-            raise RateLimitedError("A file of another app comes first.", retry_after_seconds=1.0)
+            raise TurnOverError("A file of another app comes first.", retry_after_seconds=1.0)
 
     async def _give_way(self, app_id: str, pouring: Pouring) -> None:
         while True:

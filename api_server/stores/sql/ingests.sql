@@ -84,6 +84,7 @@ insert into stale_chunks (app_id, vector_store_id, file_id, generation)
 select app_id, vector_store_id, file_id, generation from settled
 
 -- name: others_wait
+-- An app whose file is put off gets no place now: that one's lease lies ahead, without an owner.
 select true as is_so from jobs as waiting
 where waiting.kind = 'ingest' and waiting.app_id <> $1
     and (
@@ -93,6 +94,6 @@ where waiting.kind = 'ingest' and waiting.app_id <> $1
     and not exists (
         select from jobs as held
         where held.kind = 'ingest' and held.state = 'processing' and held.lease_until >= now()
-            and held.lease_owner is not null and held.app_id = waiting.app_id
+            and held.app_id = waiting.app_id
     )
 limit 1
