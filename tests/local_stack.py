@@ -49,6 +49,9 @@ NEUTRAL = {
 }
 """So that the settings of whoever runs the tests do not change them."""
 
+START_SECONDS = 40
+"""Until a stack is ready whose engine and stores are there; a few, where nothing else runs."""
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 

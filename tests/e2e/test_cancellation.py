@@ -134,6 +134,7 @@ async def stay_a_while(port: int, seed: int, seconds: float, chance: random.Rand
     return left
 
 
+@pytest.mark.alone
 async def test_hundred_clients_that_leave_free_their_slots(two_slots: LocalStack) -> None:
     chance = random.Random(20261121)
     left: dict[int, float] = {}

@@ -12,12 +12,11 @@ import httpx
 import openai
 import pytest
 
-from tests.local_stack import REPOSITORY, LocalStack, eventually, local_stack
+from tests.local_stack import REPOSITORY, START_SECONDS, LocalStack, eventually, local_stack
 
 MODEL_SECONDS = 10 * 60
 """The first run on a machine downloads and converts the model."""
 
-START_SECONDS = 15
 TINY = REPOSITORY / "models/tiny/tiny-q8_0.gguf"
 CAT, CAT_AGAIN = "The cat sits on the mat.", "A cat is resting on a rug."
 UNRELATED = "Quarterly revenue grew by twelve percent."

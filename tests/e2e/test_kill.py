@@ -46,7 +46,7 @@ class Load:
 async def test_kill_of_one_of_two_replicas(tmp_path: Path) -> None:
     statuses: list[int] = []
     async with (
-        asyncio.timeout(20),
+        asyncio.timeout(60),
         running_replicas(2) as (dying, living),
         running_gateway(tmp_path, {"pair": (dying, living)}) as gateway,
     ):

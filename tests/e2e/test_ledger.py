@@ -149,6 +149,7 @@ def own_postgres() -> Iterator[tuple[PostgresServer, str]]:
         yield server, url
 
 
+@pytest.mark.timeout(300)
 async def test_the_ledger_adds_up(own_postgres: tuple[PostgresServer, str], tmp_path: Path) -> None:
     server, url = own_postgres
     port = free_port()

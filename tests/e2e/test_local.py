@@ -20,6 +20,7 @@ from api_server.local.process import free_port
 from tests.gguf_head import gguf_head
 from tests.local_stack import (
     REPOSITORY,
+    START_SECONDS,
     LocalStack,
     changed_stack_file,
     eventually,
@@ -27,7 +28,6 @@ from tests.local_stack import (
     run_command,
 )
 
-START_SECONDS = 15
 TINY = REPOSITORY / "models/tiny/tiny-q8_0.gguf"
 HELLO: Any = [{"role": "user", "content": "Hello!"}]
 
@@ -64,6 +64,7 @@ def test_stopping_leaves_nothing(tmp_path: Path, signal_: signal.Signals) -> Non
         assert stack.children() == []
 
 
+@pytest.mark.alone
 def test_stopping_under_load_ends_streams_with_a_typed_error(tmp_path: Path) -> None:
     """Running answers get a few seconds, then an error event; never a silent end."""
     with (
@@ -104,7 +105,8 @@ def test_ctrl_c_at_any_moment_of_the_start_leaves_nothing(tmp_path: Path) -> Non
             stack.process.send_signal(signal.SIGINT)
             stack.process.wait(10)
             assert stack.children() == []
-            assert "Traceback" not in stack.output
+            before_us = stack.output.startswith("Fatal Python error: init")
+            assert before_us or "Traceback" not in stack.output
 
 
 def test_kill_9_of_the_supervisor_leaves_nothing(tmp_path: Path) -> None:

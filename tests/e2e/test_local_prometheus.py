@@ -10,10 +10,15 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.local_stack import LocalStack, eventually, kept_stack, local_stack, run_command
+from tests.local_stack import (
+    START_SECONDS,
+    LocalStack,
+    eventually,
+    kept_stack,
+    local_stack,
+    run_command,
+)
 from tests.prometheus import PROGRAM, Prometheus
-
-START_SECONDS = 15
 
 needs_prometheus = pytest.mark.skipif(PROGRAM is None, reason="there is no prometheus on PATH")
 

@@ -16,6 +16,7 @@ import redis
 from api_server.local.process import free_port
 from tests.local_stack import (
     REPOSITORY,
+    START_SECONDS,
     LocalStack,
     changed_stack_file,
     eventually,
@@ -24,8 +25,6 @@ from tests.local_stack import (
     processes,
     run_command,
 )
-
-START_SECONDS = 15
 
 
 @pytest.fixture(autouse=True)

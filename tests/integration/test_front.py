@@ -199,6 +199,7 @@ async def _is_away(front: RunningFront) -> bool:
         return (await http.get(f"{front.url}/v1/models")).status_code == 503
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("first_pause", [0, 30], ids=["in the stream", "before the first token"])
 async def test_a_client_that_leaves_frees_its_place_in_the_engine(
     tmp_path: Path, first_pause: float

@@ -30,6 +30,7 @@ from schemathesis.specs.openapi import checks as openapi_checks
 
 from api_server.errors import is_conversation_path, is_job_path
 from api_server.local.process import free_port
+from tests.fake_engine.orders import PLAY_FIELDS
 from tests.folded import read_events
 from tests.local_stack import NEUTRAL, REPOSITORY, eventually
 from tests.qdrant import QdrantServer
@@ -286,6 +287,9 @@ def ask(gateway: Gateway, session: requests.Session, case: Any, kept: Mapping[st
         for name in set(case.path_parameters or ()) & set(kept):
             case.path_parameters[name] = kept[name]
         name_what_there_is(case.body, kept)
+    if isinstance(case.body, dict):
+        for name in PLAY_FIELDS:  # orders to the fake engine
+            case.body.pop(name, None)
     if isinstance(case.body, dict) and "model" in case.body and len(str(case.body)) % 4:
         case.body["model"] = MODELS.get(case.path, "fake")
     response = case.call(base_url=gateway.url, session=session, timeout=PATIENCE_SECONDS)

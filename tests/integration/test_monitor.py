@@ -140,14 +140,10 @@ async def test_gateways_that_answer_in_turn_are_noticed(tmp_path: Path) -> None:
         async with running_front(tmp_path, addresses) as front:
             client = GatewayClient(front.url)
             watch = Watch(client.url, load_slo().workloads["typical"], 60.0, None)
-            starts = set[float]()
             async with asyncio.timeout(20):
-                while len(starts) < 2:
+                while watch.view.trouble is None:
                     await asyncio.sleep(0.3)
-                    seen = await asyncio.to_thread(client.look)
-                    starts.add(seen.exposition.series["llm_gateway_start_time_seconds"][()])
-                    watch.saw(seen)
-        assert watch.view.trouble is not None
+                    watch.saw(await asyncio.to_thread(client.look))
         assert "several gateways answer there in turn" in watch.view.trouble.text
         assert watch.view.trouble.is_reachable
 
