@@ -243,6 +243,7 @@ async def test_an_app_alone_keeps_its_places(postgres: Postgres, tmp_path: Path)
             assert (await taking.ended(f"file-{n}", 30))["status"] == "completed"
         taken = await postgres.fetch("select fence from jobs")
         assert {row["fence"] for row in taken} == {1}, "none was put off and taken again"
+        assert not [task for task in asyncio.all_tasks() if "_give_way" in repr(task)]
 
 
 async def test_an_engine_that_fails_at_a_text_fails_the_file(
