@@ -34,6 +34,10 @@ _OF_RUN = (
 )
 
 
+class TakenError(Exception):
+    """The thread has an active run."""
+
+
 @dataclass(frozen=True, slots=True)
 class Over:
     """A run that is to end: its time is over, or its job came to an end without it; `job_state`
@@ -78,6 +82,7 @@ async def add_run(
     into the queue; None where its user, or for None its app, has no such thread.
 
     The run belongs to the thread's user then. What this is part of counts only after a `flush`.
+    Raises `TakenError`.
     """
     row = await connection.fetchrow(
         _SQL["add"],
@@ -86,7 +91,11 @@ async def add_run(
         *([each.event for each in events], [each.data for each in events]),
         *(job.chat, job.model, job.priority, job.step, job.digest, timeout_seconds),
     )
-    return None if row is None else replace(run, user_name=row["user_name"])
+    if row is None:
+        return None
+    if not row["is_added"]:
+        raise TakenError
+    return replace(run, user_name=row["user_name"])
 
 
 async def lock_job(connection: Connection, job_id: str) -> str | None:

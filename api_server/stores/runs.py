@@ -14,7 +14,7 @@ import msgspec
 from api_server.schemas.paging import Page
 from api_server.stores.paging import page_of
 from api_server.stores.postgres import Connection, Postgres, queries
-from api_server.stores.run_changes import all_actions, all_steps, half_messages, write
+from api_server.stores.run_changes import TakenError, all_actions, all_steps, half_messages, write
 from api_server.stores.run_rows import (
     Change,
     Event,
@@ -44,10 +44,6 @@ _HEARD = msgspec.json.Decoder(list[_Heard])
 T = TypeVar("T")
 
 
-class TakenError(Exception):
-    """The thread has an active run."""
-
-
 @dataclass(frozen=True, slots=True)
 class Position:
     """How far the stream of a run is."""
@@ -66,7 +62,7 @@ class RunStore:
     async def transaction(
         self, work: Callable[[Connection], Awaitable[T]], *, is_one_statement: bool = False
     ) -> T:
-        """Raises `TakenError` for a second active run of a thread."""
+        """Raises `TakenError` for a run that goes on in a thread which has an active one."""
         try:
             return await self._postgres.transaction(
                 work, budget_seconds=WRITE_SECONDS, is_one_statement=is_one_statement

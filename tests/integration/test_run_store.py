@@ -17,9 +17,9 @@ from api_server.services.runs.objects import run_object, to_json
 from api_server.services.runs.writing import LostError, Pen, Scribe, WantedCancelledError
 from api_server.stores.jobs import JobStore, Taken
 from api_server.stores.postgres import Connection, Postgres
-from api_server.stores.run_changes import Over, add_run, end_job, lock_job
+from api_server.stores.run_changes import Over, TakenError, add_run, end_job, lock_job
 from api_server.stores.run_rows import Change, Event, Run
-from api_server.stores.runs import RunStore, TakenError
+from api_server.stores.runs import RunStore
 from api_server.stores.threads import NewThread, insert_thread
 from tests.job_rows import new_job
 

@@ -10,6 +10,7 @@ import pytest
 
 from tests.run_homes import CALL, WEATHER, Home, assistants_home, names, text_of
 from tests.samples import samples
+from tests.stores import PostgresServer
 from tests.wire import assert_valid
 
 SPOKEN = [
@@ -214,7 +215,9 @@ async def test_two_who_submit_the_same_have_both_done_it(home: Home) -> None:
     assert len(await home.messages(thread)) == 2
 
 
-async def test_a_second_run_of_a_thread_is_refused(home: Home) -> None:
+async def test_a_second_run_of_a_thread_is_refused(
+    home: Home, postgres_server: PostgresServer
+) -> None:
     home.engine.obey(first_pause=0.3)
     assistant, thread = await home.assistant(), await home.thread()
     path = f"/v1/threads/{thread}/runs"
@@ -234,6 +237,8 @@ async def test_a_second_run_of_a_thread_is_refused(home: Home) -> None:
     again = await home.run(thread, assistant, **with_messages)
     await home.until(thread, again["id"], "completed")
     assert len(await home.messages(thread)) == 4
+    # Each error of a statement would be there, with the statement, for whoever tries again.
+    assert thread not in postgres_server.log_path.read_text()
 
 
 async def test_cancelling_stops_the_engine_at_once(home: Home) -> None:

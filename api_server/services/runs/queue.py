@@ -15,9 +15,9 @@ from api_server.services.runs.doing import chat_of
 from api_server.services.runs.objects import wish_of
 from api_server.stores.jobs import JobStore, NewJob
 from api_server.stores.postgres import Connection
-from api_server.stores.run_changes import add_run
+from api_server.stores.run_changes import TakenError, add_run
 from api_server.stores.run_rows import Event, Run
-from api_server.stores.runs import RunStore, TakenError
+from api_server.stores.runs import RunStore
 
 Admit = Callable[[Caller, Mapping[str, int]], Awaitable[Sequence[Reservation]]]
 """Counts requests against an app's limits (`services.jobs.service.Admit`)."""

@@ -30,6 +30,7 @@ from api_server.services.runs.reading import RunReader
 from api_server.services.runs.wishes import wish_from
 from api_server.stores.postgres import Connection
 from api_server.stores.run_changes import (
+    TakenError,
     continue_run,
     end_job,
     half_messages,
@@ -39,7 +40,7 @@ from api_server.stores.run_changes import (
     write,
 )
 from api_server.stores.run_rows import Change, Event, Run
-from api_server.stores.runs import RunStore, TakenError
+from api_server.stores.runs import RunStore
 from api_server.stores.threads import active_run
 
 MORE = "additional_messages"

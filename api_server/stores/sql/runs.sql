@@ -3,7 +3,8 @@ select body, clock_timestamp() as at from assistants where id = $1 and app_id = 
 
 -- name: add
 -- One statement for what is done most: the thread is locked, then the run, its job and the job's
--- place in the order come to be, as `add` and `line_up` of jobs.sql would make them.
+-- place in the order come to be, as `add` and `line_up` of jobs.sql would make them; nothing comes
+-- to be where the thread has an active run.
 -- The commit waits for no disk: it holds a row that all of the app's runs want (`flush` waits).
 with thread as materialized (
     select id, app_id, user_name from threads
@@ -18,6 +19,9 @@ with thread as materialized (
         $1, id, app_id, user_name, $5, $6::json, $7::json, $8, $9::timestamptz, $10::timestamptz,
         cardinality($11::text[])
     from thread
+    on conflict (thread_id)
+        where status in ('queued', 'in_progress', 'requires_action', 'cancelling')
+        do nothing
     returning id, app_id, user_name, job_id
 ), told as (
     insert into run_events (run_id, n, event, data)
@@ -46,7 +50,10 @@ with thread as materialized (
     select job.id, moved.last_tag, job.app_id, job.model, job.kind
     from job join moved using (app_id)
 )
-select user_name, set_config('synchronous_commit', 'off', true) from added
+select
+    user_name, exists (select from added) as is_added,
+    set_config('synchronous_commit', 'off', true)
+from thread
 
 -- name: flush
 -- A commit that does wait, and with it all that came before.
