@@ -241,6 +241,19 @@ async def test_a_second_run_of_a_thread_is_refused(
     assert thread not in postgres_server.log_path.read_text()
 
 
+async def test_a_run_that_is_refused_leaves_no_messages(home: Home) -> None:
+    home.engine.obey(first_pause=0.3)
+    assistant, thread = await home.assistant(), await home.thread()
+    more = [{"role": "user", "content": "x"}]
+    body = {"assistant_id": assistant, "additional_messages": more}
+    path = f"/v1/threads/{thread}/runs"
+    answers = await asyncio.gather(*(home.http.post(path, json=body) for _ in range(6)))
+    assert sorted(each.status_code for each in answers) == [200, *[400] * 5]
+    (made,) = [each.json() for each in answers if each.status_code == 200]
+    await home.until(thread, made["id"], "completed")
+    assert len(await home.messages(thread)) == 2
+
+
 async def test_cancelling_stops_the_engine_at_once(home: Home) -> None:
     home.engine.obey(pause=0.1, tokens=50)
     assistant, thread = await home.assistant(), await home.thread()
