@@ -69,9 +69,9 @@ monitor: $(VENV)/.run ## watch a running gateway in this terminal (URL=, MODEL=)
 	@exec $(BIN)/python -m monitoring $(if $(URL),--url "$(URL)") $(if $(MODEL),--model "$(MODEL)")
 
 ## For who works on it
-test: $(VENV)/.dev ## run every test, against a real engine (compiles it the first time); two at once, then those that want the machine alone
+test: $(VENV)/.dev ## run every test, against a real engine (compiles it the first time); three at once, then those that want the machine alone
 	@$(BIN)/python -m api_server engine
-	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not alone"
+	@$(BIN)/python -m pytest -n 3 --dist loadfile -m "not alone"
 	@$(BIN)/python -m pytest -m alone
 
 test-extras: $(VENV)/.dev ## run the tests of models in this process (10 minutes the first time, for torch and llama.cpp)
@@ -80,7 +80,7 @@ test-extras: $(VENV)/.dev ## run the tests of models in this process (10 minutes
 test-max: $(VENV)/.dev ## run tests/max: the API in front of MAX on the CPU (2 GB, installed the first time)
 	@$(BIN)/python -m pytest tests/max -o timeout_func_only=true
 
-test-compose: $(VENV)/.dev ## bring docker-compose.yaml up with images built here, and test it (12 minutes; wants Docker and mmdebstrap)
+test-compose: $(VENV)/.dev ## bring docker-compose.yaml up with images built here, and test it (16 minutes; wants Docker and mmdebstrap)
 	@$(BIN)/python -m pytest tests/compose -o timeout_func_only=true
 
 schema: $(VENV)/.run ## write the schemas of configs/stack.yaml and of load tests' results anew from their types

@@ -71,6 +71,7 @@ batch = client.vector_stores.file_batches.upload_and_poll(
 print(f"{batch.file_counts.completed} of {len(paths)} files taken in")
 assistant = client.beta.assistants.create(
     model=client.models.list().data[0].id,
+    temperature=0,
     tools=[{"type": "file_search", "file_search": {"max_num_results": 2}}],
     tool_resources={"file_search": {"vector_store_ids": [store.id]}},
 )

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -146,7 +147,10 @@ def test_documents_are_found_and_read_by_a_run(embedding_stack: LocalStack) -> N
     found = [part.splitlines()[0] for part in printed.split("?\n")[1:]]
     for line, expected in zip(found, WITH_EMBEDDINGS["file_search.py"], strict=True):
         assert expected in line
-    assert printed.count("in a run (completed) the model searched for itself") == 3
+    # Of what it reads the tiny model makes words that sometimes find no end.
+    ends = re.findall(r"in a run \((\w+)\) the model searched for itself", printed)
+    assert len(ends) == 3, printed
+    assert set(ends) <= {"completed", "incomplete"}, printed
     assert printed.count(".md: ") >= 12
 
 
