@@ -69,9 +69,9 @@ monitor: $(VENV)/.run ## watch a running gateway in this terminal (URL=, MODEL=)
 	@exec $(BIN)/python -m monitoring $(if $(URL),--url "$(URL)") $(if $(MODEL),--model "$(MODEL)")
 
 ## For who works on it
-test: $(VENV)/.dev ## run every test, against a real engine (compiles it the first time); three at once, then those that want the machine alone
+test: $(VENV)/.dev ## run every test, against a real engine (compiles it the first time); two at once, then those that want the machine alone
 	@$(BIN)/python -m api_server engine
-	@$(BIN)/python -m pytest -n 3 --dist loadfile -m "not alone"
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not alone"
 	@$(BIN)/python -m pytest -m alone
 
 test-extras: $(VENV)/.dev ## run the tests of models in this process (10 minutes the first time, for torch and llama.cpp)

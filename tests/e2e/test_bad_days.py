@@ -218,6 +218,7 @@ async def test_requests_that_wait_are_served_by_the_first_replica_that_is_back(
         await first.restart()
 
 
+@pytest.mark.alone
 async def test_a_slow_replica_gets_fewer_requests_than_fast_ones(tmp_path: Path) -> None:
     async with stack(tmp_path, 3, slots=4) as running:
         slow, *fast = running.replicas

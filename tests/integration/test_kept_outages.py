@@ -379,7 +379,11 @@ async def test_a_service_that_comes_and_goes_leaves_files_whole_or_failed(
     }
     assert await shaky.chunks() == whole
     for file_id, text in kept.items():
-        assert (await gateway.ask("GET", f"/v1/files/{file_id}/content")).text == text
+        async with asyncio.timeout(BACK_SECONDS):
+            while (answer := await gateway.ask("GET", f"/v1/files/{file_id}/content")).is_error:
+                assert answer.status_code == 503, answer.text
+                await asyncio.sleep(0.2)
+        assert answer.text == text
     await until_equal(gateway.postgres_url, shaky.servers["objects"])
     print(f"\n{service}: {dict(refused)}, {len(whole)} whole of {len(rows)}")
 
