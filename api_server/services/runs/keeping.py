@@ -69,25 +69,23 @@ class Keeper:
 
         over = await self._store.transaction(look)
         for each, how in over or ():
-            if await self._ends(each, how):
-                self._failed.discard(each.run_id)
-            elif len(self._failed) < MOST_TOLD:
-                self._failed.add(each.run_id)
+            await self._try_end(each, how)
 
-    async def _ends(self, over: Over, ending: Ending | None) -> bool:
-        """End one, for whose sake no other waits; False where that failed, until a later turn."""
+    async def _try_end(self, over: Over, ending: Ending | None) -> None:
+        """End one, for whose sake no other waits; what fails is left for a later turn."""
+        ended = None
         try:
             ended = await self._store.transaction(lambda c: self._end(c, over, ending))
         except DependencyDownError:  # or somebody else holds its rows
             log.debug("a run could not be ended now", extra={"run": over.run_id})
-            return True
         except Exception:  # a defect of one run
             if over.run_id not in self._failed and len(self._failed) < MOST_TOLD:  # said once
+                self._failed.add(over.run_id)
                 log.exception("a run could not be ended", extra={"run": over.run_id})
-            return False
+            return
         if ended is not None:
             tell_ended(self._ended, ended)
-        return True
+        self._failed.discard(over.run_id)
 
     async def _end(self, connection: Connection, over: Over, ending: Ending | None) -> Run | None:
         """None where it has gone on meanwhile."""
