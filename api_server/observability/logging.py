@@ -2,7 +2,9 @@
 
 import asyncio
 import logging
+import math
 import sys
+import time
 import traceback
 from datetime import UTC, datetime
 from typing import TextIO
@@ -13,6 +15,22 @@ FLUSH_SECONDS = 0.05
 MOST_LINES = 500
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+class Seldom:
+    """Lets through the first of the same complaints, and then one in so many seconds."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._last = -math.inf
+
+    def is_due(self) -> bool:
+        """True uses it up."""
+        now = time.monotonic()
+        if now - self._last < self._seconds:
+            return False
+        self._last = now
+        return True
 
 
 class JsonFormatter(logging.Formatter):

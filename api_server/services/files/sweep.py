@@ -6,10 +6,10 @@ that cannot be removed keeps no other from it, and is tried again in the next ro
 
 import asyncio
 import logging
-import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from api_server.errors import DependencyDownError, ObjectKeptError
+from api_server.observability.logging import Seldom
 from api_server.services.files.bucket import Bucket
 from api_server.stores.files import FileStore
 from api_server.stores.uploads import UploadStore
@@ -50,7 +50,7 @@ class Sweep:
         self._sweep_seconds = sweep_seconds
         self._loose_seconds = loose_seconds
         self._is_up = is_up
-        self._complained_at = -COMPLAINT_SECONDS
+        self._complaints = Seldom(COMPLAINT_SECONDS)
 
     async def run(self) -> None:
         """Sweep now and then, until it is cancelled."""
@@ -116,10 +116,8 @@ class Sweep:
             kept[name] = exc
 
     def _complain(self, kept: Mapping[str, Exception]) -> None:
-        now = time.monotonic()
-        if now - self._complained_at < COMPLAINT_SECONDS:
+        if not self._complaints.is_due():
             return
-        self._complained_at = now
         name, error = next(iter(kept.items()))
         reason = str(error.__cause__ or error)
         log.warning(

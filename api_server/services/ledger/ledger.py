@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from api_server.errors import DependencyDownError
+from api_server.observability.logging import Seldom
 from api_server.observability.metrics import OPERATIONS, Metrics
 from api_server.observability.record import RequestRecord
 from api_server.services.ledger import rows
@@ -65,7 +66,7 @@ class Ledger:
         self._open: dict[str, tuple[int, bytes]] = {}
         self._waiting: deque[tuple[Segment, Legacy | None]] = deque()
         self._is_over_bound = False
-        self._complained = -COMPLAIN_SECONDS
+        self._complaints = Seldom(COMPLAIN_SECONDS)
         self._tasks: list[asyncio.Task[None]] = []
         self._drop_at = 0.0
         metrics.ledger_shipped(0)
@@ -162,9 +163,7 @@ class Ledger:
         self._complain("rows of the ledger are lost", reason, why)
 
     def _complain(self, what: str, reason: str, why: str = "") -> None:
-        now = time.monotonic()
-        if now - self._complained >= COMPLAIN_SECONDS:
-            self._complained = now
+        if self._complaints.is_due():
             log.error(what, extra={"reason": reason, "error": why})
 
     async def _keep_until_cancelled(self) -> None:

@@ -2,9 +2,9 @@
 
 import asyncio
 import logging
-import time
 
 from api_server.errors import ApiError, DependencyDownError
+from api_server.observability.logging import Seldom
 from api_server.stores.jobs import JobStore
 from api_server.stores.vector_stores import Stale, VectorStoreStore
 from api_server.stores.vectors import Vectors
@@ -38,7 +38,7 @@ class Sweeping:
         self._grace_seconds = grace_seconds
         self._vectors = vectors
         self._jobs = jobs
-        self._complained_at = -COMPLAINT_SECONDS
+        self._complaints = Seldom(COMPLAINT_SECONDS)
 
     async def sweep_for_ever(self) -> None:
         while True:
@@ -97,8 +97,6 @@ class Sweeping:
         )
 
     def _complain(self, stale: Stale, error: ApiError) -> None:
-        now = time.monotonic()
-        if now - self._complained_at >= COMPLAINT_SECONDS:
-            self._complained_at = now
+        if self._complaints.is_due():
             told = {"vector_store": stale.vector_store_id, "reason": error.message}
             log.warning("chunks cannot be removed and are tried again", extra=told)
